@@ -1,0 +1,132 @@
+//! Identifiers that travel: the request id of logs and `X-Request-Id`, and the W3C trace context.
+
+use std::{cell::Cell, fmt};
+
+use http::HeaderValue;
+
+use crate::secret;
+
+/// Names one request in logs, answers and towards the upstream: 32 lower-case hexadecimal digits of our own,
+/// or what a trusted proxy sent.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// A fresh one. Unique, not secret: a per-thread generator seeded by the system.
+    pub fn generate() -> Self {
+        let text = hex(next_pair());
+        Self(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+    }
+
+    /// Takes a trusted proxy's id: 1 to 128 of `[A-Za-z0-9._~+/=:-]`, else `None`.
+    pub fn from_trusted(value: &HeaderValue) -> Option<Self> {
+        let bytes = value.as_bytes();
+        let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._~+/=:-".contains(b);
+        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(plain)).then(|| Self(value.clone()))
+    }
+
+    /// As a header value; cloning it is a reference count.
+    pub const fn header(&self) -> &HeaderValue {
+        &self.0
+    }
+
+    /// As text.
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or("-")
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A fresh `traceparent` (W3C Trace Context, section 3.2): version 00, random ids, not sampled.
+pub fn new_traceparent() -> HeaderValue {
+    let trace = hex(next_pair());
+    let span = hex(next_pair());
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    text[3..35].copy_from_slice(&trace);
+    text[36..52].copy_from_slice(&span[..16]);
+    HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-"))
+}
+
+/// Whether a client's `traceparent` is well-formed (version 00, no zero ids) and may be passed on.
+pub fn is_traceparent(value: &[u8]) -> bool {
+    let digits = |range: &[u8]| range.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    value.len() == 55
+        && value.starts_with(b"00-")
+        && value[35] == b'-'
+        && value[52] == b'-'
+        && digits(&value[3..35])
+        && digits(&value[36..52])
+        && digits(&value[53..55])
+        && value[3..35].iter().any(|b| *b != b'0')
+        && value[36..52].iter().any(|b| *b != b'0')
+}
+
+fn next_pair() -> (u64, u64) {
+    thread_local! {
+        static STATE: Cell<Option<(u64, u64)>> = const { Cell::new(None) };
+    }
+    STATE.with(|state| {
+        let (mut a, b) = state.get().unwrap_or_else(|| {
+            let seed: [u8; 16] = secret::random();
+            let (low, high) = seed.split_at(8);
+            let word = |half: &[u8]| half.iter().fold(0u64, |word, byte| (word << 8) | u64::from(*byte));
+            (word(low), word(high) | 1)
+        });
+        // SplitMix64 twice over a Weyl sequence with a per-thread odd step.
+        a = a.wrapping_add(b);
+        state.set(Some((a, b)));
+        (mix(a), mix(a ^ b.rotate_left(32)))
+    })
+}
+
+const fn mix(mut z: u64) -> u64 {
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+fn hex((a, b): (u64, u64)) -> [u8; 32] {
+    let mut text = [0; 32];
+    let bytes = a.to_be_bytes().into_iter().chain(b.to_be_bytes());
+    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&PAIRS[usize::from(byte)]);
+    }
+    text
+}
+
+/// Every byte as two digits.
+const PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_hexadecimal_and_differ() {
+        let ids: std::collections::HashSet<String> = (0..10_000).map(|_| RequestId::generate().to_string()).collect();
+
+        assert_eq!(ids.len(), 10_000);
+        assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())));
+    }
+
+    #[test]
+    fn our_traceparent_is_well_formed() {
+        assert!(is_traceparent(new_traceparent().as_bytes()));
+        assert!(!is_traceparent(b"00-00000000000000000000000000000000-0000000000000000-00"));
+        assert!(!is_traceparent(b"junk"));
+    }
+}

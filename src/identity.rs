@@ -1,0 +1,366 @@
+//! Who the caller is, as an authenticator proved it.
+//!
+//! An identity's texts are kept in the form in which they travel (RULES R13: percent-encoded header values, lists
+//! joined by commas, all slices of one allocation); the decoded form is kept only where it differs. Cloning a
+//! prepared header value is a reference count.
+
+use std::{borrow::Cow, fmt, sync::Arc};
+
+use arc_swap::ArcSwapOption;
+use bytes::{Bytes, BytesMut};
+use http::HeaderValue;
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
+
+use crate::clock::Timestamp;
+
+/// How a caller proved who they are.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Via {
+    /// A bearer token, verified locally under this issuer's configured name.
+    Jwt(Arc<str>),
+    /// A session cookie.
+    Session,
+}
+
+impl Via {
+    /// `jwt` or `session`: the value of `X-User-Auth`, and the word in logs.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Jwt(_) => "jwt",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// What an authenticator or the login knows about a caller, before it becomes an [`Identity`].
+#[derive(Clone, Debug)]
+pub struct IdentityParts {
+    /// The source of authority that `subject` and `roles` mean something in (R5).
+    pub realm: Arc<str>,
+    /// Stable identifier within the realm: 1 to 255 bytes, no control bytes (R13).
+    pub subject: String,
+    /// Display name.
+    pub name: Option<String>,
+    /// Email address.
+    pub email: Option<String>,
+    /// Whether the source vouches for the email (R6).
+    pub email_verified: bool,
+    /// Roles, in the source's order.
+    pub roles: Vec<String>,
+    /// Groups, in the source's order.
+    pub groups: Vec<String>,
+    /// OAuth scopes.
+    pub scopes: Vec<String>,
+    /// The other claims, for `claim:` rules and `identity.extra`.
+    pub claims: Map<String, Value>,
+    /// When the person last proved who they are (`auth_time`), if the source says so.
+    pub auth_time: Option<Timestamp>,
+    /// How this caller was authenticated.
+    pub via: Via,
+}
+
+/// Why a set of claims is no identity; the credential is then invalid (R13).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentityError {
+    /// The subject is empty.
+    EmptySubject,
+    /// The subject has more than 255 bytes.
+    LongSubject,
+    /// The subject holds a control byte.
+    ControlInSubject,
+}
+
+impl fmt::Display for IdentityError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::EmptySubject => "the subject is missing or empty",
+            Self::LongSubject => "the subject has more than 255 bytes",
+            Self::ControlInSubject => "the subject holds a control character",
+        })
+    }
+}
+
+/// A caller. Immutable but for the slot with prepared extra headers.
+#[derive(Debug)]
+pub struct Identity {
+    realm: Arc<str>,
+    subject: Text,
+    name: Option<Text>,
+    email: Option<Text>,
+    roles: Option<List>,
+    groups: Option<List>,
+    scopes: Option<List>,
+    claims: Option<Box<Map<String, Value>>>,
+    auth_time: Option<Timestamp>,
+    via: Via,
+    email_verified: bool,
+    extra: ArcSwapOption<ExtraHeaders>,
+}
+
+/// Values of `identity.extra`, made once under one generation of the settings (R13).
+#[derive(Debug)]
+pub struct ExtraHeaders {
+    /// The settings' generation; another generation makes its own.
+    pub generation: u64,
+    /// One value for each configured extra header, in the order of the settings; `None` is an absent claim.
+    pub values: Box<[Option<HeaderValue>]>,
+}
+
+/// One text: the header value, and the plain form if encoding changed it.
+#[derive(Debug)]
+struct Text {
+    value: HeaderValue,
+    plain: Option<Box<str>>,
+}
+
+/// A list: the joined header value, and the plain items if encoding changed one.
+#[derive(Debug)]
+struct List {
+    value: HeaderValue,
+    plain: Option<Box<[Box<str>]>>,
+}
+
+impl Identity {
+    /// Checks the subject and prepares every header value once.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the subject is unfit. Empty names, emails and list items are dropped.
+    pub fn new(parts: IdentityParts) -> Result<Self, IdentityError> {
+        if parts.subject.is_empty() {
+            return Err(IdentityError::EmptySubject);
+        }
+        if parts.subject.len() > 255 {
+            return Err(IdentityError::LongSubject);
+        }
+        if parts.subject.chars().any(char::is_control) {
+            return Err(IdentityError::ControlInSubject);
+        }
+        let mut packer = Packer::default();
+        let subject = packer.text(&parts.subject);
+        let name = parts.name.as_deref().filter(|s| !s.is_empty()).map(|s| packer.text(s));
+        let email = parts.email.as_deref().filter(|s| !s.is_empty()).map(|s| packer.text(s));
+        let roles = packer.list(&parts.roles);
+        let groups = packer.list(&parts.groups);
+        let scopes = packer.list(&parts.scopes);
+        let packed = packer.buffer.freeze();
+        let text = |(range, plain): PackedText| Text { value: slice(&packed, range), plain };
+        let list = |(range, plain): PackedList| List { value: slice(&packed, range), plain };
+        Ok(Self {
+            realm: parts.realm,
+            subject: text(subject),
+            name: name.map(text),
+            email: email.map(text),
+            roles: roles.map(list),
+            groups: groups.map(list),
+            scopes: scopes.map(list),
+            claims: (!parts.claims.is_empty()).then(|| Box::new(parts.claims)),
+            auth_time: parts.auth_time,
+            via: parts.via,
+            email_verified: parts.email_verified,
+            extra: ArcSwapOption::empty(),
+        })
+    }
+
+    /// The source of authority (R5).
+    pub const fn realm(&self) -> &Arc<str> {
+        &self.realm
+    }
+
+    /// Stable identifier within the realm.
+    pub fn subject(&self) -> &str {
+        self.subject.plain()
+    }
+
+    /// Display name.
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_ref().map(Text::plain)
+    }
+
+    /// Email address, verified or not.
+    pub fn email(&self) -> Option<&str> {
+        self.email.as_ref().map(Text::plain)
+    }
+
+    /// Whether the source vouches for the email (R6).
+    pub const fn email_verified(&self) -> bool {
+        self.email_verified
+    }
+
+    /// Roles.
+    pub fn roles(&self) -> impl Iterator<Item = &str> {
+        List::items(self.roles.as_ref())
+    }
+
+    /// Groups.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        List::items(self.groups.as_ref())
+    }
+
+    /// OAuth scopes.
+    pub fn scopes(&self) -> impl Iterator<Item = &str> {
+        List::items(self.scopes.as_ref())
+    }
+
+    /// The other claims.
+    pub fn claims(&self) -> Option<&Map<String, Value>> {
+        self.claims.as_deref()
+    }
+
+    /// When the person last proved who they are.
+    pub const fn auth_time(&self) -> Option<Timestamp> {
+        self.auth_time
+    }
+
+    /// How the caller was authenticated.
+    pub const fn via(&self) -> &Via {
+        &self.via
+    }
+
+    /// The prepared header value of a field; `None` is an absent header (R12).
+    pub fn header(&self, field: Field) -> Option<HeaderValue> {
+        match field {
+            Field::Auth => Some(HeaderValue::from_static(self.via.label())),
+            Field::Email => self.email.as_ref().map(|t| t.value.clone()),
+            Field::Groups => self.groups.as_ref().map(|l| l.value.clone()),
+            Field::Id => Some(self.subject.value.clone()),
+            Field::Name => self.name.as_ref().map(|t| t.value.clone()),
+            Field::Roles => self.roles.as_ref().map(|l| l.value.clone()),
+            Field::Scopes => self.scopes.as_ref().map(|l| l.value.clone()),
+        }
+    }
+
+    /// The slot for the values of `identity.extra`; filled by `headers::identity`.
+    pub const fn extra(&self) -> &ArcSwapOption<ExtraHeaders> {
+        &self.extra
+    }
+
+    /// A copy with everything that can be told about the caller, for making a changed identity.
+    pub fn to_parts(&self) -> IdentityParts {
+        let owned = |items: &mut dyn Iterator<Item = &str>| items.map(str::to_owned).collect();
+        IdentityParts {
+            realm: Arc::clone(&self.realm),
+            subject: self.subject().to_owned(),
+            name: self.name().map(str::to_owned),
+            email: self.email().map(str::to_owned),
+            email_verified: self.email_verified,
+            roles: owned(&mut self.roles()),
+            groups: owned(&mut self.groups()),
+            scopes: owned(&mut self.scopes()),
+            claims: self.claims().cloned().unwrap_or_default(),
+            auth_time: self.auth_time,
+            via: self.via.clone(),
+        }
+    }
+}
+
+/// The fields of an identity that a header can carry.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Field {
+    /// How the caller was authenticated.
+    Auth,
+    /// Email address.
+    Email,
+    /// Groups, joined by commas.
+    Groups,
+    /// The subject.
+    Id,
+    /// Display name.
+    Name,
+    /// Roles, joined by commas.
+    Roles,
+    /// Scopes, joined by commas.
+    Scopes,
+}
+
+/// Percent-encodes a single value for a header: `%`, control and non-ASCII bytes (R13).
+pub fn encode_text(text: &str) -> Cow<'_, str> {
+    encode(text, |b| b == b'%' || !(0x20..0x7f).contains(&b))
+}
+
+/// Percent-encodes one item of a list: also `,`, `;` and space (R13).
+pub fn encode_item(text: &str) -> Cow<'_, str> {
+    encode(text, |b| matches!(b, b'%' | b',' | b';' | b' ') || !(0x21..0x7f).contains(&b))
+}
+
+/// What a backend does to read a value back: undoes [`encode_text`] and [`encode_item`].
+pub fn decode(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+fn encode(text: &str, special: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
+    // A value that begins or ends with a space would be trimmed on the way (RFC 9110 section 5.5).
+    let edge = |i: usize, b: u8| b == b' ' && (i == 0 || i + 1 == text.len());
+    if !text.bytes().enumerate().any(|(i, b)| special(b) || edge(i, b)) {
+        return Cow::Borrowed(text);
+    }
+    let mut encoded = String::with_capacity(text.len() + 8);
+    for (i, b) in text.bytes().enumerate() {
+        if special(b) || edge(i, b) {
+            encoded.push('%');
+            encoded.push(char::from(DIGITS[usize::from(b >> 4)]));
+            encoded.push(char::from(DIGITS[usize::from(b & 15)]));
+        } else {
+            encoded.push(char::from(b));
+        }
+    }
+    Cow::Owned(encoded)
+}
+
+impl Text {
+    fn plain(&self) -> &str {
+        self.plain.as_deref().unwrap_or_else(|| self.value.to_str().unwrap_or_default())
+    }
+}
+
+impl List {
+    fn items(list: Option<&Self>) -> impl Iterator<Item = &str> {
+        let plain = list.and_then(|l| l.plain.as_deref());
+        let joined = match (list, plain) {
+            (Some(list), None) => list.value.to_str().ok(),
+            _ => None,
+        };
+        let encoded = joined.into_iter().flat_map(|text| text.split(','));
+        encoded.chain(plain.into_iter().flatten().map(|item| &**item))
+    }
+}
+
+type PackedText = (std::ops::Range<usize>, Option<Box<str>>);
+type PackedList = (std::ops::Range<usize>, Option<Box<[Box<str>]>>);
+
+/// Writes all values of one identity into one buffer.
+#[derive(Default)]
+struct Packer {
+    buffer: BytesMut,
+}
+
+impl Packer {
+    fn text(&mut self, text: &str) -> PackedText {
+        let start = self.buffer.len();
+        let encoded = encode_text(text);
+        self.buffer.extend_from_slice(encoded.as_bytes());
+        let plain = matches!(encoded, Cow::Owned(_)).then(|| text.into());
+        (start..self.buffer.len(), plain)
+    }
+
+    fn list(&mut self, items: &[String]) -> Option<PackedList> {
+        let start = self.buffer.len();
+        let mut changed = false;
+        for item in items.iter().filter(|item| !item.is_empty()) {
+            if self.buffer.len() > start {
+                self.buffer.extend_from_slice(b",");
+            }
+            let encoded = encode_item(item);
+            changed |= matches!(encoded, Cow::Owned(_));
+            self.buffer.extend_from_slice(encoded.as_bytes());
+        }
+        let plain = || items.iter().filter(|item| !item.is_empty()).map(|item| item.as_str().into()).collect();
+        (self.buffer.len() > start).then(|| (start..self.buffer.len(), changed.then(plain)))
+    }
+}
+
+fn slice(packed: &Bytes, range: std::ops::Range<usize>) -> HeaderValue {
+    // Everything in the buffer went through `encode`, which leaves only visible ASCII and inner spaces.
+    HeaderValue::from_maybe_shared(packed.slice(range)).unwrap_or_else(|_| HeaderValue::from_static(""))
+}

@@ -1,0 +1,53 @@
+//! One request as it came in, before anything was decided.
+
+use std::{sync::Arc, time::Instant};
+
+use http::request::Parts;
+use hyper::body::Incoming;
+
+use crate::{client::Connection, clock::Timestamp, id::RequestId};
+
+/// A request with what the edge knows of it.
+pub struct Inbound {
+    /// Method, target, version and headers as hyper read them.
+    pub head: Parts,
+    /// The body, not yet polled.
+    pub body: Incoming,
+    /// The connection it came on.
+    pub connection: Arc<Connection>,
+    /// Its name in logs.
+    pub request_id: RequestId,
+    /// Monotonic: when the head was complete.
+    pub started: Instant,
+    /// Wall time of the decision: every expiry of this request is judged against this one reading.
+    pub now: Timestamp,
+    /// What the wire found wrong with this head although hyper accepted it (R18); the request is then refused.
+    pub malformed: Option<Malformed>,
+}
+
+/// Framing that is refused, not repaired (R18).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Malformed {
+    /// A request line that is not `method SP target SP HTTP/1.x`, or a target in a form that is not served.
+    RequestLine,
+    /// A line end without CR, or a CR without LF.
+    BareLineEnd,
+    /// A header name with a byte that is no `tchar`, or a blank before the colon.
+    HeaderName,
+    /// A control byte in a header value.
+    HeaderValue,
+    /// A header line continued on the next.
+    ObsFold,
+    /// `Content-Length` beside `Transfer-Encoding`.
+    LengthWithCoding,
+    /// More than one `Content-Length`, or one that is not plain digits.
+    ContentLength,
+    /// A transfer coding other than `chunked` alone, or one in HTTP/1.0.
+    TransferCoding,
+    /// A chunk line that is not hexadecimal digits and an optional extension.
+    Chunk,
+    /// More bytes of head than `limits.max_header_bytes`.
+    HeadTooLarge,
+    /// More fields than `limits.max_headers`.
+    TooManyHeaders,
+}

@@ -1,0 +1,316 @@
+//! What a route asks of its callers, as data. `config` makes these, `authz` alone evaluates them.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use ipnet::IpNet;
+
+/// How one gets through a route.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// `auth = ["none"]`: nobody is asked; no credential is looked at.
+    Public {
+        /// `pass_authorization`: whether a client's `Authorization` goes upstream (R14).
+        pass_authorization: bool,
+    },
+    /// A credential is asked for.
+    Authenticated(AccessRule),
+}
+
+impl Access {
+    /// The path parameters that rules look at (R6).
+    pub fn path_parameters(&self) -> impl Iterator<Item = &str> {
+        let rules = match self {
+            Self::Public { .. } => None,
+            Self::Authenticated(rule) => Some(&rule.require),
+        };
+        let all = rules.into_iter().flat_map(|rules| rules.any.iter().chain(&rules.all).chain(&rules.none));
+        all.filter_map(|requirement| match requirement {
+            Requirement::PathEquals { parameter, .. } => Some(&**parameter),
+            Requirement::Claim { .. }
+            | Requirement::Email(_)
+            | Requirement::Group(_)
+            | Requirement::Ip(_)
+            | Requirement::Role(_)
+            | Requirement::Scope(_)
+            | Requirement::User(_) => None,
+        })
+    }
+
+    /// Whether somebody may pass here who may not pass there. Which credentials count is not compared.
+    pub fn is_laxer_than(&self, other: &Self) -> bool {
+        match (self, other) {
+            (_, Self::Public { .. }) => false,
+            (Self::Public { .. }, Self::Authenticated(_)) => true,
+            (Self::Authenticated(this), Self::Authenticated(other)) => {
+                (this.optional && !other.optional) || this.require.is_laxer_than(&other.require)
+            }
+        }
+    }
+}
+
+/// Which credentials count and what their holder must be.
+#[derive(Clone, Debug)]
+pub struct AccessRule {
+    /// `session`: whether a session cookie counts.
+    pub session: bool,
+    /// `jwt` or `jwt:<name>`: the issuers whose bearer tokens count, by their index in the snapshot; empty: none.
+    pub issuers: Box<[usize]>,
+    /// `optional`: a request without any credential passes without identity (R4).
+    pub optional: bool,
+    /// What must hold of the caller.
+    pub require: Requirements,
+    /// `forward_credential`: a verified `Authorization` goes upstream (R14).
+    pub forward_credential: bool,
+    /// `touch`: whether a request counts as activity of its session (R26).
+    pub touch: bool,
+}
+
+/// Every part that is present must hold.
+#[derive(Clone, Debug, Default)]
+pub struct Requirements {
+    /// At least one holds; empty asks nothing.
+    pub any: Box<[Requirement]>,
+    /// All hold.
+    pub all: Box<[Requirement]>,
+    /// None holds.
+    pub none: Box<[Requirement]>,
+    /// `auth_time` is known and at most this long ago (R6).
+    pub max_auth_age: Option<Duration>,
+}
+
+impl Requirements {
+    /// Whether nothing is asked beyond a valid credential.
+    pub fn is_empty(&self) -> bool {
+        self.any.is_empty() && self.all.is_empty() && self.none.is_empty() && self.max_auth_age.is_none()
+    }
+
+    /// Whether these do not imply the others, as far as their texts tell.
+    pub fn is_laxer_than(&self, other: &Self) -> bool {
+        let implied_any = other.any.is_empty()
+            || (!self.any.is_empty() && self.any.iter().all(|rule| other.any.contains(rule)))
+            || self.all.iter().any(|rule| other.any.contains(rule));
+        let implied_all = other.all.iter().all(|rule| self.all.contains(rule) || *self.any == [rule.clone()]);
+        let implied_none = other.none.iter().all(|rule| self.none.contains(rule));
+        let implied_age = other.max_auth_age.is_none_or(|most| self.max_auth_age.is_some_and(|age| age <= most));
+        !(implied_any && implied_all && implied_none && implied_age)
+    }
+}
+
+/// One condition, as written in `require`. For an anonymous caller every one of them is false (R4).
+#[derive(Clone, Debug, PartialEq)]
+pub enum Requirement {
+    /// `claim:a.b=value`: the claim at this path is exactly this string; an array or a number never is (R6).
+    Claim {
+        /// Where in the claims (R25).
+        path: ClaimPath,
+        /// The exact text.
+        equals: Box<str>,
+    },
+    /// `email:alice@example.com`; only a verified email counts.
+    Email(Box<str>),
+    /// `group:ops`.
+    Group(Box<str>),
+    /// `ip:10.0.0.0/8`: the client's address lies in the network.
+    Ip(IpNet),
+    /// `path:id == sub` (or `name`, `email`, `claim:…`): the segment, decoded once, equals the value (R6).
+    PathEquals {
+        /// Name of the path parameter.
+        parameter: Box<str>,
+        /// What it is compared with.
+        value: IdentityValue,
+    },
+    /// `role:admin`.
+    Role(Box<str>),
+    /// `scope:orders.read`.
+    Scope(Box<str>),
+    /// `user:alice`: the subject.
+    User(Box<str>),
+}
+
+/// A single-valued property of an identity.
+#[derive(Clone, Debug, PartialEq)]
+pub enum IdentityValue {
+    /// A claim that is a string.
+    Claim(ClaimPath),
+    /// The verified email.
+    Email,
+    /// The display name.
+    Name,
+    /// The subject.
+    Subject,
+}
+
+/// Exact steps into nested claims (R25).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClaimPath(Arc<[Box<str>]>);
+
+impl ClaimPath {
+    /// `realm_access.roles`: a string cut at its dots.
+    pub fn dotted(path: &str) -> Self {
+        Self(path.split('.').map(Into::into).collect())
+    }
+
+    /// `["https://example.com/roles"]`: steps as they are.
+    pub fn steps(steps: impl IntoIterator<Item = impl Into<Box<str>>>) -> Self {
+        Self(steps.into_iter().map(Into::into).collect())
+    }
+
+    /// The value at this path, if every step is there.
+    pub fn find<'a>(&self, claims: &'a serde_json::Map<String, serde_json::Value>) -> Option<&'a serde_json::Value> {
+        let (first, rest) = self.0.split_first()?;
+        rest.iter().try_fold(claims.get(&**first)?, |value, step| value.as_object()?.get(&**step))
+    }
+}
+
+/// Whose requests with ambient credentials count (R31).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Csrf {
+    /// Same origin; neither `Sec-Fetch-Site` nor `Origin`: refused.
+    #[default]
+    SameOrigin,
+    /// Same origin or one of these origins, `scheme://host[:port]`.
+    Origins(Box<[Box<str>]>),
+    /// As `SameOrigin`, but a request with neither header passes.
+    AllowNoOrigin,
+    /// Not checked.
+    Off,
+    /// As `SameOrigin`, for every method but navigations that only read.
+    Strict,
+}
+
+/// Who may read answers across origins; preflights are answered by the gateway (R32).
+#[derive(Clone, Debug, PartialEq)]
+pub struct Cors {
+    /// Exact origins; empty with `any_origin`.
+    pub origins: Box<[Box<str>]>,
+    /// `origins = ["*"]`; never with credentials.
+    pub any_origin: bool,
+    /// `Access-Control-Allow-Headers`, joined; empty: none beyond the safelisted.
+    pub allow_headers: Box<str>,
+    /// `Access-Control-Expose-Headers`, joined; empty: none.
+    pub expose_headers: Box<str>,
+    /// `Access-Control-Allow-Methods`, joined.
+    pub allow_methods: Box<str>,
+    /// `Access-Control-Allow-Credentials`.
+    pub credentials: bool,
+    /// `Access-Control-Max-Age`.
+    pub max_age: Duration,
+}
+
+/// What one source of identities may say of its subjects (R5).
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Grants {
+    /// Whatever it says.
+    #[default]
+    All,
+    /// Only these; the rest is dropped and counted.
+    Only {
+        /// Roles that may pass.
+        roles: Box<[Box<str>]>,
+        /// Groups that may pass.
+        groups: Box<[Box<str>]>,
+    },
+}
+
+impl Grants {
+    /// Drops what this source may not grant; returns how many values went.
+    pub fn filter(&self, roles: &mut Vec<String>, groups: &mut Vec<String>) -> usize {
+        let Self::Only { roles: allowed_roles, groups: allowed_groups } = self else {
+            return 0;
+        };
+        let before = roles.len() + groups.len();
+        roles.retain(|role| allowed_roles.iter().any(|allowed| **allowed == **role));
+        groups.retain(|group| allowed_groups.iter().any(|allowed| **allowed == **group));
+        before - roles.len() - groups.len()
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim { path, equals } => write!(f, "claim:{path}={equals}"),
+            Self::Email(email) => write!(f, "email:{email}"),
+            Self::Group(group) => write!(f, "group:{group}"),
+            Self::Ip(network) => write!(f, "ip:{network}"),
+            Self::PathEquals { parameter, value } => write!(f, "path:{parameter} == {value}"),
+            Self::Role(role) => write!(f, "role:{role}"),
+            Self::Scope(scope) => write!(f, "scope:{scope}"),
+            Self::User(user) => write!(f, "user:{user}"),
+        }
+    }
+}
+
+impl fmt::Display for IdentityValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Claim(path) => write!(f, "claim:{path}"),
+            Self::Email => f.write_str("email"),
+            Self::Name => f.write_str("name"),
+            Self::Subject => f.write_str("sub"),
+        }
+    }
+}
+
+impl fmt::Display for ClaimPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn role(name: &str) -> Requirement {
+        Requirement::Role(name.into())
+    }
+
+    fn all<const N: usize>(rules: [Requirement; N]) -> Requirements {
+        Requirements { all: Box::new(rules), ..Requirements::default() }
+    }
+
+    fn any<const N: usize>(rules: [Requirement; N]) -> Requirements {
+        Requirements { any: Box::new(rules), ..Requirements::default() }
+    }
+
+    #[test]
+    fn rules_are_laxer_where_they_do_not_imply_the_others() {
+        let aged = |hours: u64| Requirements { max_auth_age: Some(Duration::from_secs(hours * 3600)), ..all([]) };
+        let (a, b) = (role("a"), role("b"));
+        for (name, this, other, laxer) in [
+            ("nothing, something", all([]), all([a.clone()]), true),
+            ("something, nothing", all([a.clone()]), all([]), false),
+            ("same", all([a.clone()]), all([a.clone()]), false),
+            ("more", all([a.clone(), b.clone()]), all([a.clone()]), false),
+            ("other", all([b.clone()]), all([a.clone()]), true),
+            ("one, one of two", any([a.clone()]), any([a.clone(), b.clone()]), false),
+            ("one of two, one", any([a.clone(), b.clone()]), any([a.clone()]), true),
+            ("all, one of two", all([a.clone()]), any([a.clone(), b.clone()]), false),
+            ("only one of any, all", any([a.clone()]), all([a.clone()]), false),
+            ("one of two, all", any([a.clone(), b]), all([a]), true),
+            ("younger, older", aged(1), aged(2), false),
+            ("older, younger", aged(2), aged(1), true),
+        ] {
+            assert_eq!(this.is_laxer_than(&other), laxer, "{name}");
+        }
+    }
+
+    #[test]
+    fn public_is_laxer_than_optional_and_optional_than_required() {
+        let rule = |optional| {
+            Access::Authenticated(AccessRule {
+                session: true,
+                issuers: Box::new([]),
+                optional,
+                require: Requirements::default(),
+                forward_credential: false,
+                touch: true,
+            })
+        };
+        let public = Access::Public { pass_authorization: false };
+
+        assert!(public.is_laxer_than(&rule(true)) && rule(true).is_laxer_than(&rule(false)));
+        assert!(!rule(false).is_laxer_than(&rule(true)) && !rule(true).is_laxer_than(&public));
+        assert!(!public.is_laxer_than(&public) && !rule(false).is_laxer_than(&rule(false)));
+    }
+}
