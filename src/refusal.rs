@@ -1,0 +1,663 @@
+//! Every answer of our own that is not a success: one exhaustive enum, and what each variant means for the client.
+//!
+//! Status, label, blame, challenge and text are each one `match` without a wildcard, so "where does this 403 come
+//! from" has one answer. Browsers that navigate get a page or the way to the login, everything else JSON (R30);
+//! gRPC gets a trailers-only answer. Nothing that the client sent is reflected (R33), and the precise reason for a
+//! bad credential goes to the log only.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{ALLOW, CONNECTION, CONTENT_TYPE, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE},
+    request::Parts,
+};
+use maud::html;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::{id::RequestId, inbound::Malformed, page};
+
+/// Why a request is not served. Each stage's error is converted into one of these; no other place makes a non-2xx.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Refusal {
+    // The client sent nonsense.
+    /// The head was framed in a way that is refused, not repaired (R18).
+    Malformed(Malformed),
+    /// The path has no single canonical reading (R7, R8). Carries the reason's label.
+    BadPath(&'static str),
+    /// `Host` is absent, doubled or no host (R10). Carries the reason's label.
+    BadHost(&'static str),
+    /// The host is none of ours, or not on this connection (R10).
+    UnknownHost,
+    /// No route.
+    NoRoute,
+    /// A route's path, but not its method (R9, R11).
+    MethodNotAllowed {
+        /// What the path allows.
+        allow: HeaderValue,
+    },
+    /// The request body is larger than allowed.
+    BodyTooLarge,
+    /// The request body broke off or came too slowly (R19).
+    BodyIncomplete,
+    /// A body of ours in a form or JSON that cannot be read. Carries what is wrong, in words of ours.
+    BadBody(&'static str),
+    /// A JSON endpoint was sent another content type (R33).
+    UnsupportedMediaType,
+    /// Shipped secrets are in use, and the request is not from this machine (R35).
+    DemoOnly,
+    /// Plain http where only https may carry a session (R20).
+    NotEncrypted,
+
+    // The client is not known.
+    /// A credential is needed and none was sent.
+    NoCredential,
+    /// A credential was sent and is void.
+    BadCredential(BadCredential),
+    /// Wrong user name or password.
+    LoginFailed,
+    /// The login is too long ago (RFC 9470).
+    StaleLogin {
+        /// `max_auth_age`.
+        max_age: Duration,
+    },
+
+    // The client is known and may not.
+    /// A requirement is not met.
+    NotAllowed {
+        /// The failed rule's kind, for the log.
+        rule: &'static str,
+        /// Whether more scope would help (RFC 6750 section 3.1).
+        scope: bool,
+    },
+    /// A cross-site request with an ambient credential (R31).
+    CrossSite,
+    /// The identity's headers are larger than allowed (R13).
+    IdentityTooLarge,
+
+    // Too much.
+    /// Too many attempts or requests.
+    TooMany {
+        /// When to try again.
+        retry_after: Duration,
+    },
+
+    // The upstream failed.
+    /// No connection to the upstream.
+    UpstreamUnreachable,
+    /// The upstream's answer is no valid answer (R16).
+    UpstreamInvalid,
+    /// The upstream did not answer in time.
+    UpstreamTimeout,
+
+    // We failed.
+    /// A store or key source cannot be asked at present (R3).
+    Unavailable,
+    /// The session store takes no more.
+    StoreFull,
+}
+
+/// What was wrong with a credential. The caller learns at most the authenticator.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BadCredential {
+    /// Of two credentials, neither counts (R2). Carries which, for the log.
+    Ambiguous(&'static str),
+    /// A bearer token. Carries the precise reason's label, for the log.
+    Bearer(&'static str),
+    /// A session cookie that names no living session.
+    Session,
+}
+
+/// Whose fault a refusal is: decides the level of its log line.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Blame {
+    /// The client: its request, its credential or its rights.
+    Client,
+    /// The gateway or what it depends on.
+    Gateway,
+    /// The upstream.
+    Upstream,
+}
+
+/// Who is asking, and in what form an answer is of use to them.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Audience {
+    /// A gRPC client.
+    Grpc,
+    /// A person whose browser navigates; `reading` when the method is safe.
+    Person {
+        /// GET or HEAD: a redirect loses nothing.
+        reading: bool,
+    },
+    /// A script or a program.
+    Program,
+}
+
+/// What an answer needs to know of the request.
+#[derive(Debug)]
+pub struct Asked<'a> {
+    /// Who asks.
+    pub audience: Audience,
+    /// For the body, so that people can quote it.
+    pub request_id: &'a RequestId,
+    /// `login.prefix`; `None` where nobody can log in.
+    pub login_prefix: Option<&'a str>,
+    /// Path and query to come back to after the login.
+    pub return_to: &'a str,
+    /// Whether the route takes bearer tokens.
+    pub bearer: bool,
+    /// Who is signed in with a session, for people.
+    pub signed_in_as: Option<&'a str>,
+}
+
+impl Refusal {
+    /// The status of the answer.
+    pub const fn status(&self) -> StatusCode {
+        match self {
+            Self::Malformed(Malformed::HeadTooLarge | Malformed::TooManyHeaders) => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::Malformed(_) | Self::BadPath(_) | Self::BadHost(_) | Self::BadBody(_) | Self::BodyIncomplete => {
+                StatusCode::BAD_REQUEST
+            }
+            Self::UnknownHost | Self::DemoOnly => StatusCode::MISDIRECTED_REQUEST,
+            Self::NoRoute => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::NoCredential | Self::BadCredential(_) | Self::LoginFailed | Self::StaleLogin { .. } => {
+                StatusCode::UNAUTHORIZED
+            }
+            Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
+                StatusCode::FORBIDDEN
+            }
+            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
+            Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
+            Self::Unavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The word for answers, logs and metrics: snake case, a closed set.
+    pub const fn label(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "malformed_request",
+            Self::BadPath(_) => "bad_path",
+            Self::BadHost(_) => "bad_host",
+            Self::UnknownHost => "unknown_host",
+            Self::NoRoute => "no_route",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::BodyTooLarge => "body_too_large",
+            Self::BodyIncomplete => "body_incomplete",
+            Self::BadBody(_) => "bad_body",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::DemoOnly => "demo_only",
+            Self::NotEncrypted => "not_encrypted",
+            Self::NoCredential => "no_credential",
+            Self::BadCredential(BadCredential::Ambiguous(_)) => "ambiguous_credential",
+            Self::BadCredential(BadCredential::Bearer(_)) => "invalid_token",
+            Self::BadCredential(BadCredential::Session) => "session_ended",
+            Self::LoginFailed => "login_failed",
+            Self::StaleLogin { .. } => "stale_login",
+            Self::NotAllowed { .. } => "not_allowed",
+            Self::CrossSite => "cross_site",
+            Self::IdentityTooLarge => "identity_too_large",
+            Self::TooMany { .. } => "too_many_requests",
+            Self::UpstreamUnreachable => "upstream_unreachable",
+            Self::UpstreamInvalid => "upstream_invalid",
+            Self::UpstreamTimeout => "upstream_timeout",
+            Self::Unavailable => "unavailable",
+            Self::StoreFull => "store_full",
+        }
+    }
+
+    /// The precise reason, for the log only; equal to the label where there is no more to say.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Malformed(malformed) => malformed.label(),
+            Self::BadPath(reason)
+            | Self::BadHost(reason)
+            | Self::BadBody(reason)
+            | Self::BadCredential(BadCredential::Ambiguous(reason) | BadCredential::Bearer(reason))
+            | Self::NotAllowed { rule: reason, .. } => reason,
+            Self::UnknownHost
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::BodyTooLarge
+            | Self::BodyIncomplete
+            | Self::UnsupportedMediaType
+            | Self::DemoOnly
+            | Self::NotEncrypted
+            | Self::NoCredential
+            | Self::BadCredential(BadCredential::Session)
+            | Self::LoginFailed
+            | Self::StaleLogin { .. }
+            | Self::CrossSite
+            | Self::IdentityTooLarge
+            | Self::TooMany { .. }
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::Unavailable
+            | Self::StoreFull => self.label(),
+        }
+    }
+
+    /// Whose fault it is.
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout => Blame::Upstream,
+            Self::Unavailable | Self::StoreFull => Blame::Gateway,
+            Self::Malformed(_)
+            | Self::BadPath(_)
+            | Self::BadHost(_)
+            | Self::UnknownHost
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::BodyTooLarge
+            | Self::BodyIncomplete
+            | Self::BadBody(_)
+            | Self::UnsupportedMediaType
+            | Self::DemoOnly
+            | Self::NotEncrypted
+            | Self::NoCredential
+            | Self::BadCredential(_)
+            | Self::LoginFailed
+            | Self::StaleLogin { .. }
+            | Self::NotAllowed { .. }
+            | Self::CrossSite
+            | Self::IdentityTooLarge
+            | Self::TooMany { .. } => Blame::Client,
+        }
+    }
+
+    /// What the client is told, in one sentence of ours.
+    pub const fn description(&self) -> &'static str {
+        match self {
+            Self::Malformed(_) => "The request is not well-formed HTTP.",
+            Self::BadPath(_) => "The path can be read in more than one way and is not accepted.",
+            Self::BadHost(_) => "The request names no valid host.",
+            Self::UnknownHost => "This host is not served here.",
+            Self::NoRoute => "There is nothing at this address.",
+            Self::MethodNotAllowed { .. } => "This method is not allowed here.",
+            Self::BodyTooLarge => "The request body is too large.",
+            Self::BodyIncomplete => "The request body did not arrive whole.",
+            Self::BadBody(what) => what,
+            Self::UnsupportedMediaType => "The body must be application/json or a form.",
+            Self::DemoOnly => {
+                "The demo set-up answers only requests from this machine to localhost. Replace the generated secrets \
+                 to use it elsewhere."
+            }
+            Self::NotEncrypted => "This needs https.",
+            Self::NoCredential => "Please sign in, or send a token.",
+            Self::BadCredential(BadCredential::Ambiguous(_)) => "More than one credential was sent.",
+            Self::BadCredential(BadCredential::Bearer(_)) => "The token is not valid.",
+            Self::BadCredential(BadCredential::Session) => "The session has ended. Please sign in again.",
+            Self::LoginFailed => "User name or password is wrong.",
+            Self::StaleLogin { .. } => "Please sign in again to do this.",
+            Self::NotAllowed { .. } => "You are not allowed to do this.",
+            Self::CrossSite => "The request came from another site and was not carried out.",
+            Self::IdentityTooLarge => "Your account has more roles or groups than can be passed on.",
+            Self::TooMany { .. } => "Too many attempts. Please wait a little.",
+            Self::UpstreamUnreachable => "The service behind this gateway cannot be reached.",
+            Self::UpstreamInvalid => "The service behind this gateway gave no valid answer.",
+            Self::UpstreamTimeout => "The service behind this gateway did not answer in time.",
+            Self::Unavailable => "This cannot be checked at the moment. Please try again.",
+            Self::StoreFull => "No more sessions can be opened at the moment.",
+        }
+    }
+
+    /// Whether logging in would help.
+    const fn asks_for_login(&self) -> bool {
+        matches!(self, Self::NoCredential | Self::BadCredential(BadCredential::Session) | Self::StaleLogin { .. })
+    }
+
+    /// The whole answer. Every 401 carries a challenge, everything is `no-store`.
+    pub fn answer(&self, asked: &Asked<'_>) -> Response<Bytes> {
+        let login_url = self.login_url(asked);
+        let mut response = match (asked.audience, &login_url) {
+            (Audience::Person { reading: true }, Some(url)) if self.asks_for_login() => redirect_to_login(url),
+            (Audience::Person { .. }, _) => self.page(asked, login_url.as_deref()),
+            (Audience::Program, _) => self.json(asked, login_url.as_deref()),
+            (Audience::Grpc, _) => self.grpc(),
+        };
+        self.add_own_fields(response.headers_mut(), asked);
+        response
+    }
+
+    /// The fields that belong to the status: challenge, `Allow`, `Retry-After`, `Connection`.
+    fn add_own_fields(&self, headers: &mut HeaderMap, asked: &Asked<'_>) {
+        let is_challenge =
+            self.status() == StatusCode::UNAUTHORIZED || matches!(self, Self::NotAllowed { scope: true, .. });
+        // The way to the login is no 401 and needs none.
+        if is_challenge && !headers.contains_key(LOCATION) {
+            for challenge in self.challenges(asked) {
+                headers.append(WWW_AUTHENTICATE, challenge);
+            }
+        }
+        match self {
+            Self::MethodNotAllowed { allow } => {
+                headers.insert(ALLOW, allow.clone());
+            }
+            Self::TooMany { retry_after } => {
+                headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
+            }
+            Self::Unavailable | Self::StoreFull => {
+                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+            }
+            Self::Malformed(_) => {
+                headers.insert(CONNECTION, HeaderValue::from_static("close"));
+            }
+            _ => {}
+        }
+    }
+
+    /// RFC 6750 section 3, RFC 9470 section 3; a scheme of our own where only sessions count, since RFC 9110
+    /// section 15.5.2 asks every 401 for a challenge.
+    fn challenges(&self, asked: &Asked<'_>) -> impl Iterator<Item = HeaderValue> {
+        let bearer = asked.bearer.then(|| match self {
+            Self::BadCredential(BadCredential::Bearer(_)) => HeaderValue::from_static(
+                "Bearer realm=\"portcullis\", error=\"invalid_token\", error_description=\"The token is not valid\"",
+            ),
+            Self::BadCredential(BadCredential::Ambiguous(_)) => HeaderValue::from_static(
+                "Bearer realm=\"portcullis\", error=\"invalid_request\", \
+                 error_description=\"More than one credential was sent\"",
+            ),
+            Self::NotAllowed { scope: true, .. } => {
+                HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"insufficient_scope\"")
+            }
+            Self::StaleLogin { max_age } => HeaderValue::try_from(format!(
+                "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", \
+                 error_description=\"A more recent login is needed\", max_age=\"{}\"",
+                max_age.as_secs()
+            ))
+            .unwrap_or_else(|_| HeaderValue::from_static("Bearer realm=\"portcullis\"")),
+            _ => HeaderValue::from_static("Bearer realm=\"portcullis\""),
+        });
+        let session = (asked.login_prefix.is_some() && self.status() == StatusCode::UNAUTHORIZED || !asked.bearer)
+            .then(|| HeaderValue::from_static("Session realm=\"portcullis\""));
+        bearer.into_iter().chain(session)
+    }
+
+    /// Where to log in and come back from.
+    fn login_url(&self, asked: &Asked<'_>) -> Option<String> {
+        let prefix = asked.login_prefix.filter(|_| self.status() == StatusCode::UNAUTHORIZED)?;
+        let return_to = match asked.audience {
+            Audience::Person { reading: true } => asked.return_to,
+            _ => "",
+        };
+        let prompt = matches!(self, Self::StaleLogin { .. });
+        Some(way_to_login(prefix, prompt, return_to))
+    }
+
+    fn json(&self, asked: &Asked<'_>, login_url: Option<&str>) -> Response<Bytes> {
+        #[derive(serde::Serialize)]
+        struct Body<'a> {
+            error: &'a str,
+            error_description: &'a str,
+            request_id: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            login_url: Option<&'a str>,
+        }
+        let body = Body {
+            error: self.label(),
+            error_description: self.description(),
+            request_id: asked.request_id.as_str(),
+            login_url,
+        };
+        page::json(self.status(), &serde_json::to_value(&body).unwrap_or_default())
+    }
+
+    fn page(&self, asked: &Asked<'_>, login_url: Option<&str>) -> Response<Bytes> {
+        let status = self.status();
+        let switch = asked
+            .login_prefix
+            .filter(|_| matches!(self, Self::NotAllowed { .. }))
+            .map(|prefix| way_to_login(prefix, true, asked.return_to));
+        let title = self.title();
+        let content = html! {
+            (page::emblem())
+            h1 { (title) }
+            p { (self.description()) }
+            @if let Some(name) = asked.signed_in_as.filter(|_| switch.is_some()) {
+                p.lead { "You are signed in as " strong { (name) } "." }
+            }
+            @if let Some(url) = login_url {
+                p { a.button href=(url) { "Sign in" } }
+            } @else if let Some(url) = &switch {
+                p { a.button href=(url) { "Switch account" } }
+            }
+            p.fine { "Request " code { (asked.request_id.as_str()) } }
+        };
+        page::page(status, title, &content)
+    }
+
+    /// The heading of the page.
+    const fn title(&self) -> &'static str {
+        match self.blame() {
+            Blame::Upstream => "The service is not available",
+            Blame::Gateway => "Please try again",
+            Blame::Client => match self {
+                Self::NoCredential | Self::BadCredential(_) | Self::LoginFailed | Self::StaleLogin { .. } => {
+                    "Please sign in"
+                }
+                Self::NoRoute | Self::UnknownHost => "Not found",
+                Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
+                    "Not allowed"
+                }
+                Self::TooMany { .. } => "Please wait",
+                _ => "This request cannot be served",
+            },
+        }
+    }
+
+    /// A trailers-only answer (gRPC over HTTP/2, "Responses"): status 200, the outcome in `grpc-status`.
+    fn grpc(&self) -> Response<Bytes> {
+        let code = match self.status() {
+            StatusCode::BAD_REQUEST => "13",
+            StatusCode::UNAUTHORIZED => "16",
+            StatusCode::FORBIDDEN => "7",
+            StatusCode::NOT_FOUND | StatusCode::MISDIRECTED_REQUEST | StatusCode::METHOD_NOT_ALLOWED => "12",
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::PAYLOAD_TOO_LARGE => "8",
+            _ => "14",
+        };
+        let mut response = page::empty(StatusCode::OK);
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert(GRPC_STATUS, HeaderValue::from_static(code));
+        headers.insert(GRPC_MESSAGE, HeaderValue::from_static(self.label()));
+        response
+    }
+}
+
+impl Malformed {
+    /// The word for logs and metrics.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::RequestLine => "request_line",
+            Self::BareLineEnd => "bare_line_end",
+            Self::HeaderName => "header_name",
+            Self::HeaderValue => "header_value",
+            Self::ObsFold => "obs_fold",
+            Self::LengthWithCoding => "length_with_coding",
+            Self::ContentLength => "content_length",
+            Self::TransferCoding => "transfer_coding",
+            Self::Chunk => "chunk",
+            Self::HeadTooLarge => "head_too_large",
+            Self::TooManyHeaders => "too_many_headers",
+        }
+    }
+}
+
+impl Audience {
+    /// Reads it off a request (R30): `Sec-Fetch-*` where the browser sends it, else `Accept`.
+    pub fn of(head: &Parts) -> Self {
+        let (mut kind, mut mode, mut dest, mut accept, mut by_script) = (None, None, None, None, false);
+        // One look at all names is cheaper than five look-ups; of several fields the first counts.
+        for (name, value) in &head.headers {
+            let field = match name.as_str() {
+                "content-type" => &mut kind,
+                "sec-fetch-mode" => &mut mode,
+                "sec-fetch-dest" => &mut dest,
+                "accept" => &mut accept,
+                "x-requested-with" => {
+                    by_script = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            field.get_or_insert(value);
+        }
+        if kind.map(HeaderValue::as_bytes).is_some_and(|kind| kind.starts_with(b"application/grpc")) {
+            return Self::Grpc;
+        }
+        let navigates = match mode.map(HeaderValue::as_bytes) {
+            Some(mode) => mode == b"navigate" && matches!(dest.map(HeaderValue::as_bytes), Some(b"document") | None),
+            None => {
+                !by_script
+                    && accept
+                        .map(HeaderValue::as_bytes)
+                        .is_some_and(|accept| accept.windows(9).any(|part| part == b"text/html"))
+            }
+        };
+        if navigates {
+            Self::Person { reading: head.method == Method::GET || head.method == Method::HEAD }
+        } else {
+            Self::Program
+        }
+    }
+}
+
+fn redirect_to_login(url: &str) -> Response<Bytes> {
+    let mut response = page::empty(StatusCode::FOUND);
+    let location = HeaderValue::try_from(url).unwrap_or_else(|_| HeaderValue::from_static("/"));
+    response.headers_mut().insert(LOCATION, location);
+    response
+}
+
+/// Where to log in. `prompt`: also for somebody who is signed in, whose login is too old or whose rights are too few;
+/// without it the page would send them back where they were refused.
+fn way_to_login(prefix: &str, prompt: bool, return_to: &str) -> String {
+    let mut url = format!("{prefix}/login");
+    let mut separator = '?';
+    if prompt {
+        url.push_str("?prompt=login");
+        separator = '&';
+    }
+    if !matches!(return_to, "" | "/") {
+        url.push(separator);
+        url.push_str("return_to=");
+        url.extend(utf8_percent_encode(return_to, IN_QUERY));
+    }
+    url
+}
+
+/// What stays as it is inside a query value: RFC 3986 unreserved characters and `/`.
+const IN_QUERY: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(id: &RequestId, audience: Audience) -> Asked<'_> {
+        Asked {
+            audience,
+            request_id: id,
+            login_prefix: Some("/_auth"),
+            return_to: "/app?x=1&y=2",
+            bearer: true,
+            signed_in_as: None,
+        }
+    }
+
+    fn head(method: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut builder = http::Request::builder().method(method).uri("/");
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn only_top_level_navigations_are_people() {
+        let reading = Audience::Person { reading: true };
+        for (method, fields, expect) in [
+            ("GET", &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")][..], reading),
+            ("GET", &[("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")], Audience::Program),
+            ("GET", &[("sec-fetch-mode", "cors"), ("accept", "text/html")], Audience::Program),
+            ("GET", &[("accept", "text/html,application/xhtml+xml")], reading),
+            ("GET", &[("accept", "text/html"), ("x-requested-with", "XMLHttpRequest")], Audience::Program),
+            ("GET", &[("accept", "*/*")], Audience::Program),
+            ("GET", &[], Audience::Program),
+            ("POST", &[("accept", "text/html")], Audience::Person { reading: false }),
+            ("POST", &[("content-type", "application/grpc+proto")], Audience::Grpc),
+        ] {
+            assert_eq!(Audience::of(&head(method, fields)), expect, "{method} {fields:?}");
+        }
+    }
+
+    #[test]
+    fn people_who_read_are_sent_to_the_login_and_all_others_get_401() {
+        let id = RequestId::generate();
+
+        let person = Refusal::NoCredential.answer(&asked(&id, Audience::Person { reading: true }));
+        let form = Refusal::NoCredential.answer(&asked(&id, Audience::Person { reading: false }));
+        let program = Refusal::NoCredential.answer(&asked(&id, Audience::Program));
+
+        assert_eq!(person.status(), StatusCode::FOUND);
+        assert_eq!(person.headers()[LOCATION], "/_auth/login?return_to=/app%3Fx%3D1%26y%3D2");
+        assert_eq!(form.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(program.status(), StatusCode::UNAUTHORIZED);
+        assert!(String::from_utf8_lossy(program.body()).contains("\"login_url\":\"/_auth/login\""));
+    }
+
+    #[test]
+    fn every_401_has_a_challenge_and_nothing_is_stored() {
+        let id = RequestId::generate();
+        let refusals = [
+            Refusal::NoCredential,
+            Refusal::BadCredential(BadCredential::Ambiguous("two_cookies")),
+            Refusal::BadCredential(BadCredential::Bearer("expired")),
+            Refusal::BadCredential(BadCredential::Session),
+            Refusal::LoginFailed,
+            Refusal::StaleLogin { max_age: Duration::from_secs(60) },
+        ];
+        for refusal in refusals {
+            for bearer in [true, false] {
+                for audience in [Audience::Program, Audience::Person { reading: false }] {
+                    let answer = refusal.answer(&Asked { bearer, ..asked(&id, audience) });
+
+                    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+                    assert!(answer.headers().contains_key(WWW_AUTHENTICATE), "{refusal:?}");
+                    assert_eq!(answer.headers()[http::header::CACHE_CONTROL], "no-store");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_precise_reason_is_not_told_to_the_caller() {
+        let id = RequestId::generate();
+        let refusal = Refusal::BadCredential(BadCredential::Bearer("wrong_signature"));
+
+        let answer = refusal.answer(&asked(&id, Audience::Program));
+
+        assert_eq!(refusal.reason(), "wrong_signature");
+        assert!(!String::from_utf8_lossy(answer.body()).contains("wrong_signature"));
+        assert!(answer.headers()[WWW_AUTHENTICATE].to_str().unwrap().contains("error=\"invalid_token\""));
+    }
+
+    #[test]
+    fn a_grpc_client_is_told_in_grpc_status() {
+        let id = RequestId::generate();
+
+        let answer = Refusal::NoCredential.answer(&asked(&id, Audience::Grpc));
+
+        assert_eq!(answer.status(), StatusCode::OK);
+        assert_eq!(answer.headers()["grpc-status"], "16");
+    }
+}
