@@ -1,0 +1,439 @@
+//! Which route a request takes: host, then path, then method (R9, R10). Pure; built once for each snapshot.
+//!
+//! In: a host, a canonical path, a method. Out: [`Found`], or [`Miss`], which says which refusal it is.
+//! - *Host*: routes that name the host come first; routes without hosts are asked only where none of those matches
+//!   the path. Our own endpoints belong to every host; `livez` even to unknown ones.
+//! - *Path*: literal before `{id}` before `{*rest}`, segment by segment; literals are compared decoded.
+//! - *Method*: the most specific path decides first (405, never a less specific path). A route that names the method
+//!   comes before one that names none; GET covers HEAD.
+//!
+//! Two routes that would serve the same request are a [`RouteConflict`], so the order in the file never matters.
+
+use std::{borrow::Cow, collections::HashMap, fmt, ops::Range, sync::Arc, time::Duration};
+
+use ahash::RandomState;
+use http::{HeaderValue, Method, StatusCode};
+
+use self::{
+    path::{CanonicalPath, PathError, PathPattern, Quirks, decode},
+    readings::readings,
+    trie::{Blind, Entry, Match, Node, Pick, Ranges, folded},
+};
+use crate::{
+    host::{Authority, Host},
+    policy::{Access, Cors, Csrf},
+};
+
+pub mod host;
+pub mod path;
+mod readings;
+pub mod siblings;
+mod trie;
+
+/// One `[[route]]`, or one of our own endpoints, ready to use.
+#[derive(Debug)]
+pub struct Route {
+    /// Its name in configuration, logs and metrics.
+    pub name: Arc<str>,
+    /// Its number among the routes of one snapshot; indexes per-route metrics.
+    pub index: usize,
+    /// Hosts it answers for; empty: every known host.
+    pub hosts: Box<[Host]>,
+    /// Path patterns, each unique in its host.
+    pub paths: Box<[PathPattern]>,
+    /// Methods; `None`: all that the gateway serves.
+    pub methods: Option<Box<[Method]>>,
+    /// How one gets through.
+    pub access: Access,
+    /// Whose cross-site requests count (R31).
+    pub csrf: Csrf,
+    /// Who may read answers across origins (R32).
+    pub cors: Option<Cors>,
+    /// Where it goes.
+    pub target: Target,
+    /// What it may use.
+    pub limits: RouteLimits,
+    /// `upgrade = ["websocket"]` (R17).
+    pub websocket: bool,
+    /// `cache = "public"`: answers to authenticated requests may stay `public` (R16).
+    pub cache_public: bool,
+}
+
+/// Bounds of one route; `None` takes the gateway's or the upstream's.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RouteLimits {
+    /// Bytes of request body.
+    pub max_body: Option<u64>,
+    /// Until the upstream's first byte.
+    pub response_timeout: Option<Duration>,
+}
+
+/// Where a permitted request goes.
+#[derive(Debug)]
+pub enum Target {
+    /// One of our own endpoints under `login.prefix`.
+    Own(Own),
+    /// A fixed redirect.
+    Redirect {
+        /// 301, 302, 303, 307 or 308.
+        status: StatusCode,
+        /// An absolute URL or an absolute path.
+        location: HeaderValue,
+    },
+    /// A fixed answer.
+    Respond {
+        /// 200 to 599.
+        status: StatusCode,
+        /// Content type of `body`.
+        content_type: HeaderValue,
+        /// The body.
+        body: bytes::Bytes,
+    },
+    /// An upstream, by its index in the snapshot.
+    Upstream(usize),
+}
+
+/// Our own endpoints (DESIGN, Surface).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Own {
+    /// `livez`: answers on any host.
+    Livez,
+    /// `login`: page (GET) and form or JSON (POST).
+    Login,
+    /// `logout`: confirmation (GET) and act (POST).
+    Logout,
+    /// Everything else under the prefix: never an upstream's.
+    Nothing,
+    /// `session`: who am I.
+    Session,
+}
+
+impl Own {
+    /// The word for people: the last part of its path.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Livez => "livez",
+            Self::Login => "login",
+            Self::Logout => "logout",
+            Self::Nothing => "nothing",
+            Self::Session => "session",
+        }
+    }
+}
+
+/// All routes of one snapshot, ready to be searched.
+#[derive(Debug)]
+pub struct RouteTable {
+    routes: Vec<Arc<Route>>,
+    sites: HashMap<Host, Site, RandomState>,
+    /// Routes without hosts.
+    any_host: Site,
+    /// What answers on unknown hosts too: `livez`.
+    everywhere: Node,
+    tolerated: Quirks,
+}
+
+/// The routes of one host.
+#[derive(Debug, Default)]
+struct Site {
+    exact: Node,
+    /// The same without case; filled only if some upstream is `case_insensitive`.
+    folded: Node,
+}
+
+/// A route that serves a request.
+#[derive(Debug)]
+pub struct Found<'a> {
+    /// The route.
+    pub route: &'a Arc<Route>,
+    /// What its pattern's parameters stand for.
+    pub params: Params<'a>,
+}
+
+/// The parameters of a matched pattern.
+#[derive(Clone, Debug)]
+pub struct Params<'a> {
+    names: &'a [Box<str>],
+    path: &'a str,
+    ranges: Ranges,
+}
+
+/// Why no route serves a request.
+#[derive(Clone, Debug)]
+pub enum Miss {
+    /// The path is refused: its readings differ, or it holds what the route's upstream does not declare (400).
+    BadPath(PathError),
+    /// The path is known, the method is not (405).
+    MethodNotAllowed {
+        /// What the path allows.
+        allow: HeaderValue,
+    },
+    /// No pattern matches (404).
+    NoRoute,
+    /// The host is none of ours (421).
+    UnknownHost,
+}
+
+/// Two routes that would serve the same requests. `Display` names both and says how to mend it.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct RouteConflict {
+    /// The route that came first.
+    pub first: Arc<str>,
+    /// The route that came second.
+    pub second: Arc<str>,
+    /// The second route's pattern.
+    pub pattern: String,
+    /// The host on which they meet; `None`: every host.
+    pub host: Option<Host>,
+}
+
+impl RouteTable {
+    /// Builds the table. `known_hosts` are those of `server.hosts`; the hosts that routes name are added.
+    /// `quirks_of` tells the quirks of a route's upstream.
+    ///
+    /// # Errors
+    /// Every pair of routes that tie, once for each pattern.
+    pub fn build(
+        routes: Vec<Arc<Route>>,
+        known_hosts: &[Host],
+        quirks_of: impl Fn(&Route) -> Quirks,
+    ) -> Result<Self, Vec<RouteConflict>> {
+        let mut sites: HashMap<Host, Site, RandomState> = HashMap::default();
+        for host in known_hosts.iter().chain(routes.iter().flat_map(|route| &*route.hosts)) {
+            sites.entry(host.clone()).or_default();
+        }
+        let tolerated = routes.iter().fold(Quirks::default(), |all, route| all.union(quirks_of(route)));
+        let mut table = Self { routes, sites, any_host: Site::default(), everywhere: Node::default(), tolerated };
+        let mut conflicts: Vec<RouteConflict> = Vec::new();
+        for route in &table.routes {
+            let quirks = quirks_of(route);
+            for pattern in &*route.paths {
+                let entry = || Entry::new(route, pattern, quirks);
+                let mut report = |host: Option<&Host>, first: Arc<Route>| {
+                    let (first, second) = (Arc::clone(&first.name), Arc::clone(&route.name));
+                    let conflict = RouteConflict { first, second, pattern: pattern.to_string(), host: host.cloned() };
+                    let same = |other: &RouteConflict| {
+                        (&other.first, &other.second, &other.pattern)
+                            == (&conflict.first, &conflict.second, &conflict.pattern)
+                    };
+                    if !conflicts.iter().any(same) {
+                        conflicts.push(conflict);
+                    }
+                };
+                let own = matches!(route.target, Target::Own(_));
+                if route.hosts.is_empty() && !own {
+                    if let Err(first) = table.any_host.insert(pattern, entry(), tolerated) {
+                        report(None, first);
+                    }
+                    continue;
+                }
+                for (host, site) in &mut table.sites {
+                    if (own && route.hosts.is_empty() || route.hosts.contains(host))
+                        && let Err(first) = site.insert(pattern, entry(), tolerated)
+                    {
+                        report(Some(host), first);
+                    }
+                }
+                if matches!(route.target, Target::Own(Own::Livez))
+                    && let Err(first) = table.everywhere.insert(pattern, entry(), false)
+                {
+                    report(None, first);
+                }
+            }
+        }
+        if conflicts.is_empty() { Ok(table) } else { Err(conflicts) }
+    }
+
+    /// The route for a request, or why there is none.
+    ///
+    /// # Errors
+    /// [`Miss`], in this order: unknown host, method that is never served, bad path, no route, method.
+    pub fn find<'a>(&'a self, host: &Host, path: &'a CanonicalPath, method: &Method) -> Result<Found<'a>, Miss> {
+        let Some(site) = self.sites.get(host) else {
+            return self.find_everywhere(path, method);
+        };
+        if is_never_served(method) {
+            let matched = self.search(site, path.as_str(), Blind::default());
+            let allow = matched.and_then(|found| found.terminal).map_or(ALLOW_ALL, |terminal| terminal.allow.clone());
+            return Err(Miss::MethodNotAllowed { allow });
+        }
+        let hit = match self.hit(site, path.as_str(), method, Blind::default()) {
+            Ok(hit) => hit,
+            Err(miss) => return Err(path.undeclared(Quirks::default()).map_or(miss, Miss::BadPath)),
+        };
+        let quirks = hit.entry.quirks;
+        if let Some(error) = path.undeclared(quirks) {
+            return Err(Miss::BadPath(error));
+        }
+        if !quirks.is_empty() && !self.is_one_in_all_readings(site, path.as_str(), method, &hit) {
+            return Err(Miss::BadPath(PathError::Ambiguous));
+        }
+        Ok(hit.found(path.as_str()))
+    }
+
+    /// The quirks of all upstreams together: what [`CanonicalPath::of`] lets pass for `find` to judge.
+    pub const fn tolerated(&self) -> Quirks {
+        self.tolerated
+    }
+
+    /// Whether the host is one of ours (R10).
+    pub fn is_known(&self, host: &Host) -> bool {
+        self.sites.contains_key(host)
+    }
+
+    /// All known hosts, in no order.
+    pub fn known_hosts(&self) -> impl Iterator<Item = &Host> {
+        self.sites.keys()
+    }
+
+    /// All routes, ordered by their index.
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.routes
+    }
+
+    /// The authority that a `Host` field's bytes spell, if it is a known host in canonical spelling: no allocation.
+    pub fn authority(&self, text: &[u8]) -> Option<Authority> {
+        let text = std::str::from_utf8(text).ok()?;
+        if let Some((host, _)) = self.sites.get_key_value(text) {
+            return Some(Authority { host: host.clone(), port: None });
+        }
+        let (host, port) = text.rsplit_once(':')?;
+        let (host, _) = self.sites.get_key_value(host)?;
+        let plain = matches!(port.len(), 1..=5) && port.bytes().all(|b| b.is_ascii_digit());
+        let port = port.parse().ok().filter(|port| plain && *port != 0)?;
+        Some(Authority { host: host.clone(), port: Some(port) })
+    }
+
+    fn find_everywhere<'a>(&'a self, path: &'a CanonicalPath, method: &Method) -> Result<Found<'a>, Miss> {
+        let found = self.everywhere.find(path.as_str(), Blind::default()).ok_or(Miss::UnknownHost)?;
+        match found.terminal.map_or(Pick::None, |terminal| terminal.pick(method)) {
+            Pick::One(entry) => Ok(Hit { entry, ranges: found.ranges }.found(path.as_str())),
+            Pick::None | Pick::Several => Err(Miss::UnknownHost),
+        }
+    }
+
+    fn search<'a>(&'a self, site: &'a Site, path: &str, blind: Blind) -> Option<Match<'a>> {
+        if !path.starts_with('/') {
+            return None;
+        }
+        let own = site.tree(blind.case).find(path, blind);
+        own.or_else(|| self.any_host.tree(blind.case).find(path, blind))
+    }
+
+    fn hit<'a>(&'a self, site: &'a Site, path: &str, method: &Method, blind: Blind) -> Result<Hit<'a>, Miss> {
+        let Some(Match { terminal: Some(terminal), rival, ranges }) = self.search(site, path, blind) else {
+            return Err(Miss::NoRoute);
+        };
+        let entry = match terminal.pick(method) {
+            Pick::One(entry) => entry,
+            Pick::None => return Err(Miss::MethodNotAllowed { allow: terminal.allow.clone() }),
+            Pick::Several => return Err(Miss::BadPath(PathError::Ambiguous)),
+        };
+        match rival.map(|rival| rival.pick(method)) {
+            Some(Pick::One(other)) if !Arc::ptr_eq(&other.route, &entry.route) => {
+                Err(Miss::BadPath(PathError::Ambiguous))
+            }
+            Some(Pick::Several) => Err(Miss::BadPath(PathError::Ambiguous)),
+            None | Some(Pick::None | Pick::One(_)) => Ok(Hit { entry, ranges }),
+        }
+    }
+
+    /// Whether the upstream, however it reads the path, reads one that we would have treated alike (R8). Parameters
+    /// that no rule looks at decide nothing and are not compared: else `/files/{*rest}` would be of no use.
+    fn is_one_in_all_readings(&self, site: &Site, path: &str, method: &Method, plain: &Hit<'_>) -> bool {
+        let quirks = plain.entry.quirks;
+        let blind = Blind { case: quirks.case_insensitive, slash: quirks.trailing_slash };
+        let Some(readings) = readings(path, quirks) else {
+            return false;
+        };
+        readings.iter().all(|reading| {
+            self.hit(site, reading, method, blind).is_ok_and(|hit| {
+                let same_value = |name: &str| {
+                    let read = hit.value(reading, name);
+                    let read = if blind.case { read.map(|value| folded(&value).into()) } else { read };
+                    plain.value(path, name) == read
+                };
+                Arc::ptr_eq(&hit.entry.route, &plain.entry.route)
+                    && plain.entry.rule_names.iter().all(|name| same_value(name))
+            })
+        })
+    }
+}
+
+impl<'a> Params<'a> {
+    /// What a parameter stands for, decoded once (R6); `None` if the pattern has none of that name.
+    pub fn value(&self, name: &str) -> Option<Cow<'a, str>> {
+        let at = self.names.iter().position(|known| **known == *name)?;
+        Some(decode(self.path.get(ends(self.ranges.get(at)?))?))
+    }
+
+    /// Every parameter with what it stands for, decoded once.
+    pub fn iter(&self) -> impl Iterator<Item = (&'a str, Cow<'a, str>)> {
+        let values = self.ranges.iter().map(|range| decode(self.path.get(ends(range)).unwrap_or_default()));
+        self.names.iter().map(|name| &**name).zip(values)
+    }
+}
+
+impl fmt::Display for RouteConflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "routes `{}` and `{}` both match `{}`", self.first, self.second, self.pattern)?;
+        if let Some(host) = &self.host {
+            write!(f, " on {host}")?;
+        }
+        f.write_str("; give one of them other methods, another host or another path")
+    }
+}
+
+/// A route, and where in the path its parameters lie.
+struct Hit<'a> {
+    entry: &'a Entry,
+    ranges: Ranges,
+}
+
+impl<'a> Hit<'a> {
+    fn found(self, path: &'a str) -> Found<'a> {
+        Found { route: &self.entry.route, params: Params { names: &self.entry.names, path, ranges: self.ranges } }
+    }
+
+    fn value<'p>(&self, path: &'p str, name: &str) -> Option<Cow<'p, str>> {
+        let at = self.entry.names.iter().position(|known| **known == *name)?;
+        Some(decode(path.get(ends(self.ranges.get(at)?))?))
+    }
+}
+
+impl Entry {
+    fn new(route: &Arc<Route>, pattern: &PathPattern, quirks: Quirks) -> Self {
+        let names: Box<[Box<str>]> = pattern.parameters().map(Into::into).collect();
+        let looked_at = |name: &str| route.access.path_parameters().any(|parameter| parameter == name);
+        let rule_names = names.iter().filter(|name| looked_at(name)).cloned().collect();
+        Self { route: Arc::clone(route), quirks, names, rule_names }
+    }
+}
+
+impl Site {
+    fn insert(&mut self, pattern: &PathPattern, entry: Entry, tolerated: Quirks) -> Result<(), Arc<Route>> {
+        if tolerated.case_insensitive {
+            self.folded.insert(pattern, entry.clone(), true)?;
+        }
+        self.exact.insert(pattern, entry, false)
+    }
+
+    const fn tree(&self, fold: bool) -> &Node {
+        if fold { &self.folded } else { &self.exact }
+    }
+}
+
+/// R11. In any case: `trace` is another method to us, and the same one to backends that fold methods.
+fn is_never_served(method: &Method) -> bool {
+    ["CONNECT", "TRACE", "TRACK"].iter().any(|never| method.as_str().eq_ignore_ascii_case(never))
+}
+
+fn ends(range: &Range<u16>) -> Range<usize> {
+    usize::from(range.start)..usize::from(range.end)
+}
+
+/// `Allow` where any method is served that the gateway serves at all.
+const ALLOW_ALL: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+
+#[cfg(test)]
+mod tests;
