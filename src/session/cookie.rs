@@ -1,0 +1,117 @@
+//! The session cookie on the wire (RFC 6265bis): how it is set, cleared and found.
+//!
+//! In: `[session]` and a token, or a request's headers. Out: values for `Set-Cookie`, or the cookie's bytes.
+//! Invariant: a cookie is cleared with the very attributes that it was set with, or browsers keep it.
+
+use http::{HeaderMap, HeaderValue, header};
+
+use super::{SameSite, SessionToken, Settings};
+
+/// What a request's `Cookie` fields hold under one name.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Presented<'a> {
+    /// Nothing.
+    Absent,
+    /// One value, as sent.
+    One(&'a [u8]),
+    /// More than one. Which of them a browser meant is anybody's guess, so none counts (R2).
+    Several,
+}
+
+/// `Set-Cookie` that gives a browser its session. Marked sensitive: HTTP/2 does not index it.
+pub fn set(settings: &Settings, token: &SessionToken) -> HeaderValue {
+    value(&settings.cookie, token.expose(), "", settings.same_site)
+}
+
+/// `Set-Cookie` that takes the session cookie away.
+pub fn clear(settings: &Settings) -> HeaderValue {
+    value(&settings.cookie, "", "; Max-Age=0", settings.same_site)
+}
+
+/// `Set-Cookie` for another cookie of ours. `value` holds cookie octets only; `lifetime` is a whole attribute with its
+/// leading `; `, or empty for a cookie that ends with the browser.
+pub fn value(name: &str, value: &str, lifetime: &str, same_site: SameSite) -> HeaderValue {
+    let text = format!("{name}={value}; Path=/{lifetime}; Secure; HttpOnly; SameSite={}", same_site.as_str());
+    // The name was checked with the configuration and the rest is ours, so the fallback is never taken; an empty
+    // `Set-Cookie` is ignored by browsers.
+    let mut header = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+    header.set_sensitive(true);
+    header
+}
+
+/// Looks for a cookie by its exact name in all `Cookie` fields; HTTP/2 clients may send several (RFC 9113 section
+/// 8.2.3).
+pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
+    let mut found = Presented::Absent;
+    for field in headers.get_all(header::COOKIE) {
+        for pair in field.as_bytes().split(|byte| *byte == b';') {
+            let pair = pair.trim_ascii();
+            let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) else {
+                continue;
+            };
+            found = match found {
+                Presented::Absent => Presented::One(value),
+                Presented::One(_) | Presented::Several => Presented::Several,
+            };
+        }
+    }
+    found
+}
+
+impl SameSite {
+    /// As written in the attribute.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Lax => "Lax",
+            Self::None => "None",
+            Self::Strict => "Strict",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::tests::settings, *};
+
+    #[test]
+    fn the_cookie_is_set_with_every_protection() {
+        let token = SessionToken::generate();
+
+        let header = set(&settings(), &token);
+
+        let expected = format!("__Host-portcullis={}; Path=/; Secure; HttpOnly; SameSite=Lax", token.expose());
+        assert_eq!(header.to_str().unwrap(), expected);
+        assert!(header.is_sensitive());
+    }
+
+    #[test]
+    fn the_cookie_is_cleared_with_the_attributes_it_was_set_with() {
+        let header = clear(&settings());
+
+        assert_eq!(header.to_str().unwrap(), "__Host-portcullis=; Path=/; Max-Age=0; Secure; HttpOnly; SameSite=Lax");
+    }
+
+    #[test]
+    fn a_cookie_is_found_by_its_exact_name() {
+        for (fields, expect) in [
+            (&[][..], Presented::Absent),
+            (&["a=1"][..], Presented::One(b"1")),
+            (&["b=2; a=1;c=3"][..], Presented::One(b"1")),
+            (&["b=2", "a=1"][..], Presented::One(b"1")),
+            (&["a=1; a=1"][..], Presented::Several),
+            (&["a=1", "a=2"][..], Presented::Several),
+            (&["A=1; aa=1; a"][..], Presented::Absent),
+            (&["xa=1; b=a=1"][..], Presented::Absent),
+            (&["a="][..], Presented::One(b"")),
+            (&["a=b=c"][..], Presented::One(b"b=c")),
+            (&["a =1"][..], Presented::Absent),
+        ] {
+            let mut headers = HeaderMap::new();
+            for field in fields {
+                headers.append(header::COOKIE, HeaderValue::from_static(field));
+            }
+
+            assert_eq!(find(&headers, "a"), expect, "{fields:?}");
+        }
+    }
+}

@@ -1,0 +1,560 @@
+//! Sessions in this process: a hash table for tokens, an index by subject, and what waits for an old cookie.
+//!
+//! The table holds one pointer for each session and compares the key behind it: nine bytes a slot. It is cut into 256
+//! segments by the first byte of the key, each a small sharded map: a sweep or a listing takes one segment at a time,
+//! and locks a thousandth of the store at most. Look-ups take one shard's read lock for one probe.
+//!
+//! Order of locks: exchanged → subject index → table; none is taken while a later one is held. A session is in the
+//! table exactly from `insert` to `remove`, both counted; who takes it out of the table is who ended it.
+
+use std::{
+    borrow::Borrow,
+    collections::{HashMap, VecDeque},
+    fmt,
+    hash::{Hash, Hasher},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use ahash::RandomState;
+use arc_swap::ArcSwap;
+use dashmap::{DashMap, Entry};
+use smallvec::SmallVec;
+
+use super::{
+    BuildKeyHasher, Exchanged, Legacy, Lookup, NEVER_SEEN, OpenError, Retired, Session, SessionKey, SessionToken,
+    Settings, identity_bytes,
+};
+use crate::{clock::Timestamp, identity::Identity};
+
+/// The store in memory. See [`super::Store`] for what its functions promise.
+pub struct MemoryStore {
+    segments: Box<[Segment]>,
+    subjects: DashMap<u64, Sessions, BuildKeyHasher>,
+    subject_hash: RandomState,
+    count: AtomicUsize,
+    next_sweep: AtomicUsize,
+    legacy: LegacySessions,
+}
+
+type Segment = DashMap<ByKey, (), BuildKeyHasher>;
+
+/// A session in the table, hashed and compared by its key.
+struct ByKey(Arc<Session>);
+
+/// The sessions of all subjects with one hash: nearly always of one subject, and mostly one.
+enum Sessions {
+    One(Arc<Session>),
+    #[expect(clippy::box_collection, reason = "an entry of the index is two words for the many who have one session")]
+    Many(Box<Vec<Arc<Session>>>),
+}
+
+/// What waits for old cookies, and what has just been exchanged.
+struct LegacySessions {
+    waiting: AtomicUsize,
+    /// How many are in `exchanged`, for those who do not hold its lock.
+    recent: AtomicUsize,
+    cookies: ArcSwap<Vec<Box<str>>>,
+    /// A plain lock, taken before those of index and table: for requests that bring an old cookie, and for imports.
+    exchanged: Mutex<Recent>,
+}
+
+/// Exchanges of the last minute, oldest first in `order`.
+#[derive(Default)]
+struct Recent {
+    by_key: HashMap<SessionKey, Weak<Session>, BuildKeyHasher>,
+    order: VecDeque<(Timestamp, SessionKey)>,
+}
+
+/// When a session begins and ends in any case.
+#[derive(Clone, Copy)]
+struct Life {
+    created: Timestamp,
+    expires: Timestamp,
+}
+
+impl MemoryStore {
+    /// Different names of old cookies that a store looks for.
+    pub const MAX_LEGACY_COOKIES: usize = 8;
+
+    /// An empty store.
+    pub fn new() -> Self {
+        let segment = |_| DashMap::with_hasher_and_shard_amount(BuildKeyHasher::default(), SHARDS_OF_SEGMENT);
+        Self {
+            segments: (0..SEGMENTS).map(segment).collect(),
+            subjects: DashMap::with_hasher_and_shard_amount(BuildKeyHasher::default(), SHARDS_OF_SUBJECTS),
+            subject_hash: RandomState::new(),
+            count: AtomicUsize::new(0),
+            next_sweep: AtomicUsize::new(0),
+            legacy: LegacySessions {
+                waiting: AtomicUsize::new(0),
+                recent: AtomicUsize::new(0),
+                cookies: ArcSwap::default(),
+                exchanged: Mutex::default(),
+            },
+        }
+    }
+
+    pub(super) fn lookup(&self, token: &SessionToken, settings: &Settings, now: Timestamp) -> Lookup {
+        let key = token.key();
+        let Some(session) = self.find(&key) else {
+            return Lookup::Absent;
+        };
+        if session.is_expired(settings, now) {
+            self.end(&key);
+            return Lookup::Absent;
+        }
+        Lookup::Found(session)
+    }
+
+    pub(super) fn open(
+        &self,
+        identity: Arc<Identity>,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<(SessionToken, Arc<Session>), OpenError> {
+        let token = SessionToken::generate();
+        let life = Life::starting(now, None, settings);
+        let session = self.insert(token.key(), seen_at(now), identity, life, settings, now)?;
+        Ok((token, session))
+    }
+
+    pub(super) fn end(&self, key: &SessionKey) -> bool {
+        let Some(session) = self.remove(key) else {
+            return false;
+        };
+        self.forget(&session);
+        true
+    }
+
+    pub(super) fn end_subject(&self, realm: &str, subject: &str) -> usize {
+        let mut ended = Vec::new();
+        // The emptied entry goes under the same lock, so that a session opened meanwhile is not lost with it.
+        self.subjects.remove_if_mut(&self.hash_subject(realm, subject), |_, sessions| {
+            ended = sessions.take(|session| session.is_of(realm, subject));
+            sessions.is_empty()
+        });
+        ended.iter().filter(|session| self.remove_this(session)).count()
+    }
+
+    pub(super) fn of_subject(&self, realm: &str, subject: &str) -> Vec<Arc<Session>> {
+        let Some(entry) = self.subjects.get(&self.hash_subject(realm, subject)) else {
+            return Vec::new();
+        };
+        let mut found: Vec<_> = entry.iter().filter(|session| session.is_of(realm, subject)).cloned().collect();
+        drop(entry);
+        found.sort_by_key(|session| session.created());
+        found
+    }
+
+    pub(super) fn list(&self, after: Option<SessionKey>, limit: usize) -> Vec<Arc<Session>> {
+        let mut page = Vec::new();
+        let first = after.map_or(0, |key| key.segment());
+        for segment in self.segments.iter().skip(first) {
+            if page.len() >= limit {
+                break;
+            }
+            let start = page.len();
+            let sessions = segment.iter().map(|entry| Arc::clone(&entry.key().0));
+            page.extend(sessions.filter(|session| after.is_none_or(|after| *session.key() > after)));
+            page[start..].sort_unstable_by_key(|session| *session.key());
+        }
+        page.truncate(limit);
+        page
+    }
+
+    pub(super) fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        self.segment(key).get(key).map(|entry| Arc::clone(&entry.key().0))
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn sweep(&self, settings: &Settings, now: Timestamp, budget: usize) -> usize {
+        self.legacy.forget_old(&mut self.legacy.lock(), now);
+        self.sweep_table(settings, now, budget)
+    }
+
+    fn sweep_table(&self, settings: &Settings, now: Timestamp, budget: usize) -> usize {
+        let (mut seen, mut ended) = (0, 0);
+        let mut expired: SmallVec<[SessionKey; 32]> = SmallVec::new();
+        for _ in 0..SEGMENTS {
+            let segment = &self.segments[self.next_sweep.fetch_add(1, Ordering::Relaxed) % SEGMENTS];
+            for entry in segment.iter() {
+                seen += 1;
+                if entry.key().0.is_expired(settings, now) {
+                    expired.push(*entry.key().0.key());
+                }
+            }
+            ended += expired.drain(..).filter(|key| self.end_if_expired(key, settings, now)).count();
+            if seen >= budget {
+                break;
+            }
+        }
+        ended
+    }
+
+    pub(super) fn import_legacy(
+        &self,
+        legacy: Legacy,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, OpenError> {
+        self.legacy.add_cookie(&legacy.cookie)?;
+        let key = SessionKey::of_legacy(&legacy.cookie, &legacy.sha256);
+        // A second import of the same cookie replaces the first. Under the lock, or two at once would both find nothing
+        // to replace, and one key would be counted twice.
+        let _one_at_a_time = self.legacy.lock();
+        self.end(&key);
+        let life = Life::starting(now, legacy.expires, settings);
+        self.legacy.waiting.fetch_add(1, Ordering::AcqRel);
+        let opened = self.insert(key, NEVER_SEEN, legacy.identity, life, settings, now);
+        if opened.is_err() {
+            self.legacy.waiting.fetch_sub(1, Ordering::AcqRel);
+        }
+        opened
+    }
+
+    pub(super) fn legacy_cookies(&self) -> Option<Arc<Vec<Box<str>>>> {
+        let counts = [&self.legacy.waiting, &self.legacy.recent];
+        let idle = counts.iter().all(|count| count.load(Ordering::Relaxed) == 0);
+        (!idle).then(|| self.legacy.cookies.load_full())
+    }
+
+    pub(super) fn exchange_legacy(
+        &self,
+        cookie: &str,
+        value: &[u8],
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Option<Exchanged> {
+        let key = SessionKey::of_legacy(cookie, SessionKey::of(value).bytes());
+        let mut recent = self.legacy.lock();
+        self.legacy.forget_old(&mut recent, now);
+        if let Some(session) = recent.by_key.get(&key).and_then(Weak::upgrade) {
+            return (!session.is_expired(settings, now)).then_some(Exchanged::Recently(session));
+        }
+        let waiting = self.find(&key)?;
+        if waiting.is_expired(settings, now) {
+            self.end(&key);
+            return None;
+        }
+        let token = SessionToken::generate();
+        let session = Arc::new(Session {
+            key: token.key(),
+            last_seen: AtomicU64::new(seen_at(now)),
+            created: waiting.created(),
+            expires: waiting.expires(settings),
+            identity: Arc::clone(waiting.identity()),
+        });
+        if !self.replace(&waiting, &session) {
+            return None;
+        }
+        self.legacy.remember(&mut recent, key, &session, now.plus(EXCHANGE_GRACE));
+        Some(Exchanged::Opened(token, session))
+    }
+
+    fn insert(
+        &self,
+        key: SessionKey,
+        last_seen: u64,
+        identity: Arc<Identity>,
+        life: Life,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, OpenError> {
+        let bytes = identity_bytes(&identity);
+        if bytes > settings.max_session_bytes {
+            return Err(OpenError::TooLarge { bytes });
+        }
+        let session = Arc::new(Session {
+            key,
+            last_seen: AtomicU64::new(last_seen),
+            created: life.created,
+            expires: life.expires,
+            identity,
+        });
+        if self.try_insert(&session, settings) {
+            return Ok(session);
+        }
+        // Full. The sweeper is never far behind, so one round over the whole store is worth it only if it helps.
+        if self.sweep_table(settings, now, SWEEP_WHEN_FULL) > 0 && self.try_insert(&session, settings) {
+            return Ok(session);
+        }
+        Err(OpenError::Full)
+    }
+
+    /// Puts a session into table and index under the subject's lock, so that ending a subject and opening a session
+    /// of it come one after the other. `false`: no room.
+    fn try_insert(&self, session: &Arc<Session>, settings: &Settings) -> bool {
+        let identity = session.identity();
+        let (realm, subject) = (identity.realm(), identity.subject());
+        match self.subjects.entry(self.hash_subject(realm, subject)) {
+            Entry::Vacant(entry) => {
+                if !self.reserve(settings.max_sessions) {
+                    return false;
+                }
+                self.segment(session.key()).insert(ByKey(Arc::clone(session)), ());
+                entry.insert(Sessions::One(Arc::clone(session)));
+            }
+            Entry::Occupied(mut entry) => {
+                let sessions = entry.get_mut();
+                let surplus =
+                    sessions.take_oldest(settings.max_per_user.max(1) - 1, |other| other.is_of(realm, subject));
+                for oldest in &surplus {
+                    self.remove_this(oldest);
+                }
+                // Whoever gave up a session of theirs takes its place, even in a full store.
+                let room = if surplus.is_empty() { settings.max_sessions } else { usize::MAX };
+                if !self.reserve(room) {
+                    return false;
+                }
+                self.segment(session.key()).insert(ByKey(Arc::clone(session)), ());
+                sessions.push(Arc::clone(session));
+            }
+        }
+        true
+    }
+
+    /// Puts a session in the place of another of the same subject; `false` if that one has ended meanwhile.
+    fn replace(&self, old: &Arc<Session>, new: &Arc<Session>) -> bool {
+        let identity = old.identity();
+        let Entry::Occupied(mut entry) = self.subjects.entry(self.hash_subject(identity.realm(), identity.subject()))
+        else {
+            return false;
+        };
+        let sessions = entry.get_mut();
+        let indexed = !sessions.take(|session| Arc::ptr_eq(session, old)).is_empty();
+        let replaced = indexed && self.remove_this(old);
+        if replaced {
+            self.count.fetch_add(1, Ordering::AcqRel);
+            self.segment(new.key()).insert(ByKey(Arc::clone(new)), ());
+            sessions.push(Arc::clone(new));
+        }
+        if sessions.is_empty() {
+            entry.remove();
+        }
+        replaced
+    }
+
+    /// Counts one more session, if there are fewer than `max`.
+    fn reserve(&self, max: usize) -> bool {
+        let more = |count| (count < max).then_some(count + 1);
+        self.count.fetch_update(Ordering::AcqRel, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn end_if_expired(&self, key: &SessionKey, settings: &Settings, now: Timestamp) -> bool {
+        let removed = self.segment(key).remove_if(key, |entry, ()| entry.0.is_expired(settings, now));
+        let Some((ByKey(session), ())) = removed else {
+            return false;
+        };
+        self.uncount(&session);
+        self.forget(&session);
+        true
+    }
+
+    /// Takes a session out of the table, which ends it. The index still knows it: see [`Self::forget`].
+    fn remove(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let (ByKey(session), ()) = self.segment(key).remove(key)?;
+        self.uncount(&session);
+        Some(session)
+    }
+
+    /// As [`Self::remove`], but this very session: an import may have put another one under the same key meanwhile.
+    fn remove_this(&self, session: &Arc<Session>) -> bool {
+        let same = |entry: &ByKey, (): &()| Arc::ptr_eq(&entry.0, session);
+        let removed = self.segment(session.key()).remove_if(session.key(), same).is_some();
+        if removed {
+            self.uncount(session);
+        }
+        removed
+    }
+
+    fn uncount(&self, session: &Session) {
+        self.count.fetch_sub(1, Ordering::AcqRel);
+        match session.retire() {
+            Retired::Used => {}
+            Retired::Waiting => {
+                self.legacy.waiting.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Takes a session out of the index.
+    fn forget(&self, session: &Arc<Session>) {
+        let identity = session.identity();
+        let hash = self.hash_subject(identity.realm(), identity.subject());
+        self.subjects.remove_if_mut(&hash, |_, sessions| {
+            sessions.take(|other| Arc::ptr_eq(other, session));
+            sessions.is_empty()
+        });
+    }
+
+    fn segment(&self, key: &SessionKey) -> &Segment {
+        // A byte is below `SEGMENTS`.
+        &self.segments[key.segment()]
+    }
+
+    fn hash_subject(&self, realm: &str, subject: &str) -> u64 {
+        self.subject_hash.hash_one((realm, subject))
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for MemoryStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemoryStore").field("sessions", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Life {
+    fn starting(now: Timestamp, expires: Option<Timestamp>, settings: &Settings) -> Self {
+        let longest = now.plus(settings.max_lifetime);
+        Self { created: now, expires: expires.map_or(longest, |expires| expires.min(longest)) }
+    }
+}
+
+impl Sessions {
+    fn iter(&self) -> std::slice::Iter<'_, Arc<Session>> {
+        match self {
+            Self::One(session) => std::slice::from_ref(session).iter(),
+            Self::Many(sessions) => sessions.iter(),
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.iter().len() == 0
+    }
+
+    fn push(&mut self, session: Arc<Session>) {
+        match self {
+            Self::One(first) => *self = Self::Many(Box::new(vec![Arc::clone(first), session])),
+            Self::Many(sessions) if sessions.is_empty() => *self = Self::One(session),
+            Self::Many(sessions) => sessions.push(session),
+        }
+    }
+
+    /// Takes out what fits; may leave nothing.
+    fn take(&mut self, fits: impl Fn(&Arc<Session>) -> bool) -> Vec<Arc<Session>> {
+        match self {
+            Self::One(session) if fits(session) => {
+                let taken = vec![Arc::clone(session)];
+                *self = Self::Many(Box::default());
+                taken
+            }
+            Self::One(_) => Vec::new(),
+            Self::Many(sessions) => {
+                let mut taken = Vec::new();
+                sessions.retain(|session| {
+                    let goes = fits(session);
+                    if goes {
+                        taken.push(Arc::clone(session));
+                    }
+                    !goes
+                });
+                if let [last] = sessions.as_slice() {
+                    *self = Self::One(Arc::clone(last));
+                }
+                taken
+            }
+        }
+    }
+
+    /// Takes out the oldest of those that fit, so that at most `keep` of them stay.
+    fn take_oldest(&mut self, keep: usize, fits: impl Fn(&Session) -> bool) -> Vec<Arc<Session>> {
+        let mut theirs: Vec<_> = self.iter().filter(|session| fits(session)).cloned().collect();
+        if theirs.len() <= keep {
+            return Vec::new();
+        }
+        theirs.sort_by_key(|session| session.created());
+        theirs.truncate(theirs.len() - keep);
+        self.take(|session| theirs.iter().any(|oldest| Arc::ptr_eq(oldest, session)))
+    }
+}
+
+impl LegacySessions {
+    fn lock(&self) -> MutexGuard<'_, Recent> {
+        // Nothing panics while it is held, and a half-written list of exchanges would only ask for a new login.
+        self.exchanged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn remember(&self, recent: &mut Recent, key: SessionKey, session: &Arc<Session>, until: Timestamp) {
+        recent.by_key.insert(key, Arc::downgrade(session));
+        recent.order.push_back((until, key));
+        self.recent.store(recent.order.len(), Ordering::Relaxed);
+    }
+
+    fn forget_old(&self, recent: &mut Recent, now: Timestamp) {
+        while let Some((until, key)) = recent.order.front()
+            && *until <= now
+        {
+            recent.by_key.remove(key);
+            recent.order.pop_front();
+        }
+        self.recent.store(recent.order.len(), Ordering::Relaxed);
+    }
+
+    fn add_cookie(&self, name: &str) -> Result<(), OpenError> {
+        let known = |names: &[Box<str>]| names.iter().any(|other| **other == *name);
+        if known(&self.cookies.load()) {
+            return Ok(());
+        }
+        self.cookies.rcu(|names| {
+            let mut names = Vec::clone(names);
+            if !known(&names) && names.len() < MemoryStore::MAX_LEGACY_COOKIES {
+                names.push(name.into());
+            }
+            names
+        });
+        if known(&self.cookies.load()) { Ok(()) } else { Err(OpenError::TooManyCookies) }
+    }
+}
+
+impl Hash for ByKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.key().hash(state);
+    }
+}
+
+impl PartialEq for ByKey {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.key() == other.0.key()
+    }
+}
+
+impl Eq for ByKey {}
+
+impl Borrow<SessionKey> for ByKey {
+    fn borrow(&self) -> &SessionKey {
+        self.0.key()
+    }
+}
+
+/// `last_seen` of a session that is used now: never the mark of one that waits.
+fn seen_at(now: Timestamp) -> u64 {
+    now.unix_millis().max(NEVER_SEEN + 1)
+}
+
+/// One for each first byte of a key.
+const SEGMENTS: usize = 256;
+
+/// A power of two above one.
+const SHARDS_OF_SEGMENT: usize = 4;
+
+/// A power of two.
+const SHARDS_OF_SUBJECTS: usize = 1024;
+
+/// How long an exchanged old cookie still counts: the parallel requests of the page that brought it.
+const EXCHANGE_GRACE: Duration = Duration::from_secs(60);
+
+/// Sessions looked at when a full store is asked for room: about a millisecond's worth.
+const SWEEP_WHEN_FULL: usize = 10_000;
