@@ -1,0 +1,1061 @@
+//! Bearer tokens: strict parse, issuer, signature, claims (R21, R22, R25).
+//!
+//! In: the bytes of a token, the issuers that a route accepts, and the time. Out: a [`VerifiedToken`] with the identity
+//! made and its header values prepared, or the one [`JwtError`] that says why not. Each part is decoded and read once.
+//! The issuer is chosen by `iss`, then only its keys count; whatever is cheap to refuse is refused before the
+//! signature is checked, and nothing of a token is used before it. What the library would let pass is refused here:
+//! `crit`, foreign `typ`, tokens from the future, members that occur twice, claims of the wrong type.
+//!
+//! RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725 (best practices), RFC 9068 (`at+jwt`), RFC 7800 (`cnf`).
+
+use std::{sync::Arc, time::Duration};
+
+use aws_lc_rs::digest;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Map, Number, Value};
+
+use super::{
+    json::{self, JsonError},
+    keys::{Algorithm, BadSignature, Candidates, KeySet, UnknownAlgorithm, Unmatched},
+};
+use crate::{
+    clock::Timestamp,
+    identity::{Identity, IdentityError, IdentityParts, Via},
+    policy::{ClaimPath, Grants},
+    secret,
+};
+
+/// Bytes of the longest token that is looked at.
+pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
+
+/// One `[[jwt.issuer]]`, ready to use.
+#[derive(Debug)]
+pub struct Issuer {
+    /// Its name in configuration, logs and `jwt:<name>`.
+    pub name: Arc<str>,
+    /// What its subjects and roles mean something in (R5).
+    pub realm: Arc<str>,
+    /// The exact `iss`. No two issuers of one route have the same.
+    pub issuer: Box<str>,
+    /// Whom its tokens must be meant for.
+    pub audience: Audience,
+    /// Its keys.
+    pub keys: KeySet,
+    /// Where in the claims things are.
+    pub claims: ClaimMapping,
+    /// What it may say of its subjects.
+    pub grants: Grants,
+    /// Tolerated clock difference for `exp`, `nbf`, `iat`.
+    pub leeway: Duration,
+    /// Upper bound of `exp − iat`.
+    pub max_token_life: Duration,
+    /// Whether tokens with `nonce` (ID tokens) are bearers (R22).
+    pub id_tokens: bool,
+    /// Whether its emails count as verified without `email_verified` (R6).
+    pub trust_email: bool,
+    /// Names exactly these settings and keys; part of the cache key (R23).
+    pub generation: Generation,
+}
+
+/// Names one state of one issuer's settings and keys, unlike any other of any issuer, also across reloads: what was
+/// verified under one generation counts under no other. Keep it as long as nothing of the issuer changes.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Generation(u128);
+
+impl Generation {
+    /// A new one, by chance and not by counting: nobody has to see to it that it is unique.
+    pub fn fresh() -> Self {
+        Self(u128::from_ne_bytes(secret::random()))
+    }
+}
+
+/// Which `aud` is accepted.
+#[derive(Clone, Debug)]
+pub enum Audience {
+    /// `insecure_any_audience = "reason"`.
+    Any,
+    /// At least one of these.
+    OneOf(Box<[Box<str>]>),
+}
+
+/// `claims = { … }`: where an identity's fields are found (R25).
+#[derive(Clone, Debug)]
+pub struct ClaimMapping {
+    /// Default `sub`.
+    pub subject: ClaimPath,
+    /// Default `name`.
+    pub name: ClaimPath,
+    /// Default `email`.
+    pub email: ClaimPath,
+    /// Default `roles`.
+    pub roles: ClaimPath,
+    /// Default `groups`.
+    pub groups: ClaimPath,
+    /// Default `scope` (a string, split at spaces, or an array), else `scp`.
+    pub scopes: Option<ClaimPath>,
+}
+
+impl Default for ClaimMapping {
+    fn default() -> Self {
+        Self {
+            subject: ClaimPath::steps(["sub"]),
+            name: ClaimPath::steps(["name"]),
+            email: ClaimPath::steps(["email"]),
+            roles: ClaimPath::steps(["roles"]),
+            groups: ClaimPath::steps(["groups"]),
+            scopes: None,
+        }
+    }
+}
+
+/// A token whose signature and claims held when it was checked. Only [`verify`] makes one. Its time must be checked
+/// again whenever it is used.
+#[derive(Debug)]
+pub struct VerifiedToken {
+    identity: Arc<Identity>,
+    issuer: Arc<str>,
+    generation: Generation,
+    expires_at: Timestamp,
+    not_before: Option<Timestamp>,
+    issued_at: Option<Timestamp>,
+    leeway: Duration,
+    jti: Option<Box<str>>,
+    signing_input_hash: [u8; 32],
+    dropped_grants: usize,
+}
+
+impl VerifiedToken {
+    /// One that nobody signed, for tests of what is done with them.
+    #[cfg(test)]
+    pub(super) fn unsigned(identity: Arc<Identity>, generation: Generation, expires_at: Timestamp) -> Self {
+        Self {
+            identity,
+            issuer: Arc::from("id"),
+            generation,
+            expires_at,
+            not_before: None,
+            issued_at: None,
+            leeway: Duration::ZERO,
+            jti: None,
+            signing_input_hash: [0; 32],
+            dropped_grants: 0,
+        }
+    }
+
+    /// The caller.
+    pub const fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// The configured name of the issuer.
+    pub const fn issuer(&self) -> &Arc<str> {
+        &self.issuer
+    }
+
+    /// The issuer's settings and keys under which it was verified.
+    pub const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// `exp`, without leeway.
+    pub const fn expires_at(&self) -> Timestamp {
+        self.expires_at
+    }
+
+    /// `nbf`, without leeway.
+    pub const fn not_before(&self) -> Option<Timestamp> {
+        self.not_before
+    }
+
+    /// `iat`.
+    pub const fn issued_at(&self) -> Option<Timestamp> {
+        self.issued_at
+    }
+
+    /// `jti`: its name within the issuer.
+    pub fn jti(&self) -> Option<&str> {
+        self.jti.as_deref()
+    }
+
+    /// SHA-256 of header and payload as signed: names the token whatever its signature looks like (R28).
+    pub const fn signing_input_hash(&self) -> &[u8; 32] {
+        &self.signing_input_hash
+    }
+
+    /// Roles and groups that were dropped because this issuer may not grant them (R5).
+    pub const fn dropped_grants(&self) -> usize {
+        self.dropped_grants
+    }
+
+    /// Whether it counts at this moment, with the issuer's leeway.
+    ///
+    /// # Errors
+    /// [`JwtError::Expired`] or [`JwtError::NotYetValid`].
+    pub fn check_time(&self, now: Timestamp) -> Result<(), JwtError> {
+        check_time(self.expires_at, self.not_before, self.leeway, now)
+    }
+}
+
+/// Why a token is no credential. For logs and metrics only; the caller learns `invalid_token`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum JwtError {
+    // Not a JWS in compact form.
+    /// A part is not base64url without padding and with zero trailing bits.
+    Encoding,
+    /// Five parts: an encrypted token.
+    Encrypted,
+    /// Not three parts.
+    Parts,
+    /// Longer than [`MAX_TOKEN_BYTES`].
+    TooLong,
+
+    // Header or payload are not what they must be.
+    /// A claim is of another type than it must be, or a date out of range.
+    ClaimType(&'static str),
+    /// `crit`: extensions that must be understood, and none is.
+    Critical,
+    /// A member occurs twice in one object, at whatever level.
+    Duplicate,
+    /// A header parameter that brings its own keys, encryption or encoding.
+    ForbiddenHeader(&'static str),
+    /// Header or payload is not a JSON object.
+    Json,
+    /// A claim that every token needs is not there.
+    MissingClaim(&'static str),
+    /// A header parameter that must be a string is not, or `alg` is absent.
+    ParameterType(&'static str),
+    /// Nested too deeply.
+    TooDeep,
+
+    // Another kind of token (R22).
+    /// `cnf`: it counts only with a proof of possession, which is not checked here.
+    Bound,
+    /// `events`: a statement about somebody, not by them.
+    Event,
+    /// `nonce`: an ID token.
+    Nonce,
+    /// `typ` or `cty` of something else.
+    Type,
+
+    // Nobody we know made it.
+    /// An algorithm that the issuer, or this key, does not sign with.
+    AlgorithmNotAllowed,
+    /// `alg` is none of those that are served; `none` among them.
+    AlgorithmUnknown,
+    /// Without `kid`, too many keys fit.
+    KeyAmbiguous,
+    /// No key of the issuer fits.
+    KeyUnknown,
+    /// The issuer's keys are not known yet: neither good nor bad (R3).
+    KeysPending,
+    /// No signature has this length.
+    SignatureLength,
+    /// `iss` is none of the route's issuers.
+    UnknownIssuer,
+    /// Not signed by the key it names. Carries what that is true under.
+    WrongSignature(Generation),
+
+    // Not for us, or not now.
+    /// `aud` names others only.
+    Audience,
+    /// `exp` has passed.
+    Expired,
+    /// `iat` lies ahead.
+    IssuedAhead,
+    /// From `iat` to `exp` is longer than the issuer's tokens may live.
+    LivesTooLong,
+    /// `nbf` lies ahead.
+    NotYetValid,
+    /// The subject is empty, too long or holds control bytes (R13).
+    Subject(IdentityError),
+}
+
+impl JwtError {
+    /// The word for logs and metrics: a closed set.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::AlgorithmNotAllowed => "algorithm_not_allowed",
+            Self::AlgorithmUnknown => "algorithm_unknown",
+            Self::Audience => "audience",
+            Self::Bound => "sender_constrained",
+            Self::ClaimType(_) => "claim_type",
+            Self::Critical => "critical_header",
+            Self::Duplicate => "duplicate_member",
+            Self::Encoding => "encoding",
+            Self::Encrypted => "encrypted",
+            Self::Event => "event_token",
+            Self::Expired => "expired",
+            Self::ForbiddenHeader(_) => "forbidden_header",
+            Self::IssuedAhead => "issued_ahead",
+            Self::Json => "not_json",
+            Self::KeyAmbiguous => "key_ambiguous",
+            Self::KeyUnknown => "key_unknown",
+            Self::KeysPending => "keys_pending",
+            Self::LivesTooLong => "lives_too_long",
+            Self::MissingClaim(_) => "missing_claim",
+            Self::Nonce => "id_token",
+            Self::NotYetValid => "not_yet_valid",
+            Self::ParameterType(_) => "header_type",
+            Self::Parts => "parts",
+            Self::SignatureLength => "signature_length",
+            Self::Subject(_) => "subject",
+            Self::TooDeep => "too_deep",
+            Self::TooLong => "too_long",
+            Self::Type => "token_type",
+            Self::UnknownIssuer => "unknown_issuer",
+            Self::WrongSignature(_) => "wrong_signature",
+        }
+    }
+}
+
+impl From<JsonError> for JwtError {
+    fn from(error: JsonError) -> Self {
+        match error {
+            JsonError::Duplicate => Self::Duplicate,
+            JsonError::NotAnObject | JsonError::Syntax => Self::Json,
+            JsonError::TooDeep => Self::TooDeep,
+        }
+    }
+}
+
+impl From<Unmatched> for JwtError {
+    fn from(unmatched: Unmatched) -> Self {
+        match unmatched {
+            Unmatched::Algorithm => Self::AlgorithmNotAllowed,
+            Unmatched::Ambiguous => Self::KeyAmbiguous,
+            Unmatched::Pending => Self::KeysPending,
+            Unmatched::Unknown => Self::KeyUnknown,
+        }
+    }
+}
+
+/// Verifies a token for a route that accepts the issuers `allowed`, given by their index in `issuers`.
+///
+/// # Errors
+/// The first reason found, cheap ones before the signature. [`JwtError::KeysPending`] is no verdict on the token.
+pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestamp) -> Result<VerifiedToken, JwtError> {
+    let parts = Parts::split(token)?;
+    let mut json = Vec::with_capacity(token.len());
+    let header_len = decode(parts.header, &mut json)?;
+    decode(parts.payload, &mut json)?;
+    let (header, payload) = json.split_at_checked(header_len).ok_or(JwtError::Encoding)?;
+    let header = Header::read(&json::object(header)?)?;
+    let claims = json::object(payload)?;
+    let iss = text(&claims, "iss")?.ok_or(JwtError::MissingClaim("iss"))?;
+    let mut accepted = allowed.iter().filter_map(|&index| issuers.get(index));
+    let issuer = accepted.find(|issuer| *issuer.issuer == *iss).ok_or(JwtError::UnknownIssuer)?;
+    let keys = issuer.keys.select(header.kid.as_deref(), header.algorithm)?;
+    let registered = Registered::read(&claims, issuer, now)?;
+    check_signature(&keys, header.algorithm, &parts, issuer.generation)?;
+
+    let (identity, dropped_grants) = identity(claims, issuer, now)?;
+    let mut signing_input_hash = [0; 32];
+    signing_input_hash.copy_from_slice(digest::digest(&digest::SHA256, parts.signing_input.as_bytes()).as_ref());
+    Ok(VerifiedToken {
+        identity: Arc::new(identity),
+        issuer: Arc::clone(&issuer.name),
+        generation: issuer.generation,
+        expires_at: registered.expires_at,
+        not_before: registered.not_before,
+        issued_at: registered.issued_at,
+        leeway: issuer.leeway,
+        jti: registered.jti,
+        signing_input_hash,
+        dropped_grants,
+    })
+}
+
+/// The three parts of a JWS in compact form (RFC 7515 section 7.1), still encoded.
+struct Parts<'a> {
+    header: &'a str,
+    payload: &'a str,
+    signature: &'a str,
+    signing_input: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn split(token: &'a [u8]) -> Result<Self, JwtError> {
+        if token.len() > MAX_TOKEN_BYTES {
+            return Err(JwtError::TooLong);
+        }
+        let token = std::str::from_utf8(token).map_err(|_| JwtError::Encoding)?;
+        let (signing_input, signature) = token.rsplit_once('.').ok_or(JwtError::Parts)?;
+        let (header, payload) = signing_input.split_once('.').ok_or(JwtError::Parts)?;
+        match memchr::memchr_iter(b'.', payload.as_bytes()).count() {
+            0 => Ok(Self { header, payload, signature, signing_input }),
+            2 => Err(JwtError::Encrypted),
+            _ => Err(JwtError::Parts),
+        }
+    }
+}
+
+/// Appends the decoded bytes and returns how many they are.
+fn decode(part: &str, json: &mut Vec<u8>) -> Result<usize, JwtError> {
+    let before = json.len();
+    URL_SAFE_NO_PAD.decode_vec(part, json).map_err(|_| JwtError::Encoding)?;
+    Ok(json.len() - before)
+}
+
+/// What of a header counts.
+struct Header {
+    algorithm: Algorithm,
+    kid: Option<Box<str>>,
+}
+
+impl Header {
+    fn read(header: &Map<String, Value>) -> Result<Self, JwtError> {
+        let parameter = |name: &'static str| match header.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text.as_str())),
+            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                Err(JwtError::ParameterType(name))
+            }
+        };
+        if header.contains_key("crit") {
+            return Err(JwtError::Critical);
+        }
+        if let Some(name) = FORBIDDEN.into_iter().find(|name| header.contains_key(*name)) {
+            return Err(JwtError::ForbiddenHeader(name));
+        }
+        let nested = parameter("cty")?.is_some_and(|cty| media_type(cty).eq_ignore_ascii_case("jwt"));
+        if nested || !parameter("typ")?.is_none_or(is_bearer_type) {
+            return Err(JwtError::Type);
+        }
+        let algorithm = parameter("alg")?.ok_or(JwtError::ParameterType("alg"))?;
+        let algorithm = algorithm.parse().map_err(|UnknownAlgorithm| JwtError::AlgorithmUnknown)?;
+        Ok(Self { algorithm, kid: parameter("kid")?.map(Into::into) })
+    }
+}
+
+/// RFC 7519 section 5.1 and RFC 9068 section 2.1.
+fn is_bearer_type(typ: &str) -> bool {
+    let typ = media_type(typ);
+    typ.eq_ignore_ascii_case("jwt") || typ.eq_ignore_ascii_case("at+jwt")
+}
+
+/// A media type without `application/`, which may be left out (RFC 7515 section 4.1.9).
+fn media_type(name: &str) -> &str {
+    match name.split_at_checked("application/".len()) {
+        Some((prefix, rest)) if prefix.eq_ignore_ascii_case("application/") => rest,
+        _ => name,
+    }
+}
+
+/// The claims that decide whether a token counts at all (RFC 7519 section 4.1).
+struct Registered {
+    expires_at: Timestamp,
+    not_before: Option<Timestamp>,
+    issued_at: Option<Timestamp>,
+    jti: Option<Box<str>>,
+}
+
+impl Registered {
+    fn read(claims: &Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Result<Self, JwtError> {
+        if claims.contains_key("events") {
+            return Err(JwtError::Event);
+        }
+        if claims.contains_key("nonce") && !issuer.id_tokens {
+            return Err(JwtError::Nonce);
+        }
+        if claims.contains_key("cnf") {
+            return Err(JwtError::Bound);
+        }
+        let expires_at = date(claims, "exp")?.ok_or(JwtError::MissingClaim("exp"))?;
+        let not_before = date(claims, "nbf")?;
+        let issued_at = date(claims, "iat")?;
+        text(claims, "sub")?;
+        let jti = text(claims, "jti")?.map(Into::into);
+        check_audience(claims, &issuer.audience)?;
+        if expires_at.since(issued_at.unwrap_or(now)) > issuer.max_token_life {
+            return Err(JwtError::LivesTooLong);
+        }
+        if issued_at.is_some_and(|issued_at| issued_at > now.plus(issuer.leeway)) {
+            return Err(JwtError::IssuedAhead);
+        }
+        check_time(expires_at, not_before, issuer.leeway, now)?;
+        Ok(Self { expires_at, not_before, issued_at, jti })
+    }
+}
+
+fn check_time(
+    expires_at: Timestamp,
+    not_before: Option<Timestamp>,
+    leeway: Duration,
+    now: Timestamp,
+) -> Result<(), JwtError> {
+    if now >= expires_at.plus(leeway) {
+        return Err(JwtError::Expired);
+    }
+    if not_before.is_some_and(|not_before| not_before > now.plus(leeway)) {
+        return Err(JwtError::NotYetValid);
+    }
+    Ok(())
+}
+
+fn check_audience(claims: &Map<String, Value>, audience: &Audience) -> Result<(), JwtError> {
+    let wanted = |aud: &str| match audience {
+        Audience::Any => true,
+        Audience::OneOf(ours) => ours.iter().any(|our| **our == *aud),
+    };
+    let fits = match claims.get("aud") {
+        None => match audience {
+            Audience::Any => true,
+            Audience::OneOf(_) => return Err(JwtError::MissingClaim("aud")),
+        },
+        Some(Value::String(aud)) => wanted(aud),
+        Some(Value::Array(auds)) => {
+            let mut fits = matches!(audience, Audience::Any);
+            for aud in auds {
+                fits |= wanted(aud.as_str().ok_or(JwtError::ClaimType("aud"))?);
+            }
+            fits
+        }
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+            return Err(JwtError::ClaimType("aud"));
+        }
+    };
+    if fits { Ok(()) } else { Err(JwtError::Audience) }
+}
+
+fn check_signature(
+    keys: &Candidates<'_>,
+    algorithm: Algorithm,
+    parts: &Parts<'_>,
+    generation: Generation,
+) -> Result<(), JwtError> {
+    let mut worst = JwtError::SignatureLength;
+    for key in keys {
+        match key.verify(algorithm, parts.signing_input.as_bytes(), parts.signature) {
+            Ok(()) => return Ok(()),
+            Err(BadSignature::Encoding) => return Err(JwtError::Encoding),
+            Err(BadSignature::Length) => {}
+            Err(BadSignature::Wrong) => worst = JwtError::WrongSignature(generation),
+        }
+    }
+    Err(worst)
+}
+
+/// Maps claims to an identity (R25) and drops what the issuer may not grant (R5); returns how much that was.
+fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Result<(Identity, usize), JwtError> {
+    let mapping = &issuer.claims;
+    let subject = mapped_text(&claims, &mapping.subject, "subject")?.ok_or(JwtError::MissingClaim("subject"))?;
+    let email_claimed_verified = matches!(claims.get("email_verified"), Some(Value::Bool(true)));
+    let scopes = match &mapping.scopes {
+        Some(path) => path.find(&claims),
+        None => claims.get("scope").or_else(|| claims.get("scp")),
+    };
+    let mut roles = list(mapping.roles.find(&claims), "roles", |role| vec![role.to_owned()])?;
+    let mut groups = list(mapping.groups.find(&claims), "groups", |group| vec![group.to_owned()])?;
+    let dropped = issuer.grants.filter(&mut roles, &mut groups);
+    let parts = IdentityParts {
+        realm: Arc::clone(&issuer.realm),
+        subject,
+        name: mapped_text(&claims, &mapping.name, "name")?,
+        email: mapped_text(&claims, &mapping.email, "email")?,
+        email_verified: email_claimed_verified || issuer.trust_email,
+        roles,
+        groups,
+        scopes: list(scopes, "scopes", |text| text.split(' ').map(str::to_owned).collect())?,
+        // A login in the future would satisfy `max_auth_age` for as long as the issuer's clock is wrong.
+        auth_time: date(&claims, "auth_time")?.filter(|&auth_time| auth_time <= now.plus(issuer.leeway)),
+        via: Via::Jwt(Arc::clone(&issuer.name)),
+        claims,
+    };
+    Ok((Identity::new(parts).map_err(JwtError::Subject)?, dropped))
+}
+
+/// A string of the issuer's choosing; `null` is an absent one.
+fn mapped_text(claims: &Map<String, Value>, path: &ClaimPath, what: &'static str) -> Result<Option<String>, JwtError> {
+    match path.find(claims) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => Err(JwtError::ClaimType(what)),
+    }
+}
+
+/// An array of strings, or one string that `split` takes apart; `null` is an absent one.
+fn list(
+    value: Option<&Value>,
+    what: &'static str,
+    split: impl Fn(&str) -> Vec<String>,
+) -> Result<Vec<String>, JwtError> {
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::String(text)) => Ok(split(text)),
+        Some(Value::Array(items)) => {
+            let item = |item: &Value| item.as_str().map(str::to_owned).ok_or(JwtError::ClaimType(what));
+            items.iter().map(item).collect()
+        }
+        Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(JwtError::ClaimType(what)),
+    }
+}
+
+/// A registered claim that is a string if it is there.
+fn text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, JwtError> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text)),
+        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(JwtError::ClaimType(name))
+        }
+    }
+}
+
+/// A registered claim that is a NumericDate if it is there (RFC 7519 section 2): seconds, possibly with a fraction,
+/// of which milliseconds count.
+fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, JwtError> {
+    match claims.get(name) {
+        None => Ok(None),
+        Some(Value::Number(number)) => match timestamp(number) {
+            Some(timestamp) => Ok(Some(timestamp)),
+            None => Err(JwtError::ClaimType(name)),
+        },
+        Some(Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+            Err(JwtError::ClaimType(name))
+        }
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the range is checked, and fractions of a millisecond are cut off"
+)]
+fn timestamp(number: &Number) -> Option<Timestamp> {
+    if let Some(seconds) = number.as_u64() {
+        return (seconds <= LAST_SECOND).then(|| Timestamp::from_unix_seconds(seconds));
+    }
+    let seconds = number.as_f64()?;
+    // Exact for this range: both bounds are below 2^53.
+    (0.0..=LAST_SECOND as f64).contains(&seconds).then(|| Timestamp::from_unix_millis((seconds * 1000.0) as u64))
+}
+
+/// Header parameters that would let a token choose its keys or be something else than signed JSON (RFC 7515 section
+/// 4.1, RFC 7516, RFC 7797).
+const FORBIDDEN: [&str; 10] = ["b64", "enc", "epk", "jku", "jwk", "p2c", "p2s", "x5c", "x5u", "zip"];
+
+/// 9999-12-31T23:59:59Z.
+const LAST_SECOND: u64 = 253_402_300_799;
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::{super::signer::*, *};
+
+    fn verify_one(token: &str, issuer: Issuer) -> Result<VerifiedToken, JwtError> {
+        verify(token.as_bytes(), &[issuer], &[0], now())
+    }
+
+    /// A signer with its issuer, for rows about claims: HMAC is quick.
+    fn hs256() -> (Signer, impl Fn() -> Issuer) {
+        let signer = Signer::new(Algorithm::HS256);
+        let jwk = json!({ "keys": [signer.jwk()] }).to_string();
+        (signer, move || issuer(KeySet::from_jwk_set(jwk.as_bytes(), &[Algorithm::HS256]).unwrap()))
+    }
+
+    /// Replaces the signature.
+    fn with_signature(token: &str, signature: &[u8]) -> String {
+        let (input, _) = token.rsplit_once('.').unwrap();
+        format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
+    #[test]
+    fn a_token_of_every_algorithm_is_accepted_and_a_strangers_is_not() {
+        for algorithm in Algorithm::ALL {
+            let signer = Signer::new(algorithm);
+            let token = signer.token_of(&claims());
+            let stranger = Signer::stranger(algorithm).token_of(&claims());
+
+            let verified = verify_one(&token, issuer(signer.keys())).unwrap();
+            let refused = verify_one(&stranger, issuer(signer.keys())).unwrap_err();
+
+            assert_eq!(verified.identity().subject(), "alice", "{algorithm}");
+            assert!(matches!(refused, JwtError::WrongSignature(_)), "{algorithm}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn signatures_have_exactly_one_length_and_form() {
+        for algorithm in Algorithm::ALL {
+            let signer = Signer::new(algorithm);
+            let token = signer.token_of(&claims());
+            let signature = URL_SAFE_NO_PAD.decode(token.rsplit_once('.').unwrap().1).unwrap();
+            let longer = [&signature[..], &[0]].concat();
+            let zero_led = [&[0], &signature[..]].concat();
+            let doubled = [&signature[..], &signature[..]].concat();
+
+            for bad in [&longer[..], &zero_led, &doubled, &signature[..signature.len() - 1], &[]] {
+                let refused = verify_one(&with_signature(&token, bad), issuer(signer.keys())).unwrap_err();
+                assert_eq!(refused, JwtError::SignatureLength, "{algorithm}, {} bytes", bad.len());
+            }
+            let zeros = verify_one(&with_signature(&token, &vec![0; signature.len()]), issuer(signer.keys()));
+            assert!(matches!(zeros, Err(JwtError::WrongSignature(_))), "{algorithm}: {zeros:?}");
+        }
+    }
+
+    #[test]
+    fn an_ecdsa_signature_in_der_is_refused() {
+        let signer = Signer::new(Algorithm::ES256);
+        let token = signer.token_of(&claims());
+        let fixed = URL_SAFE_NO_PAD.decode(token.rsplit_once('.').unwrap().1).unwrap();
+        let integer = |half: &[u8]| [&[2, 33, 0], half].concat();
+        let (r, s) = (integer(&fixed[..32]), integer(&fixed[32..]));
+        let der = [&[0x30, 70], r.as_slice(), s.as_slice()].concat();
+
+        assert_eq!(
+            verify_one(&with_signature(&token, &der), issuer(signer.keys())).unwrap_err(),
+            JwtError::SignatureLength
+        );
+        assert!(verify_one(&token, issuer(signer.keys())).is_ok());
+    }
+
+    #[test]
+    fn headers_that_change_the_rules_are_refused() {
+        let (signer, issuer) = hs256();
+        let rows: &[(&str, Option<JwtError>)] = &[
+            (r#"{"alg":"HS256"}"#, None),
+            (r#"{"alg":"HS256","typ":"JWT","kid":"any","x5t":"abc","vendor":{"a":1}}"#, None),
+            (r#"{"alg":"HS256","typ":"at+jwt"}"#, None),
+            (r#"{"alg":"HS256","typ":"AT+JWT"}"#, None),
+            (r#"{"alg":"HS256","typ":"Application/at+jwt"}"#, None),
+            (r#"{"alg":"HS256","typ":"application/jwt"}"#, None),
+            (r#"{"alg":"HS256","typ":"secevent+jwt"}"#, Some(JwtError::Type)),
+            (r#"{"alg":"HS256","typ":"dpop+jwt"}"#, Some(JwtError::Type)),
+            (r#"{"alg":"HS256","typ":"logout+jwt"}"#, Some(JwtError::Type)),
+            (r#"{"alg":"HS256","typ":"application/application/jwt"}"#, Some(JwtError::Type)),
+            (r#"{"alg":"HS256","typ":""}"#, Some(JwtError::Type)),
+            (r#"{"alg":"HS256","cty":"JWT"}"#, Some(JwtError::Type)),
+            (r#"{"alg":"HS256","cty":"application/jwt"}"#, Some(JwtError::Type)),
+            (r#"{"alg":"none"}"#, Some(JwtError::AlgorithmUnknown)),
+            (r#"{"alg":"None"}"#, Some(JwtError::AlgorithmUnknown)),
+            (r#"{"alg":"hs256"}"#, Some(JwtError::AlgorithmUnknown)),
+            (r#"{"alg":""}"#, Some(JwtError::AlgorithmUnknown)),
+            (r#"{"alg":"HS512"}"#, Some(JwtError::AlgorithmNotAllowed)),
+            (r#"{"alg":"RS256"}"#, Some(JwtError::AlgorithmNotAllowed)),
+            (r#"{}"#, Some(JwtError::ParameterType("alg"))),
+            (r#"{"alg":256}"#, Some(JwtError::ParameterType("alg"))),
+            (r#"{"alg":["HS256"]}"#, Some(JwtError::ParameterType("alg"))),
+            (r#"{"alg":"HS256","typ":null}"#, Some(JwtError::ParameterType("typ"))),
+            (r#"{"alg":"HS256","kid":7}"#, Some(JwtError::ParameterType("kid"))),
+            (r#"{"alg":"HS256","crit":["exp"]}"#, Some(JwtError::Critical)),
+            (r#"{"alg":"HS256","crit":[]}"#, Some(JwtError::Critical)),
+            (r#"{"alg":"HS256","b64":true}"#, Some(JwtError::ForbiddenHeader("b64"))),
+            (r#"{"alg":"HS256","b64":false,"crit":["b64"]}"#, Some(JwtError::Critical)),
+            (r#"{"alg":"HS256","jwk":{"kty":"oct","k":"AA"}}"#, Some(JwtError::ForbiddenHeader("jwk"))),
+            (r#"{"alg":"HS256","jku":"https://evil.example"}"#, Some(JwtError::ForbiddenHeader("jku"))),
+            (r#"{"alg":"HS256","x5u":"https://evil.example"}"#, Some(JwtError::ForbiddenHeader("x5u"))),
+            (r#"{"alg":"HS256","x5c":["AA"]}"#, Some(JwtError::ForbiddenHeader("x5c"))),
+            (r#"{"alg":"HS256","zip":"DEF"}"#, Some(JwtError::ForbiddenHeader("zip"))),
+            (r#"{"alg":"HS256","enc":"A128GCM"}"#, Some(JwtError::ForbiddenHeader("enc"))),
+            (r#"{"alg":"HS256","alg":"HS256"}"#, Some(JwtError::Duplicate)),
+            (r#"{"alg":"HS256","vendor":{"a":1,"a":2}}"#, Some(JwtError::Duplicate)),
+            (r#"["HS256"]"#, Some(JwtError::Json)),
+            ("", Some(JwtError::Json)),
+        ];
+        for (header, expect) in rows {
+            let token = signer.token(header, &claims().to_string());
+            assert_eq!(verify_one(&token, issuer()).err(), *expect, "{header}");
+        }
+    }
+
+    #[test]
+    fn claims_are_judged_one_by_one() {
+        let (signer, issuer) = hs256();
+        let (now, day) = (NOW, 86_400);
+        let rows: &[(Value, Option<JwtError>)] = &[
+            (json!({}), None),
+            (json!({ "aud": ["other", "shop"] }), None),
+            (json!({ "aud": "other" }), Some(JwtError::Audience)),
+            (json!({ "aud": "order" }), Some(JwtError::Audience)),
+            (json!({ "aud": [] }), Some(JwtError::Audience)),
+            (json!({ "aud": null }), Some(JwtError::MissingClaim("aud"))),
+            (json!({ "aud": ["orders", 1] }), Some(JwtError::ClaimType("aud"))),
+            (json!({ "aud": { "orders": true } }), Some(JwtError::ClaimType("aud"))),
+            (json!({ "iss": null }), Some(JwtError::MissingClaim("iss"))),
+            (json!({ "iss": ["https://id.example"] }), Some(JwtError::ClaimType("iss"))),
+            (json!({ "iss": "https://id.example/" }), Some(JwtError::UnknownIssuer)),
+            (json!({ "sub": null }), Some(JwtError::MissingClaim("subject"))),
+            (json!({ "sub": 7 }), Some(JwtError::ClaimType("sub"))),
+            (json!({ "sub": "" }), Some(JwtError::Subject(IdentityError::EmptySubject))),
+            (json!({ "sub": "a\nb" }), Some(JwtError::Subject(IdentityError::ControlInSubject))),
+            (json!({ "sub": "a".repeat(256) }), Some(JwtError::Subject(IdentityError::LongSubject))),
+            (json!({ "jti": "abc" }), None),
+            (json!({ "jti": 1 }), Some(JwtError::ClaimType("jti"))),
+            (json!({ "exp": null }), Some(JwtError::MissingClaim("exp"))),
+            (json!({ "exp": now - 29 }), None),
+            (json!({ "exp": now - 30 }), Some(JwtError::Expired)),
+            (json!({ "exp": now as f64 - 29.5 }), None),
+            (json!({ "exp": now as f64 - 30.5 }), Some(JwtError::Expired)),
+            (json!({ "exp": (now + 600).to_string() }), Some(JwtError::ClaimType("exp"))),
+            (json!({ "exp": -1 }), Some(JwtError::ClaimType("exp"))),
+            (json!({ "exp": -0.5 }), Some(JwtError::ClaimType("exp"))),
+            (json!({ "exp": u64::MAX }), Some(JwtError::ClaimType("exp"))),
+            (json!({ "exp": 1e300 }), Some(JwtError::ClaimType("exp"))),
+            (json!({ "exp": true }), Some(JwtError::ClaimType("exp"))),
+            (json!({ "exp": now - 10 + day }), None),
+            (json!({ "exp": now - 9 + day }), Some(JwtError::LivesTooLong)),
+            (json!({ "iat": null, "exp": now + day }), None),
+            (json!({ "iat": null, "exp": now + day + 1 }), Some(JwtError::LivesTooLong)),
+            (json!({ "iat": now + 30 }), None),
+            (json!({ "iat": now + 31 }), Some(JwtError::IssuedAhead)),
+            (json!({ "iat": "now" }), Some(JwtError::ClaimType("iat"))),
+            (json!({ "nbf": now + 30 }), None),
+            (json!({ "nbf": now + 31 }), Some(JwtError::NotYetValid)),
+            (json!({ "nbf": [] }), Some(JwtError::ClaimType("nbf"))),
+            (json!({ "events": {} }), Some(JwtError::Event)),
+            (json!({ "nonce": "abc" }), Some(JwtError::Nonce)),
+            (json!({ "cnf": { "jkt": "abc" } }), Some(JwtError::Bound)),
+            (json!({ "roles": "admin" }), None),
+            (json!({ "roles": ["admin", 1] }), Some(JwtError::ClaimType("roles"))),
+            (json!({ "roles": { "admin": true } }), Some(JwtError::ClaimType("roles"))),
+            (json!({ "groups": 1 }), Some(JwtError::ClaimType("groups"))),
+            (json!({ "scope": true }), Some(JwtError::ClaimType("scopes"))),
+            (json!({ "name": 1 }), Some(JwtError::ClaimType("name"))),
+            (json!({ "email": [] }), Some(JwtError::ClaimType("email"))),
+            (json!({ "auth_time": "1" }), Some(JwtError::ClaimType("auth_time"))),
+        ];
+        for (changes, expect) in rows {
+            let token = signer.token_of(&claims_with(changes.clone()));
+            assert_eq!(verify_one(&token, issuer()).err(), *expect, "{changes}");
+        }
+    }
+
+    #[test]
+    fn a_claim_that_occurs_twice_is_refused_at_every_depth() {
+        let (signer, issuer) = hs256();
+        let claims = claims().to_string();
+        let with =
+            |more: &str| signer.token(r#"{"alg":"HS256"}"#, &format!("{},{more}}}", &claims[..claims.len() - 1]));
+
+        assert!(verify_one(&with(r#""a":{"b":[{"c":1},{"c":2}]}"#), issuer()).is_ok());
+        for twice in [r#""sub":"bob""#, r#""a":1,"a":1"#, r#""a":{"b":[{"c":1,"c":2}]}"#, r#""\u0073ub":"bob""#] {
+            assert_eq!(verify_one(&with(twice), issuer()).unwrap_err(), JwtError::Duplicate, "{twice}");
+        }
+        let deep = format!(r#""a":{}{}"#, "[".repeat(40), "]".repeat(40));
+        assert_eq!(verify_one(&with(&deep), issuer()).unwrap_err(), JwtError::TooDeep);
+    }
+
+    #[test]
+    fn only_the_compact_form_in_strict_base64url_is_read() {
+        let (signer, issuer) = hs256();
+        let token = signer.token_of(&claims());
+        let (input, signature) = token.rsplit_once('.').unwrap();
+        let (header, payload) = input.split_once('.').unwrap();
+        // A 32-byte signature ends in a character of which two bits must be zero.
+        let last = signature.as_bytes()[signature.len() - 1];
+        let trailing = format!("{}{}", &token[..token.len() - 1], char::from(last + 1));
+        let padded_header = URL_SAFE_NO_PAD.encode(r#"{"alg":"HS256" }"#);
+        let rows: &[(&str, String, JwtError)] = &[
+            ("two parts", input.into(), JwtError::Parts),
+            ("one part", header.into(), JwtError::Parts),
+            ("nothing", String::new(), JwtError::Parts),
+            ("four parts", format!("{token}.abc"), JwtError::Parts),
+            ("five parts", format!("{token}.abc.def"), JwtError::Encrypted),
+            ("six parts", format!("{token}.abc.def.ghi"), JwtError::Parts),
+            ("dots only", "..".into(), JwtError::Json),
+            ("padded signature", format!("{token}="), JwtError::SignatureLength),
+            ("padded header", format!("{padded_header}==.{payload}.{signature}"), JwtError::Encoding),
+            ("standard alphabet", format!("{header}+/.{payload}.{signature}"), JwtError::Encoding),
+            ("a space", format!("{header}.{payload} .{signature}"), JwtError::Encoding),
+            ("a line end", format!("{token}\n"), JwtError::SignatureLength),
+            ("trailing bits", trailing, JwtError::Encoding),
+            ("trailing bits in the header", format!("e31.{payload}.{signature}"), JwtError::Encoding),
+            ("empty payload", format!("{header}..{signature}"), JwtError::Json),
+            ("JSON after the payload", signer.token(r#"{"alg":"HS256"}"#, "{}{}"), JwtError::Json),
+            ("payload is a string", signer.token(r#"{"alg":"HS256"}"#, "\"x\""), JwtError::Json),
+            ("huge", format!("{header}.{}.{signature}", "e".repeat(MAX_TOKEN_BYTES)), JwtError::TooLong),
+        ];
+        for (name, token, expect) in rows {
+            assert_eq!(verify_one(token, issuer()).unwrap_err(), *expect, "{name}");
+        }
+        assert!(verify_one(&token, issuer()).is_ok());
+        let room = MAX_TOKEN_BYTES - 400;
+        let large = signer.token_of(&claims_with(json!({ "a": "x".repeat(room * 3 / 4) })));
+        assert!(large.len() <= MAX_TOKEN_BYTES && verify_one(&large, issuer()).is_ok());
+    }
+
+    #[test]
+    fn a_public_key_is_no_secret() {
+        let rsa = Signer::new(Algorithm::RS256);
+        for secret in [rsa.pem().into_bytes(), rsa.pem().trim().into(), rsa.spki(), rsa.pkcs1()] {
+            let forged = Signer::from_secret(Algorithm::HS256, &secret).token_of(&claims());
+            assert_eq!(verify_one(&forged, issuer(rsa.keys())).unwrap_err(), JwtError::AlgorithmNotAllowed);
+        }
+        assert!(verify_one(&rsa.token_of(&claims()), issuer(rsa.keys())).is_ok());
+    }
+
+    #[test]
+    fn one_padding_is_not_taken_for_the_other() {
+        let rs256 = Signer::new(Algorithm::RS256);
+        let both = || KeySet::from_pem(rs256.pem().as_bytes(), &[Algorithm::RS256, Algorithm::PS256]).unwrap();
+        let mislabelled = rs256.token(r#"{"alg":"PS256"}"#, &claims().to_string());
+
+        assert!(matches!(verify_one(&mislabelled, issuer(both())), Err(JwtError::WrongSignature(_))));
+        assert_eq!(verify_one(&mislabelled, issuer(rs256.keys())).unwrap_err(), JwtError::AlgorithmNotAllowed);
+        assert!(verify_one(&Signer::new(Algorithm::PS256).token_of(&claims()), issuer(both())).is_ok());
+    }
+
+    #[test]
+    fn an_issuers_keys_count_for_its_own_tokens_only() {
+        let (one, other) = (Signer::new(Algorithm::ES256), Signer::new(Algorithm::ES256));
+        let other_issuer =
+            Issuer { name: Arc::from("other"), issuer: "https://other.example".into(), ..issuer(other.keys()) };
+        let issuers = [issuer(one.keys()), other_issuer];
+        let other_claims = claims_with(json!({ "iss": "https://other.example" }));
+        let check = |token: String, allowed: &[usize]| verify(token.as_bytes(), &issuers, allowed, now());
+
+        assert_eq!(&**check(one.token_of(&claims()), &[0, 1]).unwrap().issuer(), "id");
+        assert_eq!(&**check(other.token_of(&other_claims), &[0, 1]).unwrap().issuer(), "other");
+        assert!(matches!(check(other.token_of(&claims()), &[0, 1]), Err(JwtError::WrongSignature(_))));
+        assert!(matches!(check(one.token_of(&other_claims), &[0, 1]), Err(JwtError::WrongSignature(_))));
+        assert_eq!(check(other.token_of(&other_claims), &[0]).unwrap_err(), JwtError::UnknownIssuer);
+        assert_eq!(check(one.token_of(&claims()), &[]).unwrap_err(), JwtError::UnknownIssuer);
+        assert_eq!(check(one.token_of(&claims()), &[7]).unwrap_err(), JwtError::UnknownIssuer);
+    }
+
+    #[test]
+    fn any_audience_still_asks_for_a_well_formed_one() {
+        let (signer, issuer) = hs256();
+        let any = || Issuer { audience: Audience::Any, ..issuer() };
+        let check = |aud: Value| verify_one(&signer.token_of(&claims_with(json!({ "aud": aud }))), any()).err();
+
+        assert_eq!(check(json!("elsewhere")), None);
+        assert_eq!(check(Value::Null), None);
+        assert_eq!(check(json!(1)), Some(JwtError::ClaimType("aud")));
+    }
+
+    #[test]
+    fn id_tokens_are_bearers_only_where_the_issuer_says_so() {
+        let (signer, issuer) = hs256();
+        let token = signer.token_of(&claims_with(json!({ "nonce": "abc" })));
+
+        assert_eq!(verify_one(&token, issuer()).unwrap_err(), JwtError::Nonce);
+        assert!(verify_one(&token, Issuer { id_tokens: true, ..issuer() }).is_ok());
+    }
+
+    #[test]
+    fn an_issuer_without_keys_gives_no_verdict() {
+        let signer = Signer::new(Algorithm::ES256);
+        let pending = || issuer(KeySet::pending(&[Algorithm::ES256]).unwrap());
+
+        assert_eq!(verify_one(&signer.token_of(&claims()), pending()).unwrap_err(), JwtError::KeysPending);
+        assert_eq!(
+            verify_one(&signer.token(r#"{"alg":"HS256"}"#, &claims().to_string()), pending()).unwrap_err(),
+            JwtError::AlgorithmNotAllowed
+        );
+    }
+
+    #[test]
+    fn claims_become_an_identity() {
+        let (signer, issuer) = hs256();
+        let token = signer.token_of(&claims_with(json!({
+            "uid": "u-1", "preferred_username": "Zoë", "email": "a@example.com", "email_verified": true,
+            "realm_access": { "roles": ["admin", "user"] }, "https://x/groups": "ops", "scope": "a b  c",
+            "auth_time": NOW - 60, "jti": "j", "nbf": NOW - 5, "tenant": { "id": "t1" },
+        })));
+        let mapping = ClaimMapping {
+            subject: ClaimPath::dotted("uid"),
+            name: ClaimPath::dotted("preferred_username"),
+            roles: ClaimPath::dotted("realm_access.roles"),
+            groups: ClaimPath::steps(["https://x/groups"]),
+            ..ClaimMapping::default()
+        };
+
+        let verified = verify_one(&token, Issuer { claims: mapping, ..issuer() }).unwrap();
+
+        let identity = verified.identity();
+        assert_eq!((&**identity.realm(), identity.subject()), ("staff", "u-1"));
+        assert_eq!((identity.name(), identity.email()), (Some("Zoë"), Some("a@example.com")));
+        assert!(identity.email_verified());
+        assert!(identity.roles().eq(["admin", "user"]) && identity.groups().eq(["ops"]));
+        assert!(identity.scopes().eq(["a", "b", "c"]));
+        assert_eq!(identity.auth_time(), Some(Timestamp::from_unix_seconds(NOW - 60)));
+        assert_eq!(identity.via(), &Via::Jwt(Arc::from("id")));
+        assert_eq!(ClaimPath::dotted("tenant.id").find(identity.claims().unwrap()), Some(&json!("t1")));
+        assert_eq!((verified.jti(), verified.not_before()), (Some("j"), Some(Timestamp::from_unix_seconds(NOW - 5))));
+        assert_eq!(verified.issued_at(), Some(Timestamp::from_unix_seconds(NOW - 10)));
+        assert_eq!(verified.expires_at(), Timestamp::from_unix_seconds(NOW + 600));
+        let (input, _) = token.rsplit_once('.').unwrap();
+        assert_eq!(verified.signing_input_hash()[..], *digest::digest(&digest::SHA256, input.as_bytes()).as_ref());
+    }
+
+    #[test]
+    fn scopes_are_read_from_a_string_or_an_array_and_from_scp() {
+        let (signer, issuer) = hs256();
+        let scopes = |changes: Value| {
+            let verified = verify_one(&signer.token_of(&claims_with(changes)), issuer()).unwrap();
+            verified.identity().scopes().map(str::to_owned).collect::<Vec<_>>()
+        };
+
+        assert_eq!(scopes(json!({ "scope": "a b" })), ["a", "b"]);
+        assert_eq!(scopes(json!({ "scope": ["a b", "c"] })), ["a b", "c"]);
+        assert_eq!(scopes(json!({ "scp": "a b" })), ["a", "b"]);
+        assert_eq!(scopes(json!({ "scp": ["a", "b"] })), ["a", "b"]);
+        assert_eq!(scopes(json!({ "scope": "a", "scp": "b" })), ["a"]);
+        assert!(scopes(json!({})).is_empty());
+    }
+
+    #[test]
+    fn an_email_is_verified_by_a_boolean_or_by_trust() {
+        let (signer, issuer) = hs256();
+        let check = |verified: Value, trust_email: bool| {
+            let token = signer.token_of(&claims_with(json!({ "email": "a@b.c", "email_verified": verified })));
+            verify_one(&token, Issuer { trust_email, ..issuer() }).unwrap().identity().email_verified()
+        };
+
+        assert!(check(json!(true), false) && check(json!(false), true) && check(Value::Null, true));
+        assert!(!check(json!(false), false) && !check(json!("true"), false) && !check(Value::Null, false));
+    }
+
+    #[test]
+    fn what_an_issuer_may_not_grant_is_dropped_and_counted() {
+        let (signer, issuer) = hs256();
+        let token = signer.token_of(&claims_with(json!({ "roles": ["user", "admin"], "groups": ["ops", "dev"] })));
+        let grants = Grants::Only { roles: ["user".into()].into(), groups: [].into() };
+
+        let verified = verify_one(&token, Issuer { grants, ..issuer() }).unwrap();
+
+        assert!(verified.identity().roles().eq(["user"]));
+        assert_eq!((verified.identity().groups().count(), verified.dropped_grants()), (0, 3));
+    }
+
+    #[test]
+    fn a_login_in_the_future_is_no_recent_login() {
+        let (signer, issuer) = hs256();
+        let at = |auth_time: u64| {
+            let token = signer.token_of(&claims_with(json!({ "auth_time": auth_time })));
+            verify_one(&token, issuer()).unwrap().identity().auth_time()
+        };
+
+        assert_eq!(at(NOW + 31), None);
+        assert_eq!(at(NOW + 30), Some(Timestamp::from_unix_seconds(NOW + 30)));
+    }
+
+    proptest! {
+        #[test]
+        fn arbitrary_bytes_are_refused_without_panic(token in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let (_, issuer) = hs256();
+            prop_assert!(verify(&token, &[issuer()], &[0], now()).is_err());
+        }
+
+        #[test]
+        fn arbitrary_parts_under_a_good_signature_never_panic(
+            header in r#"\{("(alg|typ|kid)":("HS256"|"JWT"|[0-9]|null),?){0,3}\}"#,
+            payload in r#"\{("(iss|exp|aud|sub|roles)":("[a-z]{0,3}"|[0-9.]{1,3}|\[\]|null|\{\}),?){0,5}\}"#,
+        ) {
+            let (signer, issuer) = hs256();
+            let _ = verify_one(&signer.token(&header, &payload), issuer());
+        }
+
+        #[test]
+        fn no_byte_of_a_token_can_be_changed(place in any::<prop::sample::Index>(), byte in any::<u8>()) {
+            let (signer, issuer) = hs256();
+            let good = signer.token_of(&claims()).into_bytes();
+            let mut changed = good.clone();
+            changed[place.index(good.len())] = byte;
+            prop_assert_eq!(verify(&changed, &[issuer()], &[0], now()).is_ok(), changed == good);
+        }
+    }
+}

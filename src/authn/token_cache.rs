@@ -1,0 +1,687 @@
+//! Remembers verified tokens, so that a signature is checked once and not on every request (R23).
+//!
+//! Key: the exact token bytes, compared in full, under the generation of the issuer's settings; found by a hash with a
+//! random key. Value: the [`VerifiedToken`], whose `exp` and `nbf` are judged on every use. Bounded in entries and in
+//! bytes. Apart from it, a small table remembers tokens whose signature is wrong under a known key, and no other error.
+//!
+//! Eviction is S3-FIFO (Yang et al., SOSP 2023): a newcomer waits in a short queue and moves to the long one only when
+//! used again, so a flood of tokens that come once leaves those in use alone. A hit takes one shard's read lock and
+//! writes at most one bit of the entry, so workers that use the same token do not wait for one another.
+
+use std::{
+    collections::{HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, PoisonError, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use serde_json::{Map, Value};
+
+use super::jwt::{Generation, JwtError, VerifiedToken};
+use crate::{
+    clock::Timestamp,
+    identity::{Field, Identity},
+};
+
+/// Bounds of a [`TokenCache`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CacheLimits {
+    /// Verified tokens. Zero: none is remembered.
+    pub entries: usize,
+    /// Bytes of all of them with everything they own, as estimated.
+    pub bytes: usize,
+    /// Tokens with a wrong signature, each of at most 8 KiB.
+    pub wrong_signatures: usize,
+}
+
+impl Default for CacheLimits {
+    /// 100,000 tokens in 64 MiB (about 25,000 of the usual size), and 1,024 wrong ones.
+    fn default() -> Self {
+        Self { entries: 100_000, bytes: 64 << 20, wrong_signatures: 1_024 }
+    }
+}
+
+/// Verified tokens, and wrong ones. Shared by all workers: a token verified by one is known to all.
+pub struct TokenCache {
+    hasher: RandomState,
+    shards: Box<[Shard]>,
+    wrong: WrongSignatures,
+    dropped_grants: AtomicU64,
+}
+
+/// A token with its hash, so that it is hashed once for look-up and insertion.
+#[derive(Clone, Copy, Debug)]
+pub struct TokenKey<'a> {
+    token: &'a [u8],
+    hash: u64,
+}
+
+/// What is known of a token.
+#[derive(Debug)]
+pub enum Found {
+    /// Nothing.
+    Nothing,
+    /// It was verified, and does not count at this moment: expired, or not yet valid.
+    OutOfTime(JwtError),
+    /// It was verified, and counts at this moment.
+    Verified(Arc<VerifiedToken>),
+    /// Its signature was found wrong under this generation.
+    WrongSignature(Generation),
+}
+
+/// Counts since the start and the present size, for metrics.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct CacheStatistics {
+    /// Look-ups that found a verified token, also one out of its time.
+    pub hits: u64,
+    /// Look-ups that found nothing.
+    pub misses: u64,
+    /// Look-ups that found a token known to have a wrong signature.
+    pub wrong_signature_hits: u64,
+    /// Verified tokens pushed out by others.
+    pub evictions: u64,
+    /// Roles and groups dropped because their issuer may not grant them (R5), counted once for each verification.
+    pub dropped_grants: u64,
+    /// Verified tokens now.
+    pub entries: usize,
+    /// Their estimated bytes.
+    pub bytes: usize,
+}
+
+impl TokenCache {
+    /// An empty cache.
+    pub fn new(limits: CacheLimits) -> Self {
+        let shards = (limits.entries / ENTRIES_PER_SHARD).min(limits.bytes / BYTES_PER_SHARD);
+        let shards = shards.clamp(1, MAX_SHARDS).next_power_of_two();
+        let shard = |_| Shard {
+            store: RwLock::new(Store::new(limits.entries / shards, limits.bytes / shards)),
+            hits: AtomicU64::new(0),
+            misses: AtomicU64::new(0),
+        };
+        Self {
+            hasher: RandomState::new(),
+            shards: (0..shards).map(shard).collect(),
+            wrong: WrongSignatures::new(limits.wrong_signatures),
+            dropped_grants: AtomicU64::new(0),
+        }
+    }
+
+    /// Prepares a token for the calls below.
+    pub fn key<'a>(&self, token: &'a [u8]) -> TokenKey<'a> {
+        TokenKey { token, hash: self.hasher.hash_one(token) }
+    }
+
+    /// What is known of this token under one of the generations that the route accepts.
+    pub fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(Generation) -> bool, now: Timestamp) -> Found {
+        let shard = self.shard(key);
+        {
+            let store = shard.store.read().unwrap_or_else(PoisonError::into_inner);
+            if let Some(entry) = store.find(key, |entry| accepts(entry.value.generation())) {
+                shard.hits.fetch_add(1, Ordering::Relaxed);
+                // A token out of its time is not marked: presenting it must not keep it here.
+                if let Err(error) = entry.value.check_time(now) {
+                    return Found::OutOfTime(error);
+                }
+                if !entry.used.load(Ordering::Relaxed) {
+                    entry.used.store(true, Ordering::Relaxed);
+                }
+                return Found::Verified(Arc::clone(&entry.value));
+            }
+        }
+        if let Some(generation) = self.wrong.find(key, accepts) {
+            return Found::WrongSignature(generation);
+        }
+        shard.misses.fetch_add(1, Ordering::Relaxed);
+        Found::Nothing
+    }
+
+    /// Remembers a token that has just been verified. One that would take more than an eighth of its shard is not.
+    pub fn insert(&self, key: &TokenKey<'_>, verified: Arc<VerifiedToken>, now: Timestamp) {
+        if verified.dropped_grants() > 0 {
+            self.dropped_grants.fetch_add(verified.dropped_grants() as u64, Ordering::Relaxed);
+        }
+        let entry = Entry {
+            hash: key.hash,
+            bytes: ENTRY_BYTES + key.token.len() + verified_bytes(&verified),
+            token: key.token.into(),
+            value: verified,
+            used: AtomicBool::new(false),
+        };
+        self.shard(key).store.write().unwrap_or_else(PoisonError::into_inner).insert(entry, now);
+    }
+
+    /// Remembers that this token's signature is wrong under the keys of this generation.
+    pub fn remember_wrong_signature(&self, key: &TokenKey<'_>, generation: Generation) {
+        self.wrong.remember(key, generation);
+    }
+
+    /// Counts and sizes. Takes each shard's lock in turn.
+    pub fn statistics(&self) -> CacheStatistics {
+        let mut sum = CacheStatistics {
+            wrong_signature_hits: self.wrong.hits.load(Ordering::Relaxed),
+            dropped_grants: self.dropped_grants.load(Ordering::Relaxed),
+            ..CacheStatistics::default()
+        };
+        for shard in &self.shards {
+            sum.hits += shard.hits.load(Ordering::Relaxed);
+            sum.misses += shard.misses.load(Ordering::Relaxed);
+            let store = shard.store.read().unwrap_or_else(PoisonError::into_inner);
+            sum.entries += store.table.len();
+            sum.bytes += store.bytes();
+            sum.evictions += store.evictions;
+        }
+        sum
+    }
+
+    fn shard(&self, key: &TokenKey<'_>) -> &Shard {
+        // The table inside uses the low bits for the place and the top seven for the tag; these are neither.
+        let index = (key.hash >> 40) as usize & (self.shards.len() - 1);
+        #[expect(
+            clippy::indexing_slicing,
+            reason = "the length is a power of two, so the mask keeps the index below it"
+        )]
+        &self.shards[index]
+    }
+}
+
+impl std::fmt::Debug for TokenCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.statistics().fmt(f)
+    }
+}
+
+/// A part of the cache with its own lock, on cache lines of its own: what one worker writes to must not slow another
+/// one's shard.
+#[repr(align(128))]
+struct Shard {
+    /// Read on every request and written when a new token comes; nothing that waits happens under it.
+    store: RwLock<Store>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+/// One shard's tokens in the queues of S3-FIFO.
+struct Store {
+    entries_max: usize,
+    bytes_max: usize,
+    /// Positions in `slots`, by hash.
+    table: HashTable<u32>,
+    slots: Vec<Option<Entry>>,
+    free: Vec<u32>,
+    /// Newcomers: a tenth of all.
+    small: Queue,
+    /// Those that were used after they came.
+    main: Queue,
+    /// Hashes of newcomers that were pushed out unused; one that comes back soon goes straight to `main`.
+    ghosts: VecDeque<u64>,
+    ghost_set: HashSet<u64, RandomState>,
+    evictions: u64,
+}
+
+/// Positions in `slots`, oldest first, and what they weigh.
+#[derive(Default)]
+struct Queue {
+    order: VecDeque<u32>,
+    bytes: usize,
+}
+
+struct Entry {
+    hash: u64,
+    /// Estimate of everything it owns.
+    bytes: usize,
+    token: Box<[u8]>,
+    value: Arc<VerifiedToken>,
+    /// Set by a hit, cleared when it moves on in its queue. Under a read lock, hence atomic.
+    used: AtomicBool,
+}
+
+impl Store {
+    fn new(entries_max: usize, bytes_max: usize) -> Self {
+        Self {
+            entries_max,
+            bytes_max,
+            table: HashTable::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            small: Queue::default(),
+            main: Queue::default(),
+            ghosts: VecDeque::new(),
+            ghost_set: HashSet::default(),
+            evictions: 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.small.bytes + self.main.bytes
+    }
+
+    fn entry(&self, slot: u32) -> Option<&Entry> {
+        self.slots.get(slot as usize)?.as_ref()
+    }
+
+    fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(&Entry) -> bool) -> Option<&Entry> {
+        let same = |entry: &Entry| entry.hash == key.hash && *entry.token == *key.token && accepts(entry);
+        let slot = self.table.find(key.hash, |&slot| self.entry(slot).is_some_and(same))?;
+        self.entry(*slot)
+    }
+
+    fn insert(&mut self, entry: Entry, now: Timestamp) {
+        let known = {
+            let key = TokenKey { token: &entry.token, hash: entry.hash };
+            self.find(&key, |other| other.value.generation() == entry.value.generation()).is_some()
+        };
+        if known || entry.bytes > self.bytes_max / 8 || self.entries_max == 0 {
+            return;
+        }
+        while self.table.len() >= self.entries_max || self.bytes() + entry.bytes > self.bytes_max {
+            self.make_room(now);
+        }
+        let queue = if self.ghost_set.contains(&entry.hash) { &mut self.main } else { &mut self.small };
+        queue.bytes += entry.bytes;
+        let hash = entry.hash;
+        let slot = match self.free.pop() {
+            Some(slot) => slot,
+            None => {
+                self.slots.push(None);
+                // At most `entries_max` slots are ever made, far below 2^32 of them.
+                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
+        queue.order.push_back(slot);
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            *place = Some(entry);
+        }
+        let slots = &self.slots;
+        self.table.insert_unique(hash, slot, |&slot| {
+            slots.get(slot as usize).and_then(Option::as_ref).map_or(0, |entry| entry.hash)
+        });
+    }
+
+    /// Pushes one entry out. Those in use get a second chance, but only so many of them in one call: the lock is held.
+    fn make_room(&mut self, now: Timestamp) {
+        let mut chances = SECOND_CHANCES;
+        loop {
+            let from_small = self.main.order.is_empty()
+                || self.small.bytes > self.bytes_max / 10
+                || self.small.order.len() > self.entries_max / 10;
+            let queue = if from_small { &mut self.small } else { &mut self.main };
+            let Some(slot) = queue.order.pop_front() else {
+                return;
+            };
+            let Some(place) = self.slots.get_mut(slot as usize) else {
+                return;
+            };
+            let Some(mut entry) = place.take() else {
+                return;
+            };
+            queue.bytes -= entry.bytes;
+            let used = std::mem::take(entry.used.get_mut()) && entry.value.check_time(now).is_ok();
+            if used && chances > 0 {
+                chances -= 1;
+                self.main.bytes += entry.bytes;
+                self.main.order.push_back(slot);
+                *place = Some(entry);
+                continue;
+            }
+            self.free.push(slot);
+            if let Ok(found) = self.table.find_entry(entry.hash, |&other| other == slot) {
+                found.remove();
+            }
+            self.evictions += 1;
+            if from_small {
+                self.remember_ghost(entry.hash);
+            }
+            return;
+        }
+    }
+
+    fn remember_ghost(&mut self, hash: u64) {
+        if self.ghost_set.insert(hash) {
+            self.ghosts.push_back(hash);
+        }
+        while self.ghosts.len() > GHOSTS_PER_ENTRY * self.table.len().max(GHOSTS_MIN) {
+            if let Some(oldest) = self.ghosts.pop_front() {
+                self.ghost_set.remove(&oldest);
+            }
+        }
+    }
+}
+
+/// Tokens whose signature is wrong, each at the place that its hash gives: a new one replaces the old.
+struct WrongSignatures {
+    /// Held for a comparison or a copy of one token.
+    places: Box<[Mutex<Option<Wrong>>]>,
+    hits: AtomicU64,
+}
+
+struct Wrong {
+    token: Box<[u8]>,
+    generation: Generation,
+}
+
+impl WrongSignatures {
+    fn new(entries: usize) -> Self {
+        Self { places: (0..entries).map(|_| Mutex::new(None)).collect(), hits: AtomicU64::new(0) }
+    }
+
+    fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(Generation) -> bool) -> Option<Generation> {
+        let place = self.place(key)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let wrong = place.as_ref().filter(|wrong| *wrong.token == *key.token && accepts(wrong.generation))?;
+        self.hits.fetch_add(1, Ordering::Relaxed);
+        Some(wrong.generation)
+    }
+
+    fn remember(&self, key: &TokenKey<'_>, generation: Generation) {
+        if let Some(place) = self.place(key) {
+            let wrong = Some(Wrong { token: key.token.into(), generation });
+            *place.lock().unwrap_or_else(PoisonError::into_inner) = wrong;
+        }
+    }
+
+    fn place(&self, key: &TokenKey<'_>) -> Option<&Mutex<Option<Wrong>>> {
+        let index = key.hash.checked_rem(self.places.len() as u64)?;
+        self.places.get(usize::try_from(index).ok()?)
+    }
+}
+
+/// What a verified token owns on the heap, as closely as can be told without asking the allocator.
+fn verified_bytes(verified: &VerifiedToken) -> usize {
+    let identity = verified.identity();
+    let fields = [Field::Email, Field::Groups, Field::Id, Field::Name, Field::Roles, Field::Scopes];
+    // Once as header value; again in plain form, item by item, where encoding changed it.
+    let headers: usize = fields.iter().filter_map(|&field| identity.header(field)).map(|value| 3 * value.len()).sum();
+    size_of::<VerifiedToken>()
+        + size_of::<Identity>()
+        + verified.jti().map_or(0, str::len)
+        + headers
+        + identity.claims().map_or(0, members_bytes)
+}
+
+fn members_bytes(members: &Map<String, Value>) -> usize {
+    // Nodes of the tree hold five to eleven members.
+    let nodes = if members.is_empty() { 0 } else { (members.len() / 6 + 1) * TREE_NODE_BYTES };
+    nodes + members.iter().map(|(name, value)| allocation(name.len()) + value_bytes(value)).sum::<usize>()
+}
+
+fn value_bytes(value: &Value) -> usize {
+    match value {
+        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
+        Value::String(text) => allocation(text.len()),
+        Value::Array(items) => {
+            allocation(items.capacity() * size_of::<Value>()) + items.iter().map(value_bytes).sum::<usize>()
+        }
+        Value::Object(members) => members_bytes(members),
+    }
+}
+
+const fn allocation(len: usize) -> usize {
+    len.next_multiple_of(16)
+}
+
+/// More shards than this do not make waiting rarer on any machine we know of.
+const MAX_SHARDS: usize = 64;
+/// Below this, chance fills some shards while others are half empty.
+const ENTRIES_PER_SHARD: usize = 512;
+/// The same for bytes; and a token that takes more than an eighth of a shard is not kept.
+const BYTES_PER_SHARD: usize = 1 << 20;
+/// Entries in use that one insertion passes over at most.
+const SECOND_CHANCES: usize = 64;
+/// How far back a return is noticed, in multiples of the present number of entries.
+const GHOSTS_PER_ENTRY: usize = 2;
+/// … of which at least so many are assumed.
+const GHOSTS_MIN: usize = 64;
+/// An entry's place in slots, table and queue, its ghosts, and the counters of its two `Arc`s.
+const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 128;
+/// A node of `BTreeMap<String, Value>`: eleven names and values and what holds them together.
+const TREE_NODE_BYTES: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        authn::signer::now,
+        identity::{IdentityParts, Via},
+    };
+
+    fn verified(generation: Generation, name: &str, claims: Value) -> Arc<VerifiedToken> {
+        let identity = Identity::new(IdentityParts {
+            realm: Arc::from("staff"),
+            subject: name.to_owned(),
+            name: None,
+            email: None,
+            email_verified: false,
+            roles: Vec::new(),
+            groups: Vec::new(),
+            scopes: Vec::new(),
+            claims: claims.as_object().cloned().unwrap_or_default(),
+            auth_time: None,
+            via: Via::Jwt(Arc::from("id")),
+        });
+        let expires_at = now().plus(Duration::from_secs(60));
+        Arc::new(VerifiedToken::unsigned(Arc::new(identity.unwrap()), generation, expires_at))
+    }
+
+    fn entries(entries: usize) -> TokenCache {
+        TokenCache::new(CacheLimits { entries, bytes: 1 << 30, wrong_signatures: 64 })
+    }
+
+    fn find(cache: &TokenCache, token: &[u8], generation: Generation) -> Option<Arc<VerifiedToken>> {
+        match cache.find(&cache.key(token), |other| other == generation, now()) {
+            Found::Verified(verified) => Some(verified),
+            Found::Nothing | Found::OutOfTime(_) | Found::WrongSignature(_) => None,
+        }
+    }
+
+    /// Looks a token up and inserts it if it is not there; whether it was there.
+    fn use_token(cache: &TokenCache, token: &str, verified: &Arc<VerifiedToken>) -> bool {
+        let hit = find(cache, token.as_bytes(), verified.generation()).is_some();
+        if !hit {
+            cache.insert(&cache.key(token.as_bytes()), Arc::clone(verified), now());
+        }
+        hit
+    }
+
+    #[test]
+    fn a_token_is_found_by_its_exact_bytes_and_no_other_token_is() {
+        let (cache, generation) = (entries(1_000), Generation::fresh());
+        for i in 0..500 {
+            let token = format!("token-{i}");
+            cache.insert(&cache.key(token.as_bytes()), verified(generation, &token, Value::Null), now());
+        }
+
+        for i in 0..500 {
+            let token = format!("token-{i}");
+            assert_eq!(find(&cache, token.as_bytes(), generation).unwrap().identity().subject(), token);
+        }
+        for stranger in ["token-", "token-500", "token-1 ", "Token-1", ""] {
+            assert!(find(&cache, stranger.as_bytes(), generation).is_none(), "{stranger:?}");
+        }
+    }
+
+    #[test]
+    fn tokens_whose_hashes_collide_are_told_apart() {
+        let (cache, generation) = (entries(100), Generation::fresh());
+        let key = |token: &'static [u8]| TokenKey { token, hash: 7 };
+        cache.insert(&key(b"alice"), verified(generation, "alice", Value::Null), now());
+        cache.insert(&key(b"bob"), verified(generation, "bob", Value::Null), now());
+
+        let subject = |token| match cache.find(&key(token), |_| true, now()) {
+            Found::Verified(verified) => Some(verified.identity().subject().to_owned()),
+            Found::Nothing | Found::OutOfTime(_) | Found::WrongSignature(_) => None,
+        };
+        assert_eq!(subject(b"alice").as_deref(), Some("alice"));
+        assert_eq!(subject(b"bob").as_deref(), Some("bob"));
+        assert_eq!(subject(b"carol"), None);
+    }
+
+    #[test]
+    fn what_was_verified_under_one_generation_counts_under_no_other() {
+        let (cache, one, other) = (entries(100), Generation::fresh(), Generation::fresh());
+        cache.insert(&cache.key(b"token"), verified(one, "of-one", Value::Null), now());
+        assert!(find(&cache, b"token", other).is_none());
+
+        cache.insert(&cache.key(b"token"), verified(other, "of-other", Value::Null), now());
+        assert_eq!(find(&cache, b"token", one).unwrap().identity().subject(), "of-one");
+        assert_eq!(find(&cache, b"token", other).unwrap().identity().subject(), "of-other");
+    }
+
+    #[test]
+    fn expiry_is_judged_on_every_hit() {
+        let (cache, generation) = (entries(100), Generation::fresh());
+        cache.insert(&cache.key(b"token"), verified(generation, "alice", Value::Null), now());
+        let at = |seconds| cache.find(&cache.key(b"token"), |_| true, now().plus(Duration::from_secs(seconds)));
+
+        assert!(matches!(at(59), Found::Verified(_)));
+        assert!(matches!(at(60), Found::OutOfTime(JwtError::Expired)));
+        assert!(matches!(at(59), Found::Verified(_)));
+    }
+
+    #[test]
+    fn a_thousand_hot_tokens_survive_a_flood() {
+        let (cache, generation) = (entries(10_000), Generation::fresh());
+        let value = verified(generation, "alice", Value::Null);
+        let hot: Vec<String> = (0..1_000).map(|i| format!("hot-{i}")).collect();
+        for token in hot.iter().chain(&hot) {
+            use_token(&cache, token, &value);
+        }
+
+        let (mut hits, mut once) = (0, 0);
+        for token in hot.iter().cycle().take(20_000) {
+            hits += usize::from(use_token(&cache, token, &value));
+            for _ in 0..10 {
+                use_token(&cache, &format!("once-{once}"), &value);
+                once += 1;
+            }
+        }
+
+        assert!(hits >= 19_800, "{hits} hits of 20,000 in a flood of {once}");
+        assert!(cache.statistics().entries <= 10_000, "{cache:?}");
+    }
+
+    #[test]
+    fn tokens_become_hot_in_the_middle_of_a_flood() {
+        let (cache, generation) = (entries(10_000), Generation::fresh());
+        let value = verified(generation, "alice", Value::Null);
+        let mut once = 0;
+        let mut flood = |count| {
+            for _ in 0..count {
+                use_token(&cache, &format!("once-{once}"), &value);
+                once += 1;
+            }
+        };
+        flood(30_000);
+
+        let mut hits = 0;
+        for round in 0..10 {
+            for i in 0..1_000 {
+                hits += usize::from(use_token(&cache, &format!("new-{i}"), &value) && round >= 3);
+                flood(8);
+            }
+        }
+
+        assert!(hits >= 6_930, "{hits} hits of 7,000");
+    }
+
+    #[test]
+    fn neither_number_nor_bytes_grow_beyond_their_bounds() {
+        let generation = Generation::fresh();
+        let value = verified(generation, "alice", json!({ "a": ["b", { "c": "d".repeat(500) }] }));
+        let few = TokenCache::new(CacheLimits { entries: 100, bytes: 1 << 30, wrong_signatures: 0 });
+        let light = TokenCache::new(CacheLimits { entries: 100_000, bytes: 1 << 20, wrong_signatures: 0 });
+        let none = TokenCache::new(CacheLimits { entries: 0, bytes: 1 << 20, wrong_signatures: 0 });
+
+        for i in 0..20_000 {
+            // Some are used again and again, so that both queues fill.
+            for cache in [&few, &light, &none] {
+                use_token(cache, &format!("token-{i}"), &value);
+                use_token(cache, &format!("token-{}", i % 50), &value);
+            }
+        }
+
+        assert!(few.statistics().entries <= 100 && few.statistics().entries > 90, "{few:?}");
+        assert!(light.statistics().bytes <= 1 << 20 && light.statistics().bytes > 800 << 10, "{light:?}");
+        assert_eq!(none.statistics().entries, 0);
+        let counted: usize = light.shards.iter().map(|shard| shard.store.read().unwrap().ghosts.len()).sum();
+        assert!(counted <= light.shards.len() * GHOSTS_PER_ENTRY * GHOSTS_MIN.max(2 * light.statistics().entries));
+    }
+
+    #[test]
+    fn a_token_too_large_for_its_shard_is_not_kept() {
+        let (cache, generation) = (entries(100), Generation::fresh());
+        let small = TokenCache::new(CacheLimits { entries: 100, bytes: 64 << 10, wrong_signatures: 0 });
+        let value = verified(generation, "alice", json!({ "a": "x".repeat(20_000) }));
+
+        for (cache, expect) in [(&cache, true), (&small, false)] {
+            cache.insert(&cache.key(b"token"), Arc::clone(&value), now());
+            assert_eq!(find(cache, b"token", generation).is_some(), expect);
+        }
+    }
+
+    #[test]
+    fn claims_are_weighed_by_what_they_take_in_memory() {
+        let weigh = |claims: Value| members_bytes(claims.as_object().unwrap());
+        let empty_objects = json!({ "a": (0..1_000).map(|_| json!({ "": 1 })).collect::<Vec<_>>() });
+
+        assert_eq!(weigh(json!({})), 0);
+        assert!(weigh(json!({ "a": "x".repeat(4_096) })) > 4_096);
+        assert!(weigh(empty_objects) > 600_000);
+    }
+
+    #[test]
+    fn a_wrong_signature_is_remembered_for_its_token_and_generation_only() {
+        let (cache, one, other) = (entries(100), Generation::fresh(), Generation::fresh());
+        cache.remember_wrong_signature(&cache.key(b"forged"), one);
+        let find = |token, generation| cache.find(&cache.key(token), |accepted| accepted == generation, now());
+
+        assert!(matches!(find(b"forged", one), Found::WrongSignature(generation) if generation == one));
+        assert!(matches!(find(b"forged", other), Found::Nothing));
+        assert!(matches!(find(b"forged ", one), Found::Nothing));
+        for i in 0..10_000 {
+            cache.remember_wrong_signature(&cache.key(format!("forged-{i}").as_bytes()), one);
+        }
+        assert_eq!(cache.wrong.places.len(), 64);
+    }
+
+    #[test]
+    fn counts_tell_what_happened() {
+        let (cache, generation) = (entries(100), Generation::fresh());
+        let value = verified(generation, "alice", Value::Null);
+        use_token(&cache, "token", &value);
+        use_token(&cache, "token", &value);
+        cache.remember_wrong_signature(&cache.key(b"forged"), generation);
+        find(&cache, b"forged", generation);
+
+        let counts = cache.statistics();
+        assert_eq!((counts.hits, counts.misses, counts.wrong_signature_hits, counts.entries), (1, 1, 1, 1));
+    }
+
+    #[test]
+    fn workers_that_share_it_see_no_wrong_identity() {
+        let (cache, generation) = (entries(200), Generation::fresh());
+        std::thread::scope(|threads| {
+            for seed in 0..4_usize {
+                let cache = &cache;
+                threads.spawn(move || {
+                    for i in 0..5_000 {
+                        let token = format!("token-{}", (i * 7 + seed * 13) % 600);
+                        match find(cache, token.as_bytes(), generation) {
+                            Some(found) => assert_eq!(found.identity().subject(), token),
+                            None => {
+                                let value = verified(generation, &token, Value::Null);
+                                cache.insert(&cache.key(token.as_bytes()), value, now());
+                            }
+                        }
+                    }
+                });
+            }
+        });
+        assert!(cache.statistics().entries <= 200);
+    }
+}
