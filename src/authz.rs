@@ -1,0 +1,347 @@
+//! Authorization: (route, identity, request) → [`Verdict`]. Pure, and the only maker of [`Permit`].
+//!
+//! Values are compared on exact bytes; an absent value, an array or a number never equals a string (R6). For an
+//! anonymous caller every requirement is false (R4). The same code tells its steps to `portcullis explain`
+//! through [`Trace`]; in production the trace is empty and costs nothing.
+
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+
+use serde_json::Value;
+
+use crate::{
+    clock::Timestamp,
+    identity::Identity,
+    policy::{Access, AccessRule, IdentityValue, Requirement},
+    route::Route,
+};
+
+/// Proof that a request was authorized. Cannot be made outside this module, and forwarding consumes it.
+#[derive(Debug)]
+pub struct Permit {
+    route: Arc<Route>,
+    identity: Option<Arc<Identity>>,
+}
+
+/// The end of a decision.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Go on.
+    Allow(Permit),
+    /// Stop here.
+    Deny(Denial),
+}
+
+/// Why a request is not authorized.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Denial {
+    /// Nobody is known, and somebody must be.
+    Anonymous,
+    /// A requirement does not hold.
+    Requirement {
+        /// Its kind, for logs.
+        rule: &'static str,
+        /// Whether it asked for a scope (RFC 6750 section 3.1).
+        scope: bool,
+    },
+    /// The last login is too long ago, or its time is not known.
+    StaleLogin {
+        /// `max_auth_age`.
+        max_age: Duration,
+    },
+}
+
+/// What of a request the requirements may look at.
+pub struct Facts<'a> {
+    /// The client's address, from the one `ClientView` (R15).
+    pub address: IpAddr,
+    /// Wall time of this decision.
+    pub now: Timestamp,
+    /// A path parameter, decoded once (R6); `None` where the pattern has none of that name or it is no UTF-8.
+    pub parameter: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Hears of every step of an evaluation.
+pub trait Trace {
+    /// One condition was looked at; `met`: it is as the route wants it. `condition` is only formatted by those who
+    /// listen.
+    fn step(&mut self, condition: &dyn fmt::Display, met: bool);
+}
+
+/// Hears nothing.
+pub struct Silent;
+
+impl Trace for Silent {
+    fn step(&mut self, _condition: &dyn fmt::Display, _met: bool) {}
+}
+
+impl Permit {
+    /// The route that was permitted.
+    pub const fn route(&self) -> &Arc<Route> {
+        &self.route
+    }
+
+    /// Who is calling; `None` for anonymous callers of public and optional routes.
+    pub const fn identity(&self) -> Option<&Arc<Identity>> {
+        self.identity.as_ref()
+    }
+}
+
+/// Whether this caller may use this route.
+///
+/// `identity` is what an authenticator that the route lists has proved; on public routes it is ignored.
+pub fn evaluate(
+    route: &Arc<Route>,
+    identity: Option<Arc<Identity>>,
+    facts: &Facts<'_>,
+    trace: &mut impl Trace,
+) -> Verdict {
+    let rule = match &route.access {
+        Access::Public { .. } => {
+            trace.step(&"open to everybody", true);
+            return Verdict::Allow(Permit { route: Arc::clone(route), identity: None });
+        }
+        Access::Authenticated(rule) => rule,
+    };
+    let denial = match &identity {
+        Some(identity) => unmet(rule, identity, facts, trace),
+        None => {
+            let open = rule.optional && rule.require.is_empty();
+            let wanted = if rule.optional { "a credential, for there are requirements" } else { "a credential" };
+            trace.step(if open { &"no credential, which is optional here" } else { &wanted }, open);
+            (!open).then_some(Denial::Anonymous)
+        }
+    };
+    match denial {
+        Some(denial) => Verdict::Deny(denial),
+        None => Verdict::Allow(Permit { route: Arc::clone(route), identity }),
+    }
+}
+
+/// The first part of `require` that does not hold.
+fn unmet(rule: &AccessRule, identity: &Identity, facts: &Facts<'_>, trace: &mut impl Trace) -> Option<Denial> {
+    let require = &rule.require;
+    let mut meets = |list: &str, wanted: bool, requirement: &Requirement| {
+        let met = requirement_holds(requirement, identity, facts) == wanted;
+        trace.step(&format_args!("{list}: {requirement}"), met);
+        met
+    };
+    if let Some(violated) = require.none.iter().find(|requirement| !meets("none", false, requirement)) {
+        return Some(Denial::Requirement { rule: kind(violated), scope: false });
+    }
+    if let Some(missing) = require.all.iter().find(|requirement| !meets("all", true, requirement)) {
+        return Some(Denial::Requirement { rule: kind(missing), scope: matches!(missing, Requirement::Scope(_)) });
+    }
+    if !require.any.is_empty() && !require.any.iter().any(|requirement| meets("any", true, requirement)) {
+        let scope = require.any.iter().all(|requirement| matches!(requirement, Requirement::Scope(_)));
+        return Some(Denial::Requirement { rule: "any", scope });
+    }
+    if let Some(max_age) = require.max_auth_age {
+        let fresh = identity.auth_time().is_some_and(|at| facts.now.since(at) <= max_age);
+        trace.step(&format_args!("max_auth_age: a login in the last {} seconds", max_age.as_secs()), fresh);
+        if !fresh {
+            return Some(Denial::StaleLogin { max_age });
+        }
+    }
+    None
+}
+
+fn requirement_holds(requirement: &Requirement, identity: &Identity, facts: &Facts<'_>) -> bool {
+    match requirement {
+        Requirement::Claim { path, equals } => {
+            identity.claims().and_then(|claims| path.find(claims)).and_then(Value::as_str) == Some(equals)
+        }
+        Requirement::Email(email) => identity.email_verified() && identity.email() == Some(email),
+        Requirement::Group(group) => identity.groups().any(|candidate| *candidate == **group),
+        Requirement::Ip(network) => network.contains(&facts.address),
+        Requirement::PathEquals { parameter, value } => {
+            let segment = (facts.parameter)(parameter);
+            segment.is_some_and(|segment| identity_value(value, identity) == Some(&segment))
+        }
+        Requirement::Role(role) => identity.roles().any(|candidate| *candidate == **role),
+        Requirement::Scope(scope) => identity.scopes().any(|candidate| *candidate == **scope),
+        Requirement::User(subject) => *identity.subject() == **subject,
+    }
+}
+
+fn identity_value<'i>(value: &IdentityValue, identity: &'i Identity) -> Option<&'i str> {
+    match value {
+        IdentityValue::Claim(path) => identity.claims().and_then(|claims| path.find(claims)).and_then(Value::as_str),
+        IdentityValue::Email => identity.email().filter(|_| identity.email_verified()),
+        IdentityValue::Name => identity.name(),
+        IdentityValue::Subject => Some(identity.subject()),
+    }
+}
+
+/// The word for a requirement in logs and metrics.
+const fn kind(requirement: &Requirement) -> &'static str {
+    match requirement {
+        Requirement::Claim { .. } => "claim",
+        Requirement::Email(_) => "email",
+        Requirement::Group(_) => "group",
+        Requirement::Ip(_) => "ip",
+        Requirement::PathEquals { .. } => "path",
+        Requirement::Role(_) => "role",
+        Requirement::Scope(_) => "scope",
+        Requirement::User(_) => "user",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        identity::{IdentityParts, Via},
+        policy::{ClaimPath, Csrf, Requirements},
+        route::{RouteLimits, Target},
+    };
+
+    fn alice() -> IdentityParts {
+        IdentityParts {
+            realm: "staff".into(),
+            subject: "alice".into(),
+            name: Some("Alice A".into()),
+            email: Some("alice@example.com".into()),
+            email_verified: true,
+            roles: vec!["user".into(), "audit,or".into()],
+            groups: vec!["ops".into()],
+            scopes: vec!["orders.read".into()],
+            claims: json!({"dept": {"name": "it", "ids": ["a", "b", 3]}, "level": 3, "sub2": "alice"})
+                .as_object()
+                .cloned()
+                .unwrap(),
+            auth_time: Some(Timestamp::from_unix_seconds(1_000)),
+            via: Via::Session,
+        }
+    }
+
+    fn route(require: Requirements, optional: bool) -> Arc<Route> {
+        Arc::new(Route {
+            name: "r".into(),
+            index: 0,
+            hosts: Box::default(),
+            paths: Box::default(),
+            methods: None,
+            access: Access::Authenticated(AccessRule {
+                session: true,
+                issuers: Box::default(),
+                optional,
+                require,
+                forward_credential: false,
+                touch: true,
+            }),
+            csrf: Csrf::SameOrigin,
+            cors: None,
+            target: Target::Upstream(0),
+            limits: RouteLimits::default(),
+            websocket: false,
+            cache_public: false,
+        })
+    }
+
+    fn verdict(require: Requirements, who: Option<IdentityParts>, optional: bool) -> Result<(), Denial> {
+        let facts = Facts {
+            address: "10.1.2.3".parse().unwrap(),
+            now: Timestamp::from_unix_seconds(1_600),
+            parameter: &|name| (name == "id").then(|| "alice".to_owned()),
+        };
+        let who = who.map(|parts| Arc::new(Identity::new(parts).unwrap()));
+        match evaluate(&route(require, optional), who, &facts, &mut Silent) {
+            Verdict::Allow(_) => Ok(()),
+            Verdict::Deny(denial) => Err(denial),
+        }
+    }
+
+    fn all(requirement: Requirement) -> Requirements {
+        Requirements { all: Box::new([requirement]), ..Requirements::default() }
+    }
+
+    #[test]
+    fn each_requirement_holds_for_its_exact_value_only() {
+        let claim =
+            |path: &str, equals: &str| Requirement::Claim { path: ClaimPath::dotted(path), equals: equals.into() };
+        let path = |parameter: &str, value| Requirement::PathEquals { parameter: parameter.into(), value };
+        for (requirement, expect) in [
+            (Requirement::Role("user".into()), true),
+            (Requirement::Role("use".into()), false),
+            (Requirement::Role("User".into()), false),
+            (Requirement::Role("audit,or".into()), true),
+            (Requirement::Role("audit".into()), false),
+            (Requirement::Role("ops".into()), false),
+            (Requirement::Group("ops".into()), true),
+            (Requirement::Group("user".into()), false),
+            (Requirement::Scope("orders.read".into()), true),
+            (Requirement::Scope("orders".into()), false),
+            (Requirement::User("alice".into()), true),
+            (Requirement::User("bob".into()), false),
+            (Requirement::Email("alice@example.com".into()), true),
+            (Requirement::Email("ALICE@example.com".into()), false),
+            (claim("dept.name", "it"), true),
+            (claim("dept.name", "hr"), false),
+            (claim("dept.ids", "a"), false),
+            (claim("dept.ids", "3"), false),
+            (claim("level", "3"), false),
+            (claim("nothing.there", ""), false),
+            (Requirement::Ip("10.0.0.0/8".parse().unwrap()), true),
+            (Requirement::Ip("192.168.0.0/16".parse().unwrap()), false),
+            (path("id", IdentityValue::Subject), true),
+            (path("other", IdentityValue::Subject), false),
+            (path("id", IdentityValue::Claim(ClaimPath::dotted("sub2"))), true),
+            (path("id", IdentityValue::Claim(ClaimPath::dotted("level"))), false),
+            (path("id", IdentityValue::Name), false),
+        ] {
+            let shown = requirement.to_string();
+            assert_eq!(verdict(all(requirement), Some(alice()), false).is_ok(), expect, "{shown}");
+        }
+    }
+
+    #[test]
+    fn an_unverified_email_meets_no_rule() {
+        let require = || all(Requirement::Email("alice@example.com".into()));
+
+        assert!(verdict(require(), Some(alice()), false).is_ok());
+        assert!(verdict(require(), Some(IdentityParts { email_verified: false, ..alice() }), false).is_err());
+    }
+
+    #[test]
+    fn any_all_and_none_must_hold_together() {
+        let role = |name: &str| Requirement::Role(name.into());
+        let require = |any: &[&str], all: &[&str], none: &[&str]| Requirements {
+            any: any.iter().map(|r| role(r)).collect(),
+            all: all.iter().map(|r| role(r)).collect(),
+            none: none.iter().map(|r| role(r)).collect(),
+            max_auth_age: None,
+        };
+        for (require, expect) in [
+            (require(&[], &[], &[]), true),
+            (require(&["x", "user"], &[], &[]), true),
+            (require(&["x", "y"], &[], &[]), false),
+            (require(&[], &["user"], &[]), true),
+            (require(&[], &["user", "x"], &[]), false),
+            (require(&["user"], &["user"], &["x"]), true),
+            (require(&["user"], &["user"], &["user"]), false),
+        ] {
+            let shown = format!("{require:?}");
+            assert_eq!(verdict(require, Some(alice()), false).is_ok(), expect, "{shown}");
+        }
+    }
+
+    #[test]
+    fn for_an_anonymous_caller_every_requirement_is_false() {
+        assert_eq!(verdict(Requirements::default(), None, false), Err(Denial::Anonymous));
+        assert_eq!(verdict(Requirements::default(), None, true), Ok(()));
+        assert_eq!(verdict(all(Requirement::Ip("0.0.0.0/0".parse().unwrap())), None, true), Err(Denial::Anonymous));
+    }
+
+    #[test]
+    fn max_auth_age_reads_auth_time_and_nothing_else() {
+        let within =
+            |seconds| Requirements { max_auth_age: Some(Duration::from_secs(seconds)), ..Requirements::default() };
+
+        assert!(verdict(within(600), Some(alice()), false).is_ok());
+        assert!(matches!(verdict(within(599), Some(alice()), false), Err(Denial::StaleLogin { .. })));
+        let unknown = IdentityParts { auth_time: None, ..alice() };
+        assert!(matches!(verdict(within(600), Some(unknown), false), Err(Denial::StaleLogin { .. })));
+    }
+}
