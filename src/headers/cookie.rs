@@ -1,0 +1,191 @@
+//! Our own cookies, cut out of what goes upstream and of what comes back (R14, R16; RFC 6265bis).
+//!
+//! In: header maps and the names of our cookies. Out: the same without them; every other byte stays as it was.
+
+use bytes::BytesMut;
+use http::{
+    HeaderMap, HeaderValue,
+    header::{COOKIE, SET_COOKIE},
+};
+use memchr::memchr;
+
+/// Cuts our cookies out of `Cookie` and joins several fields into one (RFC 9113 section 8.2.3).
+pub(super) fn cut(headers: &mut HeaderMap, own: &[Box<str>]) {
+    let is_ours = |pair: &[u8]| own.iter().any(|name| has_name(pair, name.as_bytes()));
+    let mut values = headers.get_all(COOKIE).iter();
+    let (Some(first), None) = (values.next(), values.next()) else {
+        return join(headers, &is_ours);
+    };
+    let mut left = BytesMut::with_capacity(first.len());
+    if keep_others(first.as_bytes(), &is_ours, &mut left) {
+        put(headers, left);
+    }
+}
+
+/// Drops every `Set-Cookie` that names one of ours, in whatever case and with whatever blanks.
+pub(super) fn drop_set_cookies(headers: &mut HeaderMap, own: &[Box<str>]) {
+    let is_ours = |value: &HeaderValue| {
+        let pair = pairs(value.as_bytes()).next().unwrap_or_default();
+        // A cookie without a name comes back as its value alone: `=name=value` would come back as ours.
+        let pair = pair.trim_ascii_start();
+        let nameless = pair.iter().position(|b| *b != b'=' && !b.is_ascii_whitespace()).unwrap_or(pair.len());
+        let name = name_of(pair.get(nameless..).unwrap_or_default());
+        own.iter().any(|own| own.as_bytes().eq_ignore_ascii_case(name))
+    };
+    if !headers.get_all(SET_COOKIE).iter().any(is_ours) {
+        return;
+    }
+    let others: Vec<HeaderValue> = headers.get_all(SET_COOKIE).iter().filter(|v| !is_ours(v)).cloned().collect();
+    headers.remove(SET_COOKIE);
+    for value in others {
+        headers.append(SET_COOKIE, value);
+    }
+}
+
+fn join(headers: &mut HeaderMap, is_ours: &impl Fn(&[u8]) -> bool) {
+    let mut left = BytesMut::new();
+    for value in headers.get_all(COOKIE) {
+        keep_others(value.as_bytes(), is_ours, &mut left);
+    }
+    put(headers, left);
+}
+
+/// Appends every pair that is not ours, with the blanks that stood before it. Returns whether any was ours.
+fn keep_others(value: &[u8], is_ours: &impl Fn(&[u8]) -> bool, left: &mut BytesMut) -> bool {
+    let mut is_first = true;
+    let mut some_ours = false;
+    for pair in pairs(value) {
+        if is_ours(pair) {
+            some_ours = true;
+            continue;
+        }
+        match (left.is_empty(), is_first) {
+            (true, _) => left.extend_from_slice(pair.trim_ascii_start()),
+            (false, true) => {
+                left.extend_from_slice(b"; ");
+                left.extend_from_slice(pair.trim_ascii_start());
+            }
+            (false, false) => {
+                left.extend_from_slice(b";");
+                left.extend_from_slice(pair);
+            }
+        }
+        is_first = false;
+    }
+    some_ours
+}
+
+fn put(headers: &mut HeaderMap, value: BytesMut) {
+    // Every byte comes from a header value; were one refused, no cookie at all goes upstream.
+    match HeaderValue::from_maybe_shared(value.freeze()) {
+        Ok(value) if !value.is_empty() => drop(headers.insert(COOKIE, value)),
+        Ok(_) | Err(_) => drop(headers.remove(COOKIE)),
+    }
+}
+
+/// `value` cut at its semicolons; quotes protect nothing (RFC 6265 section 5.4).
+fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = memchr(b';', text) else {
+            return rest.take();
+        };
+        rest = text.get(end + 1..);
+        text.get(..end)
+    })
+}
+
+/// Whether `name`, blanks around it aside, is all that stands before the pair's `=`.
+fn has_name(pair: &[u8], name: &[u8]) -> bool {
+    let rest = pair.trim_ascii_start().strip_prefix(name);
+    rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), None | Some(b'=')))
+}
+
+fn name_of(pair: &[u8]) -> &[u8] {
+    let end = memchr(b'=', pair).unwrap_or(pair.len());
+    pair.get(..end).unwrap_or_default().trim_ascii()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn own() -> Box<[Box<str>]> {
+        Box::new(["__Host-p".into(), "old".into()])
+    }
+
+    fn left(values: &[&str]) -> Vec<String> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(COOKIE, value.parse().unwrap());
+        }
+        cut(&mut headers, &own());
+        headers.get_all(COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+    }
+
+    #[test]
+    fn our_cookies_are_cut_and_the_others_stay_byte_for_byte() {
+        for (given, expect) in [
+            (&["__Host-p=1"][..], &[][..]),
+            (&["a=1; __Host-p=2; b=\"x y\""], &["a=1; b=\"x y\""]),
+            (&["__Host-p=2; a=1"], &["a=1"]),
+            (&["a=1;__Host-p=2"], &["a=1"]),
+            (&["a=1;  b=2;old=3;c"], &["a=1;  b=2;c"]),
+            (&["a=1; __Host-p = 2"], &["a=1"]),
+            (&["__Host-p"], &[]),
+            (&["__Host-px=1; x__Host-p=2"], &["__Host-px=1; x__Host-p=2"]),
+            (&["__host-p=1"], &["__host-p=1"]),
+            (&["__Host-p=1", "old=2"], &[]),
+            (&["a=1", "__Host-p=2; b=3", "c=4"], &["a=1; b=3; c=4"]),
+            (&["a=1", "b=2"], &["a=1; b=2"]),
+            (&[""], &[""]),
+        ] {
+            assert_eq!(left(given), expect, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn an_upstream_cannot_set_our_cookies() {
+        for (value, kept) in [
+            ("a=1; Path=/", true),
+            ("__Host-p=evil; Path=/; Secure", false),
+            (" __Host-p =evil", false),
+            ("__HOST-P=evil", false),
+            ("=__Host-p=evil", false),
+            ("= = __Host-p=evil", false),
+            ("__Host-p", false),
+            ("__Host-p; Max-Age=0", false),
+            ("__Host-p2=1", true),
+            ("a=__Host-p", true),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.append(SET_COOKIE, "first=1".parse().unwrap());
+            headers.append(SET_COOKIE, value.parse().unwrap());
+            headers.append(SET_COOKIE, "last=1".parse().unwrap());
+
+            drop_set_cookies(&mut headers, &own());
+
+            let left: Vec<_> = headers.get_all(SET_COOKIE).iter().map(|v| v.to_str().unwrap()).collect();
+            let expect = if kept { vec!["first=1", value, "last=1"] } else { vec!["first=1", "last=1"] };
+            assert_eq!(left, expect, "{value}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cutting_keeps_exactly_the_others(
+            pairs in prop::collection::vec(prop_oneof![
+                Just("__Host-p=s3cret".to_owned()), Just("old=s3cret".to_owned()), "[a-z]{1,3}=[a-z0-9=]{0,4}"
+            ], 0..8)
+        ) {
+            let others: Vec<&String> = pairs.iter().filter(|p| !p.contains("s3cret")).collect();
+            let expect: Vec<String> = others.iter().map(ToString::to_string).collect();
+            let read = left(&[&pairs.join("; ")]);
+
+            prop_assert_eq!(read.concat(), expect.join("; "));
+        }
+    }
+}

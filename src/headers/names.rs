@@ -1,0 +1,262 @@
+//! What each inbound header is to us, told by its name in a few comparisons.
+//!
+//! In: a header name in lower case. Out: its [`Kind`]. One table for all concerns, so that a request's names are
+//! looked at once. Invariant: every name that any identity profile sets is [`Kind::Identity`] or
+//! [`Kind::Forwarding`], which are removed on every route (R12, R15).
+
+use http::HeaderName;
+use smallvec::SmallVec;
+
+use super::Settings;
+
+/// What is done with a header of the client.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Kind {
+    /// Goes upstream only where the route says so (R14).
+    Authorization,
+    /// Names further hop-by-hop fields (RFC 9110 section 7.6.1).
+    Connection,
+    /// Loses our own cookies (R14).
+    Cookie,
+    /// Tells of the client or of another target; never believed here, always removed (R11, R15).
+    Forwarding,
+    /// Says how long the body is; only in its own spelling.
+    Framing,
+    /// Concerns one connection; removed.
+    Hop,
+    /// Written afresh.
+    Host,
+    /// An identity header; removed, then set by us (R12).
+    Identity,
+    /// Removed on routes with `methods` (R11).
+    MethodOverride,
+    /// Passes untouched.
+    Ordinary,
+    /// Written afresh.
+    RequestId,
+    /// Kept if well-formed.
+    Traceparent,
+    /// Kept beside a `traceparent` that is kept.
+    Tracestate,
+    /// Removed, but for a permitted WebSocket (R17).
+    Upgrade,
+}
+
+/// The kind of a name; `None`: to be dropped because the name has characters outside `[a-z0-9-]` (R12).
+///
+/// A name that passes by `keep_odd_names` is judged as a CGI-like backend would read it, `_` and `.` as `-`; if that
+/// is a name of any concern to us, the odd spelling is dropped all the same.
+pub(super) fn kind(name: &HeaderName, settings: &Settings) -> Option<Kind> {
+    let text = name.as_str().as_bytes();
+    // Without a branch for each byte: names are short, and nearly all are plain.
+    if text.iter().fold(true, |plain, byte| plain & IS_PLAIN[usize::from(*byte)]) {
+        let kind = known(text);
+        return Some(if kind == Kind::Ordinary && is_extra(text, settings) { Kind::Identity } else { kind });
+    }
+    if !settings.keep_odd_names {
+        return None;
+    }
+    let folded: SmallVec<[u8; 64]> = text.iter().copied().map(fold).collect();
+    (known(&folded) == Kind::Ordinary && !is_extra(&folded, settings)).then_some(Kind::Ordinary)
+}
+
+/// How a CGI-like backend reads a byte of a name.
+const fn fold(byte: u8) -> u8 {
+    if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
+}
+
+fn is_extra(folded: &[u8], settings: &Settings) -> bool {
+    settings.extra.iter().any(|(extra, _)| {
+        let extra = extra.as_str().as_bytes();
+        extra.len() == folded.len() && extra.iter().zip(folded).all(|(a, b)| fold(*a) == *b)
+    })
+}
+
+fn known(name: &[u8]) -> Kind {
+    let Some(first) = name.first() else {
+        return Kind::Ordinary;
+    };
+    // Most names end here: none of ours has this length and this first letter.
+    if let Some(of_length) = BY_LENGTH.get(name.len())
+        && of_length.initials & initial(*first) != 0
+        && let Some(names) = KNOWN.get(of_length.start..of_length.end)
+    {
+        for (known, kind) in names {
+            if known.as_bytes() == name {
+                return *kind;
+            }
+        }
+    }
+    if *first == b'x' {
+        for (prefix, kind) in PREFIXES {
+            if name.starts_with(prefix.as_bytes()) {
+                return *kind;
+            }
+        }
+    }
+    Kind::Ordinary
+}
+
+const PREFIXES: &[(&str, Kind)] = &[
+    ("x-user-", Kind::Identity),
+    ("x-forwarded-", Kind::Forwarding),
+    ("x-auth-request-", Kind::Identity),
+    ("x-original-", Kind::Forwarding),
+];
+
+/// Ordered by length, or it does not compile.
+const KNOWN: &[(&str, Kind)] = &[
+    ("te", Kind::Hop),
+    ("host", Kind::Host),
+    // CGI hands it to the script as HTTP_PROXY, which libraries obey (CVE-2016-5385).
+    ("proxy", Kind::Forwarding),
+    ("cookie", Kind::Cookie),
+    // We answer it ourselves; the upstream gets the body when it comes.
+    ("expect", Kind::Ordinary),
+    ("x-host", Kind::Forwarding),
+    ("trailer", Kind::Hop),
+    ("upgrade", Kind::Upgrade),
+    ("x-scheme", Kind::Forwarding),
+    ("client-ip", Kind::Forwarding),
+    ("forwarded", Kind::Forwarding),
+    ("x-real-ip", Kind::Forwarding),
+    ("connection", Kind::Connection),
+    ("keep-alive", Kind::Hop),
+    ("tracestate", Kind::Tracestate),
+    ("remote-name", Kind::Identity),
+    ("remote-user", Kind::Identity),
+    ("traceparent", Kind::Traceparent),
+    ("x-client-ip", Kind::Forwarding),
+    ("x-forwarded", Kind::Forwarding),
+    ("x-remote-ip", Kind::Forwarding),
+    ("remote-email", Kind::Identity),
+    ("x-request-id", Kind::RequestId),
+    ("x-url-scheme", Kind::Forwarding),
+    ("authorization", Kind::Authorization),
+    ("remote-groups", Kind::Identity),
+    ("x-http-method", Kind::MethodOverride),
+    ("x-remote-addr", Kind::Forwarding),
+    ("x-rewrite-url", Kind::Forwarding),
+    ("forwarded-for", Kind::Forwarding),
+    ("content-length", Kind::Framing),
+    ("http2-settings", Kind::Hop),
+    ("true-client-ip", Kind::Forwarding),
+    ("x-proxyuser-ip", Kind::Forwarding),
+    ("front-end-https", Kind::Forwarding),
+    ("cf-connecting-ip", Kind::Forwarding),
+    ("fastly-client-ip", Kind::Forwarding),
+    ("proxy-connection", Kind::Hop),
+    ("x-azure-clientip", Kind::Forwarding),
+    ("x-azure-socketip", Kind::Forwarding),
+    ("x-originating-ip", Kind::Forwarding),
+    ("transfer-encoding", Kind::Hop),
+    ("x-method-override", Kind::MethodOverride),
+    ("cf-connecting-ipv6", Kind::Forwarding),
+    ("proxy-authenticate", Kind::Hop),
+    ("x-cluster-client-ip", Kind::Forwarding),
+    ("x-appengine-user-ip", Kind::Forwarding),
+    ("proxy-authorization", Kind::Hop),
+    ("x-http-method-override", Kind::MethodOverride),
+    ("x-envoy-external-address", Kind::Forwarding),
+];
+
+/// The names of one length.
+#[derive(Clone, Copy, Debug)]
+struct OfLength {
+    /// Where in [`KNOWN`] they stand.
+    start: usize,
+    end: usize,
+    /// A bit for each first letter.
+    initials: u32,
+}
+
+const BY_LENGTH: [OfLength; 32] = {
+    let mut table = [OfLength { start: 0, end: 0, initials: 0 }; 32];
+    let mut length = 0;
+    while length < table.len() {
+        let mut start = 0;
+        while start < KNOWN.len() && KNOWN[start].0.len() < length {
+            start += 1;
+        }
+        let mut end = start;
+        let mut initials = 0;
+        while end < KNOWN.len() && KNOWN[end].0.len() == length {
+            initials |= initial(KNOWN[end].0.as_bytes()[0]);
+            end += 1;
+        }
+        let mut after = end;
+        while after < KNOWN.len() {
+            assert!(KNOWN[after].0.len() > length, "the table is ordered by length");
+            after += 1;
+        }
+        table[length] = OfLength { start, end, initials };
+        length += 1;
+    }
+    table
+};
+
+/// A bit for a letter; digits and `-` share the letters' bits, which costs a comparison at most.
+const fn initial(byte: u8) -> u32 {
+    1 << (byte & 31)
+}
+
+/// `[A-Za-z0-9-]` (R12).
+const IS_PLAIN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'-';
+        byte += 1;
+    }
+    table
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::headers::{Profile, tests::settings};
+
+    #[test]
+    fn the_table_finds_each_of_its_names() {
+        for (name, kind) in KNOWN {
+            assert_eq!(known(name.as_bytes()), *kind, "{name}");
+        }
+        for name in ["accept", "x-userid", "x-forward", "hosts", "cooki", "content-type", "sec-fetch-site", ""] {
+            assert_eq!(known(name.as_bytes()), Kind::Ordinary, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_name_of_every_profile_is_managed_whichever_is_in_use() {
+        for profile in [Profile::RemoteUser, Profile::XAuthRequest, Profile::XForwardedUser, Profile::XUser] {
+            for (name, _) in &*profile.fields() {
+                let kind = known(name.as_str().as_bytes());
+                assert!(matches!(kind, Kind::Identity | Kind::Forwarding), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn odd_spellings_are_dropped_or_read_as_a_backend_would() {
+        let mut settings = settings();
+        settings.extra = Box::new([("x-department".parse().unwrap(), crate::policy::ClaimPath::dotted("department"))]);
+        for (name, strict, lenient) in [
+            ("x_user_id", None, None),
+            ("x-user.id", None, None),
+            ("x_forwarded_for", None, None),
+            ("transfer_encoding", None, None),
+            ("content_length", None, None),
+            ("x_department", None, None),
+            ("x-department", Some(Kind::Identity), Some(Kind::Identity)),
+            ("x-user-whatever", Some(Kind::Identity), Some(Kind::Identity)),
+            ("my_header", None, Some(Kind::Ordinary)),
+            ("my-header", Some(Kind::Ordinary), Some(Kind::Ordinary)),
+        ] {
+            let name: HeaderName = name.parse().unwrap();
+            settings.keep_odd_names = false;
+            assert_eq!(kind(&name, &settings), strict, "{name}");
+            settings.keep_odd_names = true;
+            assert_eq!(kind(&name, &settings), lenient, "{name}");
+        }
+    }
+}
