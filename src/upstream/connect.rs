@@ -1,0 +1,255 @@
+//! Making a connection to one server: name resolution, TCP or unix socket, TLS; or the built-in echo.
+//!
+//! In: a [`Target`], prepared once for each server, and the time that is left. Out: a byte stream, or the reason why
+//! there is none: [`UpstreamError::Timeout`] only if time ran out, else [`UpstreamError::Unreachable`]. All addresses
+//! of a name are tried in turn, each with its share of the time. Certificates are always verified, for the name that
+//! is configured (RFC 9525); a connection that ends at one of our own listeners is refused (R36).
+
+use std::{
+    fmt, io,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use http::HeaderValue;
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use smallvec::SmallVec;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
+    net::{TcpStream, UnixStream, lookup_host},
+    time::timeout,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+use super::{Server, Shared, UpstreamError, echo};
+use crate::{clock, host::Authority};
+
+/// A server with everything prepared that a connection to it needs.
+pub(super) struct Target {
+    server: Server,
+    upstream: Arc<str>,
+    shared: Arc<Shared>,
+    /// `host:port` as the server's own `Host`.
+    pub(super) host: HeaderValue,
+}
+
+/// A byte stream to a server.
+pub(super) enum Io {
+    /// To the built-in echo.
+    Memory(DuplexStream),
+    /// `http://`.
+    Tcp(TcpStream),
+    /// `https://`; boxed because it is a kilobyte.
+    Tls(Box<TlsStream<TcpStream>>),
+    /// `unix:`.
+    Unix(UnixStream),
+}
+
+/// Why the system's certificate authorities cannot be used.
+#[derive(Debug)]
+pub enum TrustError {
+    /// The bundle cannot be read.
+    Bundle(rustls_pki_types::pem::Error),
+    /// It holds no usable certificate.
+    Empty,
+    /// The crypto provider supports no TLS version of ours.
+    Provider(rustls::Error),
+}
+
+impl fmt::Display for TrustError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bundle(why) => write!(f, "{SYSTEM_BUNDLE} cannot be read: {why}"),
+            Self::Empty => write!(f, "{SYSTEM_BUNDLE} holds no usable certificate"),
+            Self::Provider(why) => write!(f, "no usable TLS version: {why}"),
+        }
+    }
+}
+
+impl std::error::Error for TrustError {}
+
+/// Verifies `https` servers against the system's certificate authorities. Reads a file: not for workers.
+///
+/// # Errors
+/// If the system's bundle is missing or empty.
+pub fn system_trust() -> Result<Arc<ClientConfig>, TrustError> {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(Path::new(SYSTEM_BUNDLE)).map_err(TrustError::Bundle)?;
+    // Single certificates that rustls cannot use must not make all others unusable.
+    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
+    if roots.is_empty() {
+        return Err(TrustError::Empty);
+    }
+    trust(roots)
+}
+
+/// Verifies `https` servers against these roots.
+///
+/// # Errors
+/// If the crypto provider supports no TLS version.
+pub fn trust(roots: RootCertStore) -> Result<Arc<ClientConfig>, TrustError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(TrustError::Provider)?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+impl Target {
+    pub(super) fn new(server: Server, upstream: Arc<str>, shared: Arc<Shared>) -> Self {
+        let host = match &server {
+            Server::Http(authority) => host_value(authority, HTTP_PORT),
+            Server::Https(authority) => host_value(authority, HTTPS_PORT),
+            Server::Echo | Server::Unix(_) => HeaderValue::from_static("localhost"),
+        };
+        Self { server, upstream, shared, host }
+    }
+
+    /// A new connection within `limit`.
+    pub(super) async fn dial(&self, limit: Duration) -> Result<Io, UpstreamError> {
+        timeout(limit, self.dial_unbounded(limit)).await.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")))
+    }
+
+    async fn dial_unbounded(&self, limit: Duration) -> Result<Io, UpstreamError> {
+        match &self.server {
+            Server::Echo => Ok(Io::Memory(echo::connect(Arc::clone(&self.upstream)))),
+            Server::Http(authority) => self.tcp(authority, HTTP_PORT, limit).await.map(Io::Tcp),
+            Server::Https(authority) => {
+                let tls = self.shared.tls.clone().ok_or(UpstreamError::Unreachable("no_trust_anchors"))?;
+                let name = bare(authority).to_owned();
+                let name = ServerName::try_from(name).map_err(|_| UpstreamError::Unreachable("bad_name"))?;
+                let stream = self.tcp(authority, HTTPS_PORT, limit).await?;
+                let stream = TlsConnector::from(tls).connect(name, stream).await;
+                stream.map(|stream| Io::Tls(Box::new(stream))).map_err(|_| UpstreamError::Unreachable("tls"))
+            }
+            Server::Unix(path) => {
+                let stream = UnixStream::connect(path).await;
+                stream.map(Io::Unix).map_err(|why| UpstreamError::Unreachable(connect_label(&why)))
+            }
+        }
+    }
+
+    async fn tcp(&self, authority: &Authority, default_port: u16, limit: Duration) -> Result<TcpStream, UpstreamError> {
+        let began = clock::instant();
+        let port = authority.port.unwrap_or(default_port);
+        let addresses: SmallVec<[SocketAddr; 4]> = match bare(authority).parse::<IpAddr>() {
+            Ok(ip) => SmallVec::from_iter([SocketAddr::new(ip, port)]),
+            Err(_) => {
+                let found = lookup_host((authority.host.as_str(), port)).await;
+                found.map_err(|_| UpstreamError::Unreachable("name_not_resolved"))?.collect()
+            }
+        };
+        let mut failure = UpstreamError::Unreachable("name_not_resolved");
+        let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        for address in addresses {
+            let share = limit.saturating_sub(began.elapsed()) / left.max(1);
+            left = left.saturating_sub(1);
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    if self.is_own_listener(&stream) {
+                        return Err(UpstreamError::Unreachable("own_listener"));
+                    }
+                    // Without it a head and a late body would wait for each other's acknowledgement; that the option
+                    // cannot be set is no reason to fail.
+                    let _ = stream.set_nodelay(true);
+                    return Ok(stream);
+                }
+                Ok(Err(why)) => failure = UpstreamError::Unreachable(connect_label(&why)),
+                Err(_) => failure = UpstreamError::Timeout("connect_timeout"),
+            }
+        }
+        Err(failure)
+    }
+
+    /// Asked of the connection, not of the name: it tells which address of this machine was really meant.
+    fn is_own_listener(&self, stream: &TcpStream) -> bool {
+        let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return false };
+        let same_machine = peer.ip() == local.ip() || peer.ip().is_loopback();
+        self.shared.own_listeners.iter().any(|own| {
+            own.port() == peer.port() && (own.ip() == peer.ip() || (own.ip().is_unspecified() && same_machine))
+        })
+    }
+}
+
+/// The host without the brackets of an IPv6 address.
+fn bare(authority: &Authority) -> &str {
+    authority.host.as_str().trim_start_matches('[').trim_end_matches(']')
+}
+
+/// RFC 9110 section 7.2: the default port is left out.
+fn host_value(authority: &Authority, default_port: u16) -> HeaderValue {
+    let text = match authority.port {
+        Some(port) if port != default_port => format!("{}:{port}", authority.host),
+        Some(_) | None => authority.host.to_string(),
+    };
+    // A host consists of letters, digits, `-`, `_`, `.`, `:` and brackets; an impossible one names nobody.
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("invalid"))
+}
+
+fn connect_label(why: &io::Error) -> &'static str {
+    match why.kind() {
+        io::ErrorKind::ConnectionRefused => "refused",
+        io::ErrorKind::NotFound => "no_socket",
+        io::ErrorKind::PermissionDenied => "not_permitted",
+        _ => "unreachable",
+    }
+}
+
+macro_rules! each {
+    ($io:expr, $stream:ident => $call:expr) => {
+        match $io {
+            Io::Memory($stream) => $call,
+            Io::Tcp($stream) => $call,
+            Io::Tls($stream) => $call,
+            Io::Unix($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    #[inline]
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for Io {
+    #[inline]
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write(cx, buf))
+    }
+
+    #[inline]
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_write_vectored(cx, bufs))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        each!(self, stream => stream.is_write_vectored())
+    }
+
+    #[inline]
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+const HTTP_PORT: u16 = 80;
+const HTTPS_PORT: u16 = 443;
+const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
