@@ -1,0 +1,300 @@
+//! The admin API (R36): bearer only, scoped tokens, its own listener.
+//!
+//! ```text
+//! POST   /api/v1/sessions                      open one (JSON) or many (NDJSON)      sessions.create
+//! GET    /api/v1/sessions?realm&subject&after&limit                                   sessions.read
+//! DELETE /api/v1/sessions?realm&subject        end all of a subject                   sessions.revoke
+//! DELETE /api/v1/sessions/{key}                end one                                sessions.revoke
+//! GET    /api/v1/routes                        the route table                        routes
+//! ```
+//! In: a request's head and body, and what the handlers work on ([`Context`]). Out: JSON, and a line in the audit log
+//! for every call. Host and browser are judged first, then the token, then what it may do; only then is a body read.
+//! A token sees and ends sessions of its own realm only, unless it may do `all` (R5).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+use crate::{
+    client::PeerAddr,
+    clock::Clock,
+    host::Host,
+    inbound::Malformed,
+    listener::Listener,
+    policy::Grants,
+    route::Route,
+    secret::Secret,
+    session::{self, SessionKey, Store},
+    telemetry::log::{Audit, Value as Field},
+};
+
+mod bulk;
+mod entry;
+mod guard;
+mod problem;
+mod routes;
+mod sessions;
+
+pub use bulk::Body;
+use bulk::Bulk;
+use problem::Problem;
+use sessions::Creator;
+
+/// `[admin]`, ready to use.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where it listens.
+    pub listen: Listener,
+    /// Who may ask for what.
+    pub tokens: Box<[AdminToken]>,
+}
+
+/// One `[[admin.token]]`.
+#[derive(Debug)]
+pub struct AdminToken {
+    /// Its name in the audit log.
+    pub name: Arc<str>,
+    /// SHA-256 of the token.
+    pub digest: Secret<[u8; 32]>,
+    /// What it may do.
+    pub allow: Box<[Scope]>,
+    /// The realm of the sessions it opens, sees and ends.
+    pub realm: Arc<str>,
+    /// What the sessions it opens may hold.
+    pub grants: Grants,
+}
+
+impl AdminToken {
+    /// Whether it may do this.
+    pub fn may(&self, scope: Scope) -> bool {
+        self.allow.iter().any(|allowed| *allowed == Scope::All || *allowed == scope)
+    }
+
+    /// Whether it may see and end the sessions of a realm.
+    fn reaches(&self, realm: &str) -> bool {
+        *self.realm == *realm || self.allow.contains(&Scope::All)
+    }
+}
+
+/// `allow` of an admin token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Scope {
+    /// `all`.
+    All,
+    /// `sessions.create`.
+    SessionsCreate,
+    /// `sessions.read`.
+    SessionsRead,
+    /// `sessions.revoke`.
+    SessionsRevoke,
+    /// `routes`: read the route table.
+    Routes,
+    /// `explain`.
+    Explain,
+}
+
+impl Scope {
+    /// As written in `allow`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Explain => "explain",
+            Self::Routes => "routes",
+            Self::SessionsCreate => "sessions.create",
+            Self::SessionsRead => "sessions.read",
+            Self::SessionsRevoke => "sessions.revoke",
+        }
+    }
+}
+
+/// What the handlers work on.
+#[derive(Clone, Copy, Debug)]
+pub struct Context<'a> {
+    /// `[admin]`.
+    pub settings: &'a Settings,
+    /// `[session]`.
+    pub session: &'a session::Settings,
+    /// Hosts under which the gateway is known; an `https://` admin listener answers to them.
+    pub hosts: &'a [Host],
+    /// All routes of the snapshot, in their order.
+    pub routes: &'a [Arc<Route>],
+    /// Names of the issuers, by the index that routes hold.
+    pub issuers: &'a [Arc<str>],
+    /// Names of the upstreams, by the index that routes hold.
+    pub upstreams: &'a [Arc<str>],
+    /// Where sessions live.
+    pub store: &'a Arc<Store>,
+    /// The time.
+    pub clock: &'a Clock,
+    /// Where every call is written down.
+    pub audit: &'a Audit,
+    /// Who is at the other end.
+    pub peer: PeerAddr,
+}
+
+/// Answers one request. `malformed` is what the wire found wrong with its head.
+pub async fn answer<B>(context: &Context<'_>, head: &Parts, malformed: Option<Malformed>, body: B) -> Response<Body<B>>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let mut call = Call { action: "none", token: None };
+    let outcome = handle(context, head, malformed, body, &mut call).await;
+    let problem = outcome.as_ref().err().map(Problem::label);
+    let mut response = outcome.unwrap_or_else(|problem| problem.response().map(Body::whole));
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    call.audit(context, response.status(), problem);
+    response
+}
+
+/// What the audit log tells of a call.
+struct Call<'a> {
+    action: &'static str,
+    token: Option<&'a AdminToken>,
+}
+
+impl Call<'_> {
+    fn audit(&self, context: &Context<'_>, status: StatusCode, problem: Option<&'static str>) {
+        let client = match context.peer {
+            PeerAddr::Ip(address) => address.ip().to_string(),
+            PeerAddr::Unix => "unix".to_owned(),
+        };
+        let name = self.token.map_or("", |token| &*token.name);
+        let mut fields = vec![
+            ("admin", Field::from(name)),
+            ("client", Field::from(&*client)),
+            ("action", Field::from(self.action)),
+            ("status", Field::from(u64::from(status.as_u16()))),
+        ];
+        fields.extend(problem.map(|label| ("error", Field::from(label))));
+        context.audit.record(context.clock.now(), "admin.call", &fields);
+    }
+}
+
+/// What a path names.
+enum Resource<'a> {
+    Routes,
+    Session(&'a str),
+    Sessions,
+}
+
+async fn handle<'a, B>(
+    context: &Context<'a>,
+    head: &Parts,
+    malformed: Option<Malformed>,
+    body: B,
+    call: &mut Call<'a>,
+) -> Result<Response<Body<B>>, Problem>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if malformed.is_some() {
+        return Err(Problem::Malformed);
+    }
+    guard::check_host(context, head)?;
+    guard::check_browser(&head.headers)?;
+    let token = guard::authenticate(context.settings, &head.headers)?;
+    call.token = Some(token);
+
+    let path = head.uri.path().strip_prefix("/api/v1/").unwrap_or_default();
+    let resource = match path {
+        "routes" => Resource::Routes,
+        "sessions" => Resource::Sessions,
+        _ => Resource::Session(path.strip_prefix("sessions/").ok_or(Problem::NotFound)?),
+    };
+    let query = head.uri.query().unwrap_or_default();
+    let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
+    match (resource, method) {
+        (Resource::Routes, &Method::GET) => {
+            call.begin("routes.read", Scope::Routes)?;
+            Ok(json(&routes::list(context)))
+        }
+        (Resource::Routes, _) => Err(Problem::MethodNotAllowed("GET, HEAD")),
+        (Resource::Session(key), &Method::DELETE) => {
+            call.begin("sessions.end", Scope::SessionsRevoke)?;
+            let key = SessionKey::parse(key).ok_or(Problem::NoSession)?;
+            Ok(json(&sessions::end(context, token, &key)?))
+        }
+        (Resource::Session(_), _) => Err(Problem::MethodNotAllowed("DELETE")),
+        (Resource::Sessions, &Method::GET) => {
+            call.begin("sessions.read", Scope::SessionsRead)?;
+            Ok(json(&sessions::list(context, token, query)?))
+        }
+        (Resource::Sessions, &Method::DELETE) => {
+            call.begin("sessions.end_subject", Scope::SessionsRevoke)?;
+            Ok(json(&sessions::end_subject(context, token, query)?))
+        }
+        (Resource::Sessions, &Method::POST) => {
+            call.begin("sessions.create", Scope::SessionsCreate)?;
+            create(Creator::new(context, token), &head.headers, body).await
+        }
+        (Resource::Sessions, _) => Err(Problem::MethodNotAllowed("GET, HEAD, POST, DELETE")),
+    }
+}
+
+impl Call<'_> {
+    /// Names what is asked for, and whether this token may.
+    fn begin(&mut self, action: &'static str, scope: Scope) -> Result<(), Problem> {
+        self.action = action;
+        if self.token.is_some_and(|token| token.may(scope)) { Ok(()) } else { Err(Problem::MissingScope(scope)) }
+    }
+}
+
+async fn create<B>(creator: Creator, headers: &HeaderMap, body: B) -> Result<Response<Body<B>>, Problem>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match media_type(headers) {
+        Some("application/json") => {
+            let collected = Limited::new(body, MAX_ENTRY_BYTES).collect().await.map_err(|error| {
+                if error.is::<LengthLimitError>() { Problem::EntryTooLarge } else { Problem::BrokenBody }
+            })?;
+            let created = creator.create(&collected.to_bytes())?;
+            let mut response = json(&Value::Object(created));
+            *response.status_mut() = StatusCode::CREATED;
+            Ok(response)
+        }
+        Some("application/x-ndjson") => {
+            let mut response = Response::new(Body::bulk(Bulk::new(body, creator)));
+            let ndjson = HeaderValue::from_static("application/x-ndjson");
+            response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+            Ok(response)
+        }
+        Some(_) | None => Err(Problem::UnsupportedMediaType),
+    }
+}
+
+/// The only content type, in UTF-8, without its parameters.
+fn media_type(headers: &HeaderMap) -> Option<&str> {
+    let mut all = headers.get_all(header::CONTENT_TYPE).into_iter();
+    let text = all.next()?.to_str().ok()?;
+    if all.next().is_some() {
+        return None;
+    }
+    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+    let parameters = parameters.trim();
+    let utf8 = parameters.is_empty()
+        || parameters.eq_ignore_ascii_case("charset=utf-8")
+        || parameters.eq_ignore_ascii_case("charset=\"utf-8\"");
+    let known = ["application/json", "application/x-ndjson"];
+    known.into_iter().find(|known| utf8 && essence.trim().eq_ignore_ascii_case(known))
+}
+
+fn json<B>(value: &Value) -> Response<Body<B>> {
+    let mut response = Response::new(Body::whole(Bytes::from(format!("{value}\n"))));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+/// Bytes of one entry, alone or as a line.
+const MAX_ENTRY_BYTES: usize = 1 << 20;
+
+#[cfg(test)]
+mod tests;

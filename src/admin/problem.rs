@@ -1,0 +1,163 @@
+//! Why an admin call failed: one exhaustive list with what each means in HTTP. The texts are for the operator's own
+//! programs; they name fields, bounds and remedies, and never repeat a value that was sent.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use super::Scope;
+
+/// Why a call failed.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// An entry is not what it should be. Says which field and why.
+    BadEntry(String),
+    /// A query parameter is not what it should be. Says which and why.
+    BadQuery(&'static str),
+    /// The token is none of ours.
+    BadToken,
+    /// The body ended before its end.
+    BrokenBody,
+    /// Something sent it that only browsers send.
+    CrossSite,
+    /// More than 1 MiB.
+    EntryTooLarge,
+    /// The realm is not the token's.
+    ForeignRealm,
+    /// The head is malformed.
+    Malformed,
+    /// Another method than those.
+    MethodNotAllowed(&'static str),
+    /// The token may not do this.
+    MissingScope(Scope),
+    /// No session has this key.
+    NoSession,
+    /// No token was sent, or more than one.
+    NoToken,
+    /// No such resource.
+    NotFound,
+    /// The identity is larger than a session may be.
+    SessionTooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The bound.
+        limit: usize,
+    },
+    /// The store takes no more.
+    StoreFull,
+    /// Too many different names of old cookies.
+    TooManyCookies,
+    /// Neither JSON nor NDJSON.
+    UnsupportedMediaType,
+    /// A host under which this listener does not answer.
+    WrongHost,
+}
+
+impl Problem {
+    /// The word for programs and the audit log.
+    pub(super) const fn label(&self) -> &'static str {
+        match self {
+            Self::BadEntry(_) => "bad_entry",
+            Self::BadQuery(_) => "bad_query",
+            Self::BadToken => "invalid_token",
+            Self::BrokenBody => "broken_body",
+            Self::CrossSite => "cross_site",
+            Self::EntryTooLarge => "entry_too_large",
+            Self::ForeignRealm => "foreign_realm",
+            Self::Malformed => "malformed",
+            Self::MethodNotAllowed(_) => "method_not_allowed",
+            Self::MissingScope(_) => "insufficient_scope",
+            Self::NoSession => "no_session",
+            Self::NoToken => "no_token",
+            Self::NotFound => "not_found",
+            Self::SessionTooLarge { .. } => "session_too_large",
+            Self::StoreFull => "store_full",
+            Self::TooManyCookies => "too_many_cookies",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::WrongHost => "unknown_host",
+        }
+    }
+
+    /// What happened and what to do, for people.
+    pub(super) fn message(&self) -> String {
+        match self {
+            Self::BadEntry(why) => why.clone(),
+            Self::BadQuery(why) => (*why).to_owned(),
+            Self::BadToken => "this is no token of an [[admin.token]]".to_owned(),
+            Self::BrokenBody => "the body ended too early".to_owned(),
+            Self::CrossSite => "browsers may not call this API; leave out Origin and Sec-Fetch-Site".to_owned(),
+            Self::EntryTooLarge => "an entry has more than 1 MiB".to_owned(),
+            Self::ForeignRealm => {
+                "this token is for another realm; the realm of an [[admin.token]] is its `realm`, and only a token \
+                 with allow = [\"all\"] reaches others"
+                    .to_owned()
+            }
+            Self::Malformed => "the request is not well-formed HTTP".to_owned(),
+            Self::MethodNotAllowed(allow) => format!("only {allow} here"),
+            Self::MissingScope(scope) => format!("this token needs \"{}\" in its `allow`", scope.as_str()),
+            Self::NoSession => "no living session has this key".to_owned(),
+            Self::NoToken => "send one header `Authorization: Bearer <token>`".to_owned(),
+            Self::NotFound => "there are /api/v1/sessions, /api/v1/sessions/{key} and /api/v1/routes".to_owned(),
+            Self::SessionTooLarge { bytes, limit } => {
+                format!("the identity has {bytes} bytes, and session.max_session_bytes is {limit}")
+            }
+            Self::StoreFull => "the store holds session.max_sessions sessions".to_owned(),
+            Self::TooManyCookies => "too many different names in legacy.cookie".to_owned(),
+            Self::UnsupportedMediaType => {
+                "send Content-Type application/json for one entry, or application/x-ndjson for many".to_owned()
+            }
+            Self::WrongHost => "this listener does not answer to that host".to_owned(),
+        }
+    }
+
+    const fn status(&self) -> StatusCode {
+        match self {
+            Self::BadEntry(_) | Self::BadQuery(_) | Self::BrokenBody | Self::Malformed => StatusCode::BAD_REQUEST,
+            Self::BadToken | Self::NoToken => StatusCode::UNAUTHORIZED,
+            Self::CrossSite | Self::ForeignRealm | Self::MissingScope(_) => StatusCode::FORBIDDEN,
+            Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
+            Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::StoreFull | Self::TooManyCookies => StatusCode::SERVICE_UNAVAILABLE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
+        }
+    }
+
+    /// The header that this status asks for (RFC 6750 section 3, RFC 9110 sections 10.2.1 and 10.2.3).
+    fn header(&self) -> Option<(http::HeaderName, HeaderValue)> {
+        let challenge = |text: &'static str| Some((header::WWW_AUTHENTICATE, HeaderValue::from_static(text)));
+        match self {
+            Self::BadToken => challenge("Bearer realm=\"portcullis-admin\", error=\"invalid_token\""),
+            Self::MethodNotAllowed(allow) => Some((header::ALLOW, HeaderValue::from_static(allow))),
+            Self::MissingScope(_) => challenge("Bearer realm=\"portcullis-admin\", error=\"insufficient_scope\""),
+            Self::NoToken => challenge("Bearer realm=\"portcullis-admin\""),
+            Self::StoreFull => Some((header::RETRY_AFTER, HeaderValue::from_static("60"))),
+            Self::BadEntry(_)
+            | Self::BadQuery(_)
+            | Self::BrokenBody
+            | Self::CrossSite
+            | Self::EntryTooLarge
+            | Self::ForeignRealm
+            | Self::Malformed
+            | Self::NoSession
+            | Self::NotFound
+            | Self::SessionTooLarge { .. }
+            | Self::TooManyCookies
+            | Self::UnsupportedMediaType
+            | Self::WrongHost => None,
+        }
+    }
+
+    /// As an answer of its own.
+    pub(super) fn response(&self) -> Response<Bytes> {
+        let body = json!({ "error": self.label(), "message": self.message() });
+        let mut response = Response::new(Bytes::from(format!("{body}\n")));
+        *response.status_mut() = self.status();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Some((name, value)) = self.header() {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
