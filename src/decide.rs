@@ -1,0 +1,330 @@
+//! Route → credential → identity → verdict. Pure but for one look-up in the session store.
+//!
+//! The pipeline asks this of every request; `explain` and the `[[test]]` cases ask it too, so what they say is what
+//! production does. In: one snapshot, the stores, one request's head. Out: a [`Decision`], which holds what was found
+//! on the way even when the end is a refusal, because answers and logs need it.
+//! The order of the checks is the order in which a refusal wins: framing, host, path, route, method, ambiguity of
+//! credentials, cross-site (before anything that costs or redirects), credential, requirements.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, Method, request::Parts};
+
+use crate::{
+    authn::{
+        self, Answer,
+        credential::{self, Credential},
+    },
+    authz::{self, Denial, Facts, Permit, Silent, Trace},
+    client::{ClientView, Connection, Scheme},
+    clock::Timestamp,
+    cors, csrf,
+    headers::{self, RewriteError, forwarded},
+    identity::Identity,
+    inbound::Malformed,
+    policy::{Access, AccessRule},
+    refusal::{BadCredential, Refusal},
+    route::{Found, Miss, Own, Route, Target, host::request_authority, path::CanonicalPath},
+    session::{Exchanged, Lookup, Session, SessionToken},
+    state::{Shared, Snapshot},
+};
+
+/// What was decided about a request, and what was learned on the way.
+#[derive(Debug)]
+pub struct Decision {
+    /// What answers and logs need, however it ended.
+    pub findings: Findings,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// What was learned about a request while deciding.
+#[derive(Debug, Default)]
+pub struct Findings {
+    /// The client; `None` if the host could not be read.
+    pub view: Option<ClientView>,
+    /// What is matched and forwarded; `None` if there is no canonical reading.
+    pub path: Option<CanonicalPath>,
+    /// The route; `None` if there is none.
+    pub route: Option<Arc<Route>>,
+    /// Who the caller proved to be, allowed or not.
+    pub identity: Option<Arc<Identity>>,
+    /// The session that proved it.
+    pub session: Option<Arc<Session>>,
+    /// A session that replaces an old cookie of another system: its cookie goes out with the answer.
+    pub opened: Option<SessionToken>,
+}
+
+/// The end of a decision.
+#[derive(Debug)]
+pub enum Verdict {
+    /// The request may go where its route says.
+    Allow(Permit),
+    /// A CORS preflight, answered by the route's own rule and never forwarded (R32).
+    Preflight,
+    /// The request stops here.
+    Refuse(Refusal),
+}
+
+/// One request as the decision sees it.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// Its head.
+    pub head: &'a Parts,
+    /// Its connection.
+    pub connection: &'a Connection,
+    /// What the wire found wrong with it.
+    pub malformed: Option<Malformed>,
+    /// The one reading of the clock.
+    pub now: Timestamp,
+}
+
+/// Decides about one request.
+pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> Decision {
+    let mut findings = Findings::default();
+    let prove = |findings: &mut Findings, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
+    let verdict = judge(&mut findings, snapshot, question, prove, &mut Silent).unwrap_or_else(Verdict::Refuse);
+    if let Some(Target::Own(Own::Login | Own::Logout)) = findings.route.as_ref().map(|route| &route.target) {
+        findings.session = presented_session(&findings, snapshot, shared, question);
+    }
+    Decision { findings, verdict }
+}
+
+/// Decides as if the caller had proved to be `identity`; credentials in the head are not looked at. For `explain` and
+/// `[[test]]`.
+pub fn decide_as(
+    snapshot: &Snapshot,
+    question: Question<'_>,
+    identity: Option<Arc<Identity>>,
+    trace: &mut impl Trace,
+) -> Decision {
+    let mut findings = Findings::default();
+    let prove = |_: &mut Findings, _: &AccessRule| Ok(identity);
+    let verdict = judge(&mut findings, snapshot, question, prove, trace).unwrap_or_else(Verdict::Refuse);
+    Decision { findings, verdict }
+}
+
+fn judge(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    question: Question<'_>,
+    prove: impl FnOnce(&mut Findings, &AccessRule) -> Result<Option<Arc<Identity>>, Refusal>,
+    trace: &mut impl Trace,
+) -> Result<Verdict, Refusal> {
+    let Question { head, connection, malformed, now } = question;
+    if let Some(malformed) = malformed {
+        return Err(Refusal::Malformed(malformed));
+    }
+    let authority = request_authority(head, &snapshot.routes).map_err(|error| Refusal::BadHost(error.label()))?;
+    let view = forwarded::client_view(connection, &head.headers, authority, &snapshot.headers);
+    let view = findings.view.insert(view);
+    if snapshot.demo_secrets && !is_local(view, &head.headers) {
+        return Err(Refusal::DemoOnly);
+    }
+    let path =
+        CanonicalPath::of(&head.uri, snapshot.routes.tolerated()).map_err(|error| Refusal::BadPath(error.label()))?;
+    // A reference count: `found` borrows the path while the proof notes what it learns in `findings`.
+    findings.path = Some(path.clone());
+    let path = &path;
+    let asked_about = cors::preflight_method(head);
+    let found = match find(snapshot, view, path, asked_about.as_ref().unwrap_or(&head.method)) {
+        // A preflight about something that has no CORS rule is an OPTIONS request like any other (R32).
+        Ok(found) if asked_about.is_some() && found.route.cors.is_none() => find(snapshot, view, path, &head.method)?,
+        found => found?,
+    };
+    let route = findings.route.insert(Arc::clone(found.route));
+    if asked_about.is_some() && route.cors.is_some() {
+        return Ok(Verdict::Preflight);
+    }
+    let route = Arc::clone(route);
+    let address = view.address;
+    let identity = match &route.access {
+        Access::Public { .. } => {
+            // Our own forms act for whoever fills them in: a login that another site submits is refused as well.
+            if matches!(route.target, Target::Own(_)) {
+                csrf::check(&route.csrf, head, false, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
+            }
+            None
+        }
+        Access::Authenticated(rule) => prove(findings, rule)?,
+    };
+    findings.identity.clone_from(&identity);
+    let parameter = |name: &str| found.params.value(name).map(std::borrow::Cow::into_owned);
+    let facts = Facts { address, now, parameter: &parameter };
+    match authz::evaluate(&route, identity, &facts, trace) {
+        authz::Verdict::Allow(permit) => Ok(Verdict::Allow(permit)),
+        authz::Verdict::Deny(denial) => Err(denial.into()),
+    }
+}
+
+fn find<'s>(
+    snapshot: &'s Snapshot,
+    view: &ClientView,
+    path: &'s CanonicalPath,
+    method: &Method,
+) -> Result<Found<'s>, Refusal> {
+    let found = snapshot.routes.find(&view.authority.host, path, method).map_err(|miss| match miss {
+        Miss::UnknownHost => Refusal::UnknownHost,
+        Miss::NoRoute => Refusal::NoRoute,
+        Miss::MethodNotAllowed { allow } => Refusal::MethodNotAllowed { allow },
+        Miss::BadPath(error) => Refusal::BadPath(error.label()),
+    })?;
+    Ok(found)
+}
+
+/// Authenticates by what the request carries (R2, R3, R4).
+fn prove(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    question: Question<'_>,
+    rule: &AccessRule,
+) -> Result<Option<Arc<Identity>>, Refusal> {
+    let Question { head, now, .. } = question;
+    let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
+        return Err(Refusal::NoRoute);
+    };
+    let secure = view.scheme == Scheme::Https;
+    let found = credential::find(&head.headers, rule, &snapshot.session.cookie, secure)
+        .map_err(|ambiguous| Refusal::BadCredential(ambiguous.into()))?;
+    match found {
+        Credential::Bearer(token) => {
+            match authn::authenticate_bearer(token, &snapshot.issuers, rule, &shared.tokens, now) {
+                Answer::Valid(verified) => Ok(Some(Arc::clone(verified.identity()))),
+                Answer::Absent => Ok(None),
+                Answer::Invalid(why) => Err(Refusal::BadCredential(why)),
+                Answer::Unavailable => Err(Refusal::Unavailable),
+            }
+        }
+        Credential::Session(value) => {
+            let tunnel = route.websocket && headers::asks_for_websocket(head);
+            csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
+            let Some(token) = SessionToken::parse(value) else {
+                return dead_session(rule, head);
+            };
+            match shared.sessions.lookup(&token, &snapshot.session, now) {
+                Lookup::Found(session) => {
+                    if rule.touch {
+                        session.touch(now);
+                    }
+                    let identity = Arc::clone(session.identity());
+                    findings.session = Some(session);
+                    Ok(Some(identity))
+                }
+                Lookup::Absent => dead_session(rule, head),
+                Lookup::Unavailable => Err(Refusal::Unavailable),
+            }
+        }
+        Credential::None if rule.session && secure => exchange(findings, snapshot, shared, head, now),
+        Credential::None => Ok(None),
+    }
+}
+
+/// The living session that a request to log in or out brings along: the one to end. These endpoints ask for no
+/// credential, so that whoever holds a dead or doubled cookie can still use them.
+fn presented_session(
+    findings: &Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    question: Question<'_>,
+) -> Option<Arc<Session>> {
+    if findings.view.as_ref()?.scheme != Scheme::Https {
+        return None;
+    }
+    let value = credential::cookie(&question.head.headers, &snapshot.session.cookie).ok().flatten()?;
+    match shared.sessions.lookup(&SessionToken::parse(value)?, &snapshot.session, question.now) {
+        Lookup::Found(session) => Some(session),
+        Lookup::Absent | Lookup::Unavailable => None,
+    }
+}
+
+/// A cookie that names no living session. On an optional route it counts as absent where nothing is at stake (R4).
+fn dead_session(rule: &AccessRule, head: &Parts) -> Result<Option<Arc<Identity>>, Refusal> {
+    if rule.optional && csrf::is_safe(&head.method) {
+        Ok(None)
+    } else {
+        Err(Refusal::BadCredential(BadCredential::Session))
+    }
+}
+
+/// Turns the cookie of a system that was moved from into a session of ours, when its browser first brings it.
+fn exchange(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    head: &Parts,
+    now: Timestamp,
+) -> Result<Option<Arc<Identity>>, Refusal> {
+    let Some(names) = shared.sessions.legacy_cookies() else {
+        return Ok(None);
+    };
+    let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
+        return Ok(None);
+    };
+    for name in names.iter() {
+        let value =
+            credential::cookie(&head.headers, name).map_err(|ambiguous| Refusal::BadCredential(ambiguous.into()))?;
+        let Some(value) = value else { continue };
+        let tunnel = route.websocket && headers::asks_for_websocket(head);
+        csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
+        let session = match shared.sessions.exchange_legacy(name, value, &snapshot.session, now) {
+            Some(Exchanged::Opened(token, session)) => {
+                findings.opened = Some(token);
+                session
+            }
+            Some(Exchanged::Recently(session)) => session,
+            None => continue,
+        };
+        let identity = Arc::clone(session.identity());
+        findings.session = Some(session);
+        return Ok(Some(identity));
+    }
+    Ok(None)
+}
+
+/// Whether a request comes from this machine and to a loopback name: the demo's random but shared secrets serve
+/// nobody else (R35).
+fn is_local(view: &ClientView, headers: &HeaderMap) -> bool {
+    view.address.is_loopback()
+        && view.authority.host.is_loopback()
+        && !FORWARDING.iter().any(|name| headers.contains_key(name))
+}
+
+impl Findings {
+    /// Whether the client came by https, as it sees it.
+    pub fn is_https(&self) -> bool {
+        self.view.as_ref().is_some_and(|view| view.scheme == Scheme::Https)
+    }
+
+    /// Whether this is a load balancer's probe, which is not logged.
+    pub fn is_probe(&self) -> bool {
+        self.route.as_ref().is_some_and(|route| matches!(route.target, Target::Own(Own::Livez)))
+    }
+}
+
+impl From<RewriteError> for Refusal {
+    fn from(error: RewriteError) -> Self {
+        match error {
+            RewriteError::IdentityTooLarge => Self::IdentityTooLarge,
+        }
+    }
+}
+
+impl From<Denial> for Refusal {
+    fn from(denial: Denial) -> Self {
+        match denial {
+            Denial::Anonymous => Self::NoCredential,
+            Denial::Requirement { rule, scope } => Self::NotAllowed { rule, scope },
+            Denial::StaleLogin { max_age } => Self::StaleLogin { max_age },
+        }
+    }
+}
+
+const FORWARDING: [HeaderName; 6] = [
+    HeaderName::from_static("forwarded"),
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-real-ip"),
+    HeaderName::from_static("via"),
+];

@@ -1,0 +1,122 @@
+//! The one concrete body type of our answers: our own bytes, or what streams from an upstream; with the request's
+//! `Outcome` on board, so that its end is the request's end.
+
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+
+use crate::{
+    telemetry::outcome::{Metered, Outcome},
+    upstream::{self, UpstreamError},
+};
+
+/// The body of an answer that goes to the client.
+#[derive(Debug)]
+pub struct Body(Metered<Content>);
+
+/// The body of an answer before its outcome is known.
+#[derive(Debug)]
+pub(super) enum Content {
+    Own(Full<Bytes>),
+    Upstream(upstream::Body),
+}
+
+/// Reads and forgets the body of a request that is refused, within bounds: a client that is still sending would
+/// otherwise see a reset instead of the answer (RFC 9112 section 9.3, RFC 9113 section 8.1). What comes beyond the bounds
+/// costs the client its connection or stream.
+pub(super) fn discard(mut body: Incoming) {
+    if body.is_end_stream() {
+        return;
+    }
+    tokio::task::spawn_local(async move {
+        let mut left = DISCARDED_BYTES;
+        let reading = async {
+            while let Some(Ok(frame)) = body.frame().await {
+                left = left.saturating_sub(frame.data_ref().map_or(1, Bytes::len));
+                if left == 0 {
+                    return;
+                }
+            }
+        };
+        // Whether it ended or not, nobody needs the rest.
+        let _ = tokio::time::timeout(DISCARDING, reading).await;
+    });
+}
+
+const DISCARDED_BYTES: usize = 64 * 1024;
+const DISCARDING: Duration = Duration::from_secs(2);
+
+impl Content {
+    pub(super) fn empty() -> Self {
+        Self::own(Bytes::new())
+    }
+
+    pub(super) fn own(bytes: Bytes) -> Self {
+        Self::Own(Full::new(bytes))
+    }
+
+    pub(super) const fn upstream(body: upstream::Body) -> Self {
+        Self::Upstream(body)
+    }
+
+    /// Completes it: when the body ends or is dropped, the request is over.
+    pub(super) fn with(self, outcome: Outcome) -> Body {
+        Body(Metered::new(self, outcome))
+    }
+}
+
+impl HttpBody for Content {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        match &mut *self {
+            Self::Own(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
+            Self::Upstream(body) => Pin::new(body).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(body) => body.is_end_stream(),
+            Self::Upstream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(body) => body.size_hint(),
+            Self::Upstream(body) => body.size_hint(),
+        }
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = UpstreamError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+        Pin::new(&mut self.0).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
+    }
+}

@@ -1,0 +1,296 @@
+//! THE story of a request: **decide**, **relay**, **conclude**.
+//!
+//! No stage calls the next one; each returns, and this file goes on. The upstream is contacted in one place, with a
+//! permit in hand. There is one exit: [`conclude`] makes the answer, and the request's `Outcome` rides in its body, so
+//! that log line and metrics are written once, when the last byte is out or the client is gone.
+
+use std::{rc::Rc, sync::Arc};
+
+use bytes::Bytes;
+use http::{
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
+    request::Parts,
+};
+use http_body::Body as _;
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+
+use crate::{
+    authz::Permit,
+    cors,
+    decide::{self, Decision, Findings, Question, Verdict},
+    headers::{self, OutboundParts, forwarded},
+    id::RequestId,
+    identity::Field,
+    inbound::Inbound,
+    policy::Access,
+    refusal::{Asked, Audience, BadCredential, Refusal},
+    route::Target,
+    session::cookie,
+    state::{Live, Snapshot, SnapshotCache},
+    telemetry::{
+        WorkerTelemetry,
+        outcome::{Began, Outcome},
+    },
+    upstream::{self, Outgoing, UpstreamError, WebSocket},
+};
+
+mod body;
+mod own;
+
+use body::Content;
+
+pub use body::Body;
+
+/// What one worker thread brings to its requests.
+pub struct Worker {
+    live: Arc<Live>,
+    snapshots: SnapshotCache,
+    upstreams: upstream::Upstreams,
+    telemetry: Rc<WorkerTelemetry>,
+}
+
+impl Worker {
+    /// Called on the worker's own thread: connections and log buffers stay there.
+    pub fn new(live: Arc<Live>) -> Self {
+        let upstreams = upstream::Upstreams::new(Arc::clone(&live.shared.upstreams), live.shared.shutdown.clone());
+        let telemetry = live.shared.telemetry.worker();
+        Self { snapshots: SnapshotCache::default(), upstreams, telemetry, live }
+    }
+
+    /// Serves one request, on the one snapshot that is current now.
+    pub async fn handle(&self, inbound: Inbound) -> Response<Body> {
+        let snapshot = self.snapshots.current(&self.live);
+        handle(self, &snapshot, inbound).await
+    }
+
+    /// What this worker writes its log lines and metrics to.
+    pub const fn telemetry(&self) -> &Rc<WorkerTelemetry> {
+        &self.telemetry
+    }
+}
+
+/// The way of every request.
+async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Response<Body> {
+    let Inbound { head, body, connection, request_id, started, now, malformed } = inbound;
+    let request_id = forwarded::request_id(&connection, &head.headers, &snapshot.headers).unwrap_or(request_id);
+    let began = Began {
+        method: &head.method,
+        uri: &head.uri,
+        version: head.version,
+        request_id: request_id.header(),
+        started,
+        now,
+        generation: snapshot.generation,
+        query: snapshot.query_log,
+    };
+    let mut outcome = Outcome::begin(&worker.telemetry, began);
+
+    let question = Question { head: &head, connection: &connection, malformed, now };
+    let Decision { findings, verdict } = decide::decide(snapshot, &worker.live.shared, question);
+    note(&mut outcome, &findings);
+
+    let ending = Ending::of(&head, &findings, &verdict);
+    let relayed = match verdict {
+        Verdict::Allow(permit) => {
+            outcome.allowed();
+            relay(worker, snapshot, permit, &findings, head, body, &request_id, &mut outcome).await
+        }
+        Verdict::Preflight => Ok(preflight(&findings, &head)),
+        Verdict::Refuse(refusal) => {
+            body::discard(body);
+            Err(refusal)
+        }
+    };
+    conclude(snapshot, relayed, &findings, &ending, &request_id, outcome)
+}
+
+/// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
+#[expect(clippy::too_many_arguments, reason = "the parts of one request, each needed by one target or another")]
+async fn relay(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    permit: Permit,
+    findings: &Findings,
+    head: Parts,
+    body: Incoming,
+    request_id: &RequestId,
+    outcome: &mut Outcome,
+) -> Result<Response<Content>, Refusal> {
+    let (Some(view), Some(path)) = (&findings.view, &findings.path) else {
+        return Err(Refusal::BadHost("absent"));
+    };
+    let route = Arc::clone(permit.route());
+    match &route.target {
+        Target::Upstream(index) => {
+            let Some(settings) = snapshot.upstreams.get(*index) else {
+                return Err(Refusal::NoRoute);
+            };
+            let http2 = head.version == http::Version::HTTP_2;
+            let mut head = head;
+            let client = head.extensions.remove::<OnUpgrade>();
+            let outbound = headers::rewrite(head, permit, view, path, request_id, &snapshot.headers)?;
+            let OutboundParts { method, uri, headers, permit, websocket } = outbound.into_parts();
+            let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client });
+            let received = (!body.is_end_stream()).then(|| outcome.bytes_in_meter());
+            let request = Outgoing { method, uri, headers, body, received, http2, websocket };
+            let limits = upstream::Limits {
+                max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
+                response_timeout: route.limits.response_timeout,
+                ..upstream::Limits::default()
+            };
+            let mut response = upstream::forward(&worker.upstreams, settings, request, &limits).await?;
+            // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of it.
+            outcome.upstream(*index, &settings.name, outcome.elapsed());
+            let websocket_accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if websocket_accepted {
+                outcome.protocol("websocket");
+            }
+            let context = headers::response::Context {
+                route: &route,
+                authenticated: permit.identity().is_some(),
+                own_prefix: &snapshot.login.prefix,
+                websocket_accepted,
+            };
+            headers::response::rewrite(response.headers_mut(), &context, &snapshot.headers);
+            if route.cors.is_some() {
+                cors::strip_fields(response.headers_mut());
+            }
+            Ok(response.map(Content::upstream))
+        }
+        Target::Own(own) => own::serve(*own, worker, snapshot, &permit, findings, &head, body).await,
+        Target::Redirect { status, location } => {
+            let mut response = Response::new(Content::empty());
+            *response.status_mut() = *status;
+            response.headers_mut().insert(LOCATION, location.clone());
+            Ok(response)
+        }
+        Target::Respond { status, content_type, body } => {
+            let mut response = Response::new(Content::own(body.clone()));
+            *response.status_mut() = *status;
+            response.headers_mut().insert(http::header::CONTENT_TYPE, content_type.clone());
+            Ok(response)
+        }
+    }
+}
+
+/// The one exit: whatever happened becomes one answer, one log line, one set of counts.
+fn conclude(
+    snapshot: &Snapshot,
+    relayed: Result<Response<Content>, Refusal>,
+    findings: &Findings,
+    ending: &Ending,
+    request_id: &RequestId,
+    mut outcome: Outcome,
+) -> Response<Body> {
+    let mut response = relayed.unwrap_or_else(|refusal| {
+        outcome.refused(refusal.reason(), refusal.status());
+        refuse(snapshot, &refusal, findings, ending, request_id)
+    });
+    let route = findings.route.as_deref();
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, request_id.header().clone());
+    if let Some(cors) = route.and_then(|route| route.cors.as_ref()) {
+        cors::add_fields(cors, ending.origin.as_ref(), headers);
+    }
+    if let Some(token) = &findings.opened {
+        headers.append(SET_COOKIE, cookie::set(&snapshot.session, token));
+    }
+    if let Some(hsts) = snapshot.hsts.as_ref().filter(|_| findings.is_https())
+        && !headers.contains_key(STRICT_TRANSPORT_SECURITY)
+    {
+        headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+    }
+    outcome.status(response.status());
+    response.map(|body| body.with(outcome))
+}
+
+fn refuse(
+    snapshot: &Snapshot,
+    refusal: &Refusal,
+    findings: &Findings,
+    ending: &Ending,
+    request_id: &RequestId,
+) -> Response<Content> {
+    let rule = findings.route.as_deref().and_then(|route| match &route.access {
+        Access::Authenticated(rule) => Some(rule),
+        Access::Public { .. } => None,
+    });
+    let own = findings.route.as_deref().is_some_and(|route| matches!(route.target, Target::Own(_)));
+    let people = (own || rule.is_some_and(|rule| rule.session)) && snapshot.login.is_open();
+    let answer = refusal.answer(&Asked {
+        audience: ending.audience,
+        request_id,
+        login_prefix: people.then_some(&*snapshot.login.prefix),
+        return_to: &ending.return_to,
+        bearer: rule.is_some_and(|rule| !rule.issuers.is_empty()),
+        signed_in_as: findings.session.as_ref().map(|session| {
+            let identity = session.identity();
+            identity.name().unwrap_or_else(|| identity.subject())
+        }),
+    });
+    let mut response = answer.map(Content::own);
+    if matches!(refusal, Refusal::BadCredential(BadCredential::Session)) {
+        response.headers_mut().append(SET_COOKIE, cookie::clear(&snapshot.session));
+    }
+    response
+}
+
+/// Tells the outcome what was learned while deciding.
+fn note(outcome: &mut Outcome, findings: &Findings) {
+    if let Some(view) = &findings.view {
+        outcome.client(view.address, view.scheme.as_str(), &view.authority);
+    }
+    if let Some(route) = &findings.route {
+        outcome.route(route.index, &route.name);
+    }
+    if let Some(identity) = &findings.identity {
+        outcome.identity(identity.via().label(), identity.realm(), || identity.header(Field::Id));
+    }
+    if findings.is_probe() {
+        outcome.unlogged();
+    }
+}
+
+/// What the end of a request needs of its head, which goes to the upstream meanwhile.
+struct Ending {
+    audience: Audience,
+    origin: Option<HeaderValue>,
+    return_to: Box<str>,
+}
+
+impl Ending {
+    fn of(head: &Parts, findings: &Findings, verdict: &Verdict) -> Self {
+        let with_cors = findings.route.as_ref().is_some_and(|route| route.cors.is_some());
+        let refused = matches!(verdict, Verdict::Refuse(_));
+        Self {
+            audience: Audience::of(head),
+            origin: if with_cors { head.headers.get(ORIGIN).cloned() } else { None },
+            // Only refusals before the upstream lead to a login.
+            return_to: if refused { return_to(head) } else { Box::default() },
+        }
+    }
+}
+
+fn return_to(head: &Parts) -> Box<str> {
+    head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).into()
+}
+
+fn preflight(findings: &Findings, head: &Parts) -> Response<Content> {
+    let cors = findings.route.as_ref().and_then(|route| route.cors.as_ref());
+    cors.map_or_else(|| Response::new(Bytes::new()), |cors| cors::preflight(cors, head)).map(Content::own)
+}
+
+impl From<UpstreamError> for Refusal {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::ClientBody => Self::BodyIncomplete,
+            UpstreamError::Invalid(_) => Self::UpstreamInvalid,
+            UpstreamError::Timeout(_) => Self::UpstreamTimeout,
+            UpstreamError::TooLarge => Self::BodyTooLarge,
+            UpstreamError::Unreachable(_) => Self::UpstreamUnreachable,
+        }
+    }
+}
+
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

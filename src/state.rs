@@ -1,0 +1,127 @@
+//! Every mutable thing in the process is one field here.
+//!
+//! [`Snapshot`] is what a reload swaps whole; [`Shared`] outlives every snapshot; [`Live`] holds both. A request takes
+//! its snapshot once, through its worker's [`SnapshotCache`], and keeps it to its end.
+
+use std::{
+    cell::RefCell,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    accounts::Hasher,
+    admin,
+    authn::{jwt::Issuer, token_cache::TokenCache},
+    clock::Clock,
+    headers, login,
+    route::RouteTable,
+    session,
+    shutdown::Shutdown,
+    telemetry::{QueryLog, Telemetry},
+    upstream,
+};
+
+/// Everything that a reload can change: immutable, complete, swapped whole (R37).
+pub struct Snapshot {
+    /// Counts reloads, from 1.
+    pub generation: u64,
+    /// All routes, our own endpoints among them.
+    pub routes: RouteTable,
+    /// Whether generated secrets are in use: requests must come to a loopback host and without forwarding headers
+    /// (R35).
+    pub demo_secrets: bool,
+    /// `[[jwt.issuer]]`.
+    pub issuers: Vec<Issuer>,
+    /// `[session]`.
+    pub session: session::Settings,
+    /// `[login]`.
+    pub login: login::Settings,
+    /// `[identity]` and trusted proxies.
+    pub headers: headers::Settings,
+    /// `[upstream.*]`.
+    pub upstreams: Vec<Arc<upstream::Settings>>,
+    /// `[admin]`; `None`: off.
+    pub admin: Option<admin::Settings>,
+    /// `server.hsts`; `None`: off.
+    pub hsts: Option<http::HeaderValue>,
+    /// `limits.max_body`.
+    pub max_body: u64,
+    /// `log.query`.
+    pub query_log: QueryLog,
+}
+
+/// What outlives every snapshot.
+pub struct Shared {
+    /// The source of wall time.
+    pub clock: Clock,
+    /// All sessions.
+    pub sessions: Arc<session::Store>,
+    /// Tokens that were verified before (R23).
+    pub tokens: TokenCache,
+    /// Password checks, on threads of their own.
+    pub hasher: Hasher,
+    /// Who slows guessers down.
+    pub throttle: login::Throttle,
+    /// What happened at our own endpoints.
+    pub login_counts: login::Counts,
+    /// Health and counters of upstream servers, by name.
+    pub upstreams: Arc<upstream::Shared>,
+    /// Logs and metrics.
+    pub telemetry: Arc<Telemetry>,
+    /// The stop signal.
+    pub shutdown: Shutdown,
+}
+
+/// The process's state: one current snapshot, and what outlives it.
+pub struct Live {
+    snapshot: ArcSwap<Snapshot>,
+    /// Raised after each swap; lets workers see without touching a shared reference count that nothing changed.
+    swaps: AtomicU64,
+    /// What outlives every snapshot.
+    pub shared: Shared,
+}
+
+impl Live {
+    /// Begins with this snapshot.
+    pub fn new(snapshot: Snapshot, shared: Shared) -> Self {
+        Self { snapshot: ArcSwap::from_pointee(snapshot), swaps: AtomicU64::new(1), shared }
+    }
+
+    /// Replaces the snapshot; requests under way finish on theirs.
+    pub fn swap(&self, snapshot: Snapshot) {
+        self.snapshot.store(Arc::new(snapshot));
+        self.swaps.fetch_add(1, Ordering::Release);
+    }
+
+    /// The current snapshot, for whoever is not on the request path.
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+}
+
+/// A worker's own handle on the current snapshot: on the request path only thread-local counts change.
+#[derive(Default)]
+#[expect(clippy::redundant_allocation, reason = "counting on the Rc keeps the shared count of the Arc untouched")]
+pub struct SnapshotCache(RefCell<Option<(u64, Rc<Arc<Snapshot>>)>>);
+
+impl SnapshotCache {
+    /// The snapshot to serve one request with. Ask once for each request (R37).
+    pub fn current(&self, live: &Live) -> Rc<Arc<Snapshot>> {
+        let swaps = live.swaps.load(Ordering::Acquire);
+        let mut cached = self.0.borrow_mut();
+        match &*cached {
+            Some((seen, snapshot)) if *seen == swaps => Rc::clone(snapshot),
+            _ => {
+                let snapshot = Rc::new(live.snapshot());
+                *cached = Some((swaps, Rc::clone(&snapshot)));
+                snapshot
+            }
+        }
+    }
+}
