@@ -1,0 +1,347 @@
+//! One connection from the end of its handshake to its last byte: HTTP/1.1 or HTTP/2 by ALPN, and a handler (R18–R20).
+//!
+//! In: an accepted socket. Out: [`Inbound`] requests to the handler, its answers to the client. hyper parses what
+//! `wire` has checked. An answer whose request body did not arrive whole says `Connection: close`, so that no rest of
+//! a body is ever read as a request. A connection asked to end finishes what it has begun.
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::poll_fn,
+    io,
+    net::TcpStream as StdTcpStream,
+    os::unix::net::UnixStream as StdUnixStream,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http_body::{Body, Frame, SizeHint};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioTimer;
+use rustls::ProtocolVersion;
+use tokio::{
+    net::{TcpStream, UnixStream},
+    task::{AbortHandle, spawn_local},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::{
+    client::{Connection, PeerAddr, Tls},
+    clock::{self, Clock},
+    edge::{
+        Counters, Handler, Limits,
+        accept::Arrival,
+        framing::HeadBounds,
+        progress::{Progress, Waiting},
+        tls::{self, TlsSlot},
+        wire::{Socket, SocketIo, Stream, Wire},
+    },
+    host::Host,
+    id::RequestId,
+    inbound::{Inbound, Malformed},
+};
+
+/// What all connections of one worker share.
+pub(crate) struct Worker<H> {
+    pub(crate) handler: H,
+    pub(crate) tls: Option<Arc<TlsSlot>>,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Clock,
+    pub(crate) counters: Arc<Counters>,
+}
+
+/// Serves one connection in a task of its own, which a panic does not leave.
+pub(crate) fn spawn<H: Handler>(worker: &Rc<Worker<H>>, arrival: Arrival) -> (Arc<Progress>, AbortHandle) {
+    let waiting = if arrival.encrypted { Waiting::Handshake } else { Waiting::Message };
+    let progress = Arc::new(Progress::new(waiting));
+    let task = spawn_local(serve(Rc::clone(worker), arrival, Arc::clone(&progress)));
+    (progress, task.abort_handle())
+}
+
+async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Arc<Progress>) {
+    // Whatever ends this early (a failed handshake, an abort) ends the watch over it; later the wire tells.
+    let watch = TellWhenGone(Some(Arc::clone(&progress)));
+    let Arrival { socket, peer, local_port, encrypted, ticket } = arrival;
+    let socket = match peer {
+        PeerAddr::Ip(_) => TcpStream::from_std(StdTcpStream::from(socket)).map(SocketIo::Tcp),
+        PeerAddr::Unix => UnixStream::from_std(StdUnixStream::from(socket)).map(SocketIo::Unix),
+    };
+    let Ok(socket) = socket else { return };
+    let socket = Socket::new(socket, Arc::clone(&progress));
+    let (stream, tls, http2) = if encrypted {
+        let Ok(stream) = handshake(&worker, socket).await else {
+            worker.counters.handshakes_failed.fetch_add(1, Relaxed);
+            return;
+        };
+        let session = stream.get_ref().1;
+        let http2 = session.alpn_protocol() == Some(tls::H2);
+        let tls = Tls {
+            server_name: session.server_name().and_then(canonical_name),
+            version: match session.protocol_version() {
+                Some(ProtocolVersion::TLSv1_2) => "1.2",
+                _ => "1.3",
+            },
+        };
+        (Stream::Tls(Box::new(stream)), Some(tls), http2)
+    } else {
+        (Stream::plain(socket), None, false)
+    };
+    progress.set_waiting(Waiting::Message);
+    let context = Rc::new(Exchange {
+        connection: Arc::new(Connection { id: next_connection_id(), peer, local_port, tls }),
+        worker: Rc::clone(&worker),
+        progress: Arc::clone(&progress),
+    });
+    let (counters, clock) = (Arc::clone(&worker.counters), worker.clock.clone());
+    watch.hand_over();
+    // Boxed: an idle connection should not pay for the larger of two protocols.
+    if http2 {
+        let wire = Wire::http2(stream, HTTP2_STREAM_WINDOW, progress, counters, clock, ticket);
+        Box::pin(serve_http2(context, wire)).await;
+    } else {
+        let bounds = HeadBounds { bytes: worker.limits.max_header_bytes, fields: worker.limits.max_headers };
+        let wire = Wire::guarded(stream, bounds, progress, counters, clock, ticket);
+        Box::pin(serve_http1(context, wire)).await;
+    }
+}
+
+async fn handshake<H: Handler>(worker: &Worker<H>, socket: Socket) -> io::Result<TlsStream<Socket>> {
+    let config = worker.tls.as_ref().ok_or_else(|| io::Error::other("no TLS here"))?.current();
+    TlsAcceptor::from(config).accept(socket).await
+}
+
+async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
+    let limits = context.worker.limits;
+    let mut builder = http1::Builder::new();
+    // A client that closes its half is taken to have left: what it asked for is cancelled.
+    builder.half_close(false).max_buf_size(HTTP1_BUFFER.max(limits.max_header_bytes + HTTP1_BUFFER / 2));
+    if limits.max_headers > HYPER_HEADERS {
+        builder.max_headers(limits.max_headers);
+    }
+    let progress = Arc::clone(&context.progress);
+    let index = AtomicU64::new(0);
+    let service = service_fn(move |request| {
+        let index = index.fetch_add(1, Relaxed) + 1;
+        answer_http1(Rc::clone(&context), index, request)
+    });
+    let mut connection = pin!(builder.serve_connection(wire, service).with_upgrades());
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        progress.remember(cx.waker());
+        if progress.is_closing() && !std::mem::replace(&mut told, true) {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    });
+    note_end(ended.await);
+}
+
+async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
+    let limits = context.worker.limits;
+    let mut builder = http2::Builder::new(LocalExecutor);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_streams)
+        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
+        .max_pending_accept_reset_streams(HTTP2_RESETS)
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_send_buf_size(HTTP2_SEND_BUFFER)
+        .keep_alive_interval(HTTP2_PING)
+        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+    let progress = Arc::clone(&context.progress);
+    let service = service_fn(move |request| answer_http2(Rc::clone(&context), request));
+    let mut connection = pin!(builder.serve_connection(wire, service));
+    let mut told = false;
+    let ended = poll_fn(|cx| {
+        progress.remember(cx.waker());
+        if progress.is_closing() && !std::mem::replace(&mut told, true) {
+            connection.as_mut().graceful_shutdown();
+        }
+        connection.as_mut().poll(cx)
+    });
+    note_end(ended.await);
+}
+
+/// What the requests of one connection share.
+struct Exchange<H> {
+    connection: Arc<Connection>,
+    worker: Rc<Worker<H>>,
+    progress: Arc<Progress>,
+}
+
+async fn answer_http1<H: Handler>(
+    context: Rc<Exchange<H>>,
+    index: u64,
+    request: Request<Incoming>,
+) -> Result<Response<Tracked<H::Body>>, Infallible> {
+    let malformed = context.progress.malformed(index);
+    let under_way = UnderWay::begin(&context);
+    context.worker.counters.requests_http1.fetch_add(1, Relaxed);
+    let version = request.version();
+    let mut response = context.worker.handler.handle(context.inbound(request, malformed)).await;
+    let granted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    context.progress.answered(index, granted);
+    // hyper closes after a body that was not read to its end, without a word; the client should know.
+    let body_is_open = context.progress.body_is_open(index) && !granted;
+    if (body_is_open || malformed.is_some()) && version == Version::HTTP_11 {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    Ok(response.map(|body| Tracked { body, silent: false, _under_way: under_way }))
+}
+
+async fn answer_http2<H: Handler>(
+    context: Rc<Exchange<H>>,
+    request: Request<Incoming>,
+) -> Result<Response<Tracked<H::Body>>, Infallible> {
+    let malformed = (request.headers().len() > context.worker.limits.max_headers).then_some(Malformed::TooManyHeaders);
+    if let Some(reason) = malformed {
+        context.worker.counters.count_malformed(reason);
+    }
+    let under_way = UnderWay::begin(&context);
+    context.worker.counters.requests_http2.fetch_add(1, Relaxed);
+    // hyper leaves the body out of an answer to HEAD in HTTP/1 only; a client takes one in HTTP/2 for a broken stream.
+    let silent = request.method() == Method::HEAD;
+    let mut response = context.worker.handler.handle(context.inbound(request, malformed)).await;
+    if let Some(length) = response.body().size_hint().exact().filter(|length| silent && *length > 0) {
+        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
+    }
+    Ok(response.map(|body| Tracked { body, silent, _under_way: under_way }))
+}
+
+impl<H: Handler> Exchange<H> {
+    fn inbound(&self, request: Request<Incoming>, malformed: Option<Malformed>) -> Inbound {
+        let (head, body) = request.into_parts();
+        Inbound {
+            head,
+            body,
+            connection: Arc::clone(&self.connection),
+            request_id: RequestId::generate(),
+            started: clock::instant(),
+            now: self.worker.clock.now(),
+            malformed,
+        }
+    }
+}
+
+/// A request until its answer is complete or nobody wants it any more.
+struct UnderWay {
+    progress: Arc<Progress>,
+    counters: Arc<Counters>,
+}
+
+impl UnderWay {
+    fn begin<H>(context: &Exchange<H>) -> Self {
+        context.progress.begin_request();
+        Self { progress: Arc::clone(&context.progress), counters: Arc::clone(&context.worker.counters) }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.progress.end_request();
+        if std::thread::panicking() {
+            self.counters.panics.fetch_add(1, Relaxed);
+            tracing::error!("a request handler panicked; its connection or stream is cut, others go on");
+        }
+    }
+}
+
+/// A response body that tells when it is done with.
+pub(crate) struct Tracked<B> {
+    body: B,
+    /// Only its length is told (RFC 9110 section 9.3.2).
+    silent: bool,
+    _under_way: UnderWay,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let this = self.get_mut();
+        if this.silent {
+            return Poll::Ready(None);
+        }
+        Pin::new(&mut this.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.silent || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Streams of HTTP/2 run beside their connection, on the same thread.
+#[derive(Clone, Copy, Debug)]
+struct LocalExecutor;
+
+impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
+    fn execute(&self, future: F) {
+        drop(spawn_local(async move {
+            future.await;
+        }));
+    }
+}
+
+/// Until the wire exists, dropping this tells that the connection is gone.
+struct TellWhenGone(Option<Arc<Progress>>);
+
+impl TellWhenGone {
+    fn hand_over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for TellWhenGone {
+    fn drop(&mut self) {
+        if let Some(progress) = &self.0 {
+            progress.gone();
+        }
+    }
+}
+
+/// A name that is no host is no name: hosts are compared with it (R10).
+fn canonical_name(name: &str) -> Option<Arc<str>> {
+    name.parse::<Host>().ok().map(|host| Arc::from(host.as_str()))
+}
+
+fn next_connection_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+fn note_end<E: Error>(ended: Result<(), E>) {
+    if let Err(error) = ended {
+        tracing::trace!(%error, "connection ended");
+    }
+}
+
+/// hyper parses so many fields without allocating.
+const HYPER_HEADERS: usize = 100;
+/// Bounds hyper's read and write buffers, and so the memory of a client that does not read.
+const HTTP1_BUFFER: usize = 64 * 1024;
+/// Streams that were reset before a handler saw them (CVE-2023-44487).
+const HTTP2_RESETS: usize = 20;
+const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// For each stream, what an answer may run ahead of the client.
+const HTTP2_SEND_BUFFER: usize = 64 * 1024;
+const HTTP2_PING: Duration = Duration::from_secs(30);
+const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);

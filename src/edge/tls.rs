@@ -1,0 +1,129 @@
+//! TLS as it is offered to clients (R20): 1.3, and 1.2 with ECDHE and AEAD only; no early data; HTTP by ALPN or nothing.
+//!
+//! In: a certificate resolver and settings. Out: one `rustls` configuration, held in a slot that a reload can fill anew
+//! without touching a socket: connections take the configuration that is there when they arrive (R37).
+//! A session is resumed only under the server name it was made for (rustls checks the name sealed in the ticket, R10).
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig, SupportedProtocolVersion,
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
+    server::{NoServerSessionStorage, ResolvesServerCert},
+};
+
+/// The oldest version that is spoken.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum MinVersion {
+    /// TLS 1.2 and 1.3.
+    #[default]
+    Tls12,
+    /// TLS 1.3 only.
+    Tls13,
+}
+
+/// A key-exchange group.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Group {
+    /// `X25519MLKEM768`: hybrid, safe against a later quantum computer. TLS 1.3 only.
+    X25519MlKem768,
+    /// `SecP256r1MLKEM768`: the same with P-256. TLS 1.3 only.
+    Secp256r1MlKem768,
+    /// `x25519`.
+    X25519,
+    /// `secp256r1`.
+    Secp256r1,
+    /// `secp384r1`.
+    Secp384r1,
+}
+
+impl Group {
+    /// The groups in the order that is used when nothing is set.
+    pub const DEFAULT: [Self; 4] = [Self::X25519MlKem768, Self::X25519, Self::Secp256r1, Self::Secp384r1];
+
+    /// By its name in configuration, in lower case: `x25519mlkem768`, `secp256r1mlkem768`, `x25519`, `secp256r1`,
+    /// `secp384r1`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::X25519MlKem768, Self::Secp256r1MlKem768, Self::X25519, Self::Secp256r1, Self::Secp384r1]
+            .into_iter()
+            .find(|group| group.name() == name)
+    }
+
+    /// Its name in configuration.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::X25519MlKem768 => "x25519mlkem768",
+            Self::Secp256r1MlKem768 => "secp256r1mlkem768",
+            Self::X25519 => "x25519",
+            Self::Secp256r1 => "secp256r1",
+            Self::Secp384r1 => "secp384r1",
+        }
+    }
+
+    const fn implementation(self) -> &'static dyn SupportedKxGroup {
+        match self {
+            Self::X25519MlKem768 => aws_lc_rs::kx_group::X25519MLKEM768,
+            Self::Secp256r1MlKem768 => aws_lc_rs::kx_group::SECP256R1MLKEM768,
+            Self::X25519 => aws_lc_rs::kx_group::X25519,
+            Self::Secp256r1 => aws_lc_rs::kx_group::SECP256R1,
+            Self::Secp384r1 => aws_lc_rs::kx_group::SECP384R1,
+        }
+    }
+}
+
+/// Builds the configuration of an HTTPS listener. `groups` in order of preference; empty: [`Group::DEFAULT`].
+///
+/// # Errors
+/// When no group fits `min_version` or the ticket keys cannot be made.
+pub fn server_config(
+    resolver: Arc<dyn ResolvesServerCert>,
+    min_version: MinVersion,
+    groups: &[Group],
+) -> Result<Arc<ServerConfig>, rustls::Error> {
+    let groups = if groups.is_empty() { &Group::DEFAULT } else { groups };
+    let provider = CryptoProvider {
+        kx_groups: groups.iter().map(|group| group.implementation()).collect(),
+        ..aws_lc_rs::default_provider()
+    };
+    let versions: &[&SupportedProtocolVersion] = match min_version {
+        MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        MinVersion::Tls13 => &[&rustls::version::TLS13],
+    };
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(resolver);
+    config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
+    config.max_early_data_size = 0;
+    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    // Tickets carry the state; a cache beside them would be memory and a lock for nothing.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    // Each ticket costs a sealing and 250 bytes at the end of every handshake; resumptions bring new ones.
+    config.send_tls13_tickets = 1;
+    Ok(Arc::new(config))
+}
+
+/// The protocol name of HTTP/2 in ALPN.
+pub(crate) const H2: &[u8] = b"h2";
+
+/// The configuration that new connections get. A reload stores another one; connections that stand keep theirs.
+#[derive(Debug)]
+pub struct TlsSlot(ArcSwap<ServerConfig>);
+
+impl TlsSlot {
+    /// With its first configuration.
+    pub fn new(config: Arc<ServerConfig>) -> Self {
+        Self(ArcSwap::new(config))
+    }
+
+    /// What a connection that arrives now is served with.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.0.load_full()
+    }
+
+    /// Replaces it for all connections to come.
+    pub fn replace(&self, config: Arc<ServerConfig>) {
+        self.0.store(config);
+    }
+}
