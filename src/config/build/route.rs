@@ -1,0 +1,572 @@
+//! `[[route]]`: who gets in, how, and where to. A route that does not say how one authenticates is refused (R1), as is
+//! whatever would let a rule pass by accident: mixed realms (R5), rules that anonymous callers would meet (R4), path
+//! parameters that some of its patterns lack (R6). Our own endpoints become routes here too.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use http::{HeaderValue, Method};
+
+use super::{
+    Build,
+    source::{self, Source, Sources},
+};
+use crate::{
+    config::{
+        decode::{At, OneOrMany},
+        file::{self, Cache, File, RouteOptions, SubjectForm},
+        place::Place,
+        report::{did_you_mean, one_of},
+        requirement::Rule,
+        scalar::{AuthName, CorsOrigin, RoutePath},
+    },
+    host::Host,
+    policy::{Access, AccessRule, Cors, Csrf, Requirement, Requirements},
+    route::{Own, Route, RouteLimits, RouteTable, Target},
+    upstream,
+};
+
+/// What is the same for all routes.
+struct Surroundings<'a> {
+    defaults: Option<&'a RouteOptions>,
+    upstreams: &'a [&'a str],
+    sources: &'a Sources,
+    prefix: &'a str,
+    /// Whether `identity.subject = "realm:sub"`.
+    qualified: bool,
+    /// Whether `server.hosts` names any.
+    hosts_known: bool,
+}
+
+impl Build<'_> {
+    /// Every route, ours at the end, and every known host.
+    pub(super) fn routes(
+        &mut self,
+        file: &File,
+        upstreams: &[&str],
+        sources: &Sources,
+    ) -> (Option<Vec<Arc<Route>>>, Vec<Host>) {
+        let Some(written) = file.route.0.as_ref().map(|list| &list.0) else {
+            return (None, Vec::new());
+        };
+        let server_hosts = file.server.0.iter().flat_map(|server| &server.hosts).map(|host| host.value.clone());
+        let mut known: BTreeSet<Host> = server_hosts.collect();
+        let surroundings = Surroundings {
+            defaults: file.route_defaults.0.as_ref().map(|section| &section.table),
+            upstreams,
+            sources,
+            prefix: source::prefix(file),
+            qualified: file
+                .identity
+                .0
+                .as_ref()
+                .is_some_and(|identity| matches!(identity.subject, Some(SubjectForm::RealmSubject))),
+            hosts_known: !known.is_empty(),
+        };
+        let route_hosts = written.iter().filter_map(|route| route.value.r#match.value.host.as_ref());
+        known.extend(route_hosts.flat_map(|hosts| &hosts.0).map(|host| host.value.clone()));
+        let known: Vec<Host> = known.into_iter().collect();
+
+        self.unique("route", written.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
+        self.judge_defaults(file);
+        let built: Vec<Option<Route>> =
+            written.iter().enumerate().map(|(index, at)| self.route(index, at, &surroundings)).collect();
+        let mut routes: Option<Vec<Route>> = built.into_iter().collect();
+        if let Some(routes) = &mut routes {
+            own_routes(surroundings.prefix, sources, routes);
+        }
+        (routes.map(|routes| routes.into_iter().map(Arc::new).collect()), known)
+    }
+
+    /// Puts the routes into their table; two that would serve the same requests are a problem (R9).
+    pub(super) fn table(
+        &mut self,
+        file: &File,
+        routes: Vec<Arc<Route>>,
+        known_hosts: &[Host],
+        upstreams: &[Arc<upstream::Settings>],
+    ) -> Option<RouteTable> {
+        let quirks = |route: &Route| match &route.target {
+            Target::Upstream(index) => upstreams.get(*index).map(|upstream| upstream.path_quirks).unwrap_or_default(),
+            Target::Own(_) | Target::Redirect { .. } | Target::Respond { .. } => Default::default(),
+        };
+        let conflicts = match RouteTable::build(routes, known_hosts, quirks) {
+            Ok(table) => return Some(table),
+            Err(conflicts) => conflicts,
+        };
+        for conflict in conflicts {
+            let second =
+                file.route.0.iter().flat_map(|list| &list.0).find(|at| at.value.name.value.0 == *conflict.second);
+            let place = second.map(|at| {
+                let At { value: matched, place } = &at.value.r#match;
+                let path = matched.path.0.iter().find(|path| path.value.pattern.to_string() == conflict.pattern);
+                path.map_or(place, |path| &path.place)
+            });
+            if let Some(place) = place {
+                self.findings.problem(place, conflict.to_string(), "routes that differ in host, path or methods (R9)");
+            }
+        }
+        None
+    }
+
+    /// What every route starts from should not be what nobody notices.
+    fn judge_defaults(&mut self, file: &File) {
+        let auth = file.route_defaults.0.as_ref().and_then(|defaults| defaults.auth.as_ref());
+        if let Some(At { value, place }) = auth
+            && value.iter().any(|name| name.value == AuthName::None)
+        {
+            self.findings.warn(place, "every route that does not say `auth` itself is open to everybody");
+        }
+    }
+
+    fn route(&mut self, index: usize, at: &At<file::Route>, around: &Surroundings<'_>) -> Option<Route> {
+        let At { value: route, place } = at;
+        let At { value: matched, place: match_place } = &route.r#match;
+        self.judge_match(matched, match_place, around);
+        let methods = self.methods(matched);
+        let access = self.access(route, place, around);
+        let target = self.target(route, place, around);
+        let cors = self.cors(route, around, methods.as_deref());
+        let options = &route.options;
+        let inherited = around.defaults;
+        let upgrade = options.upgrade.as_ref().or_else(|| inherited?.upgrade.as_ref());
+        let cache = options.cache.or_else(|| inherited?.cache);
+        let max_body = options.max_body.or_else(|| inherited?.max_body);
+        let response_timeout = options.response_timeout.or_else(|| inherited?.response_timeout);
+        Some(Route {
+            name: route.name.value.0.as_str().into(),
+            index,
+            hosts: matched.host.iter().flat_map(|hosts| &hosts.0).map(|host| host.value.clone()).collect(),
+            paths: matched.path.0.iter().map(|path| path.value.pattern.clone()).collect(),
+            methods,
+            access: access?,
+            csrf: csrf(options.csrf.as_ref().or_else(|| inherited?.csrf.as_ref())),
+            cors: cors?,
+            target: target?,
+            limits: RouteLimits {
+                max_body: max_body.map(|size| size.0),
+                response_timeout: response_timeout.map(|positive| positive.0),
+            },
+            websocket: upgrade.is_some_and(|list| !list.is_empty()),
+            cache_public: matches!(cache, Some(Cache::Public)),
+        })
+    }
+
+    fn judge_match(&mut self, matched: &file::Match, place: &Place, around: &Surroundings<'_>) {
+        if matched.path.0.is_empty() {
+            self.findings.problem(place, "no path", "at least one, such as \"/{*rest}\" for all");
+        }
+        match &matched.host {
+            Some(OneOrMany(hosts)) if hosts.is_empty() => {
+                self.findings.problem(
+                    place,
+                    "an empty list of hosts",
+                    "at least one, or no `host` for every known one",
+                );
+            }
+            None if !around.hosts_known => {
+                self.findings
+                    .problem(place, "no `host`, and no `server.hosts`", "one of the two")
+                    .help("requests to hosts that nobody named are refused (R10): hosts = [\"app.example.com\"]")
+                    .depends(&["server"]);
+            }
+            Some(_) | None => {}
+        }
+        for path in &matched.path.0 {
+            // The canonical spelling: `/%5Fauth` is `/_auth`.
+            let text = path.value.pattern.to_string();
+            let rest = text.strip_prefix(around.prefix);
+            if rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/')) {
+                self.findings
+                    .problem(&path.place, format!("a path under `{}`", around.prefix), "a path elsewhere")
+                    .help("the gateway's own endpoints live there; `login.prefix` moves them")
+                    .depends(&["login"]);
+            }
+        }
+    }
+
+    fn methods(&mut self, matched: &file::Match) -> Option<Box<[Method]>> {
+        let At { value, place } = matched.methods.as_ref()?;
+        if value.is_empty() {
+            self.findings.problem(place, "an empty list", "at least one method, or no `methods` for all");
+        }
+        Some(value.as_slice().into())
+    }
+
+    /// How one gets through: `auth`, `optional`, `require` and what belongs to them.
+    fn access(&mut self, route: &file::Route, place: &Place, around: &Surroundings<'_>) -> Option<Access> {
+        let own = &route.options;
+        let inherited = around.defaults;
+        let Some(At { value: names, place: auth_place }) = own.auth.as_ref().or_else(|| inherited?.auth.as_ref())
+        else {
+            self.findings
+                .problem(&place.inside("auth"), "no `auth`, and none in [route_defaults]", AUTH_EXAMPLE)
+                .help("a route says who may come in; auth = [\"none\"] opens it to everybody (R1)")
+                .depends(&["route_defaults"]);
+            return None;
+        };
+        if names.is_empty() {
+            self.findings.problem(auth_place, "an empty list", AUTH_EXAMPLE);
+            return None;
+        }
+        let public = names.iter().any(|name| name.value == AuthName::None);
+        if public && names.len() > 1 {
+            self.findings
+                .problem(auth_place, "`none` beside others", "`none` alone, or the others")
+                .help("to let callers without a credential through: optional = true");
+            return None;
+        }
+        if public {
+            return self.public(own, inherited);
+        }
+        if let Some(written) = own.pass_authorization.as_ref().filter(|written| written.value) {
+            self.findings
+                .problem(
+                    &written.place,
+                    "`pass_authorization` where callers authenticate",
+                    "it on auth = [\"none\"] only",
+                )
+                .help("a verified `Authorization` goes upstream with forward_credential = true");
+        }
+        self.authenticated(route, names, auth_place, around)
+    }
+
+    fn public(&mut self, own: &RouteOptions, inherited: Option<&RouteOptions>) -> Option<Access> {
+        let misplaced = [
+            own.require.as_ref().map(|at| ("require", &at.place)),
+            own.optional.as_ref().filter(|at| at.value).map(|at| ("optional", &at.place)),
+            own.forward_credential.as_ref().filter(|at| at.value).map(|at| ("forward_credential", &at.place)),
+        ];
+        for (key, place) in misplaced.into_iter().flatten() {
+            self.findings.problem(
+                place,
+                format!("`{key}` on a route with auth = [\"none\"]"),
+                "a route that authenticates",
+            );
+        }
+        let pass = own.pass_authorization.as_ref().or_else(|| inherited?.pass_authorization.as_ref());
+        Some(Access::Public { pass_authorization: pass.is_some_and(|at| at.value) })
+    }
+
+    fn authenticated(
+        &mut self,
+        route: &file::Route,
+        names: &[At<AuthName>],
+        auth_place: &Place,
+        around: &Surroundings<'_>,
+    ) -> Option<Access> {
+        let session = names.iter().find(|name| name.value == AuthName::Session);
+        let mut issuers = Vec::new();
+        for name in names {
+            if let Some(index) = self.issuer_index(name, around.sources)
+                && !issuers.contains(&index)
+            {
+                issuers.push(index);
+            }
+        }
+        if let Some(session) = session.filter(|_| around.sources.session.is_empty()) {
+            self.findings
+                .problem(&session.place, "`session`, but no way to open one", "a source of sessions")
+                .help("[[user]], [[login.provider]], or an [[admin.token]] that allows `sessions.create`")
+                .depends(&["login", "user", "admin"]);
+        }
+        let through_session = around.sources.session.iter().filter(|_| session.is_some());
+        let through_jwt = issuers.iter().filter_map(|index| around.sources.issuers.get(*index));
+        let sources: Vec<&Source> = through_session.chain(through_jwt).collect();
+        self.judge_realms(&sources, auth_place, around);
+
+        let own = &route.options;
+        let inherited = around.defaults;
+        let optional = own.optional.as_ref().or_else(|| inherited?.optional.as_ref());
+        let require = own.require.as_ref().or_else(|| inherited?.require.as_ref());
+        let require = match require {
+            Some(require) => self.requirements(require, route, &sources, optional)?,
+            None => Requirements::default(),
+        };
+        let forward = own.forward_credential.as_ref().or_else(|| inherited?.forward_credential.as_ref());
+        Some(Access::Authenticated(AccessRule {
+            session: session.is_some(),
+            issuers: issuers.into(),
+            optional: optional.is_some_and(|at| at.value),
+            require,
+            forward_credential: forward.is_some_and(|at| at.value),
+            touch: own.touch.or_else(|| inherited?.touch).unwrap_or(true),
+        }))
+    }
+
+    /// The issuer that `jwt` or `jwt:<name>` means; `None` for other names, and after a problem.
+    pub(super) fn issuer_index(&mut self, name: &At<AuthName>, sources: &Sources) -> Option<usize> {
+        let At { value, place } = name;
+        let wanted = match value {
+            AuthName::Jwt(wanted) => wanted,
+            AuthName::None | AuthName::Session => return None,
+        };
+        let names = || sources.issuers.iter().map(|issuer| &*issuer.name);
+        let Some(wanted) = wanted else {
+            if sources.issuers.len() == 1 {
+                return Some(0);
+            }
+            let found = format!("`jwt`, and {} issuers", sources.issuers.len());
+            let full: Vec<String> = names().map(|name| format!("jwt:{name}")).collect();
+            let expected = match full.is_empty() {
+                true => String::from("a [[jwt.issuer]]"),
+                false => one_of(full.iter().map(String::as_str)),
+            };
+            self.findings.problem(place, found, expected).depends(&["jwt"]);
+            return None;
+        };
+        let index = names().position(|name| name == wanted);
+        if index.is_none() {
+            let problem = self.findings.problem(place, format!("`jwt:{wanted}`"), "the name of a [[jwt.issuer]]");
+            problem.depends(&["jwt"]);
+            if let Some(meant) = did_you_mean(wanted, names()) {
+                problem.help(format!("did you mean `jwt:{meant}`?"));
+            }
+        }
+        index
+    }
+
+    /// Subjects and roles of two realms must not meet behind one route unless upstreams can tell them apart (R5).
+    fn judge_realms(&mut self, sources: &[&Source], place: &Place, around: &Surroundings<'_>) {
+        let realms = source::realms(sources.iter().copied());
+        if realms.len() > 1 && !around.qualified {
+            let listed: Vec<&str> = realms.into_iter().collect();
+            self.findings
+                .problem(place, format!("sources of the realms {}", listed.join(" and ")), "one realm")
+                .help(
+                    "`alice` of one is not `alice` of the other: give sources that share users the same `realm`, or tell \
+                     them apart upstream with identity.subject = \"realm:sub\" (R5)",
+                )
+                .depends(&["jwt", "login", "admin", "identity", "route_defaults"]);
+        }
+    }
+
+    fn requirements(
+        &mut self,
+        at: &At<file::Require>,
+        route: &file::Route,
+        sources: &[&Source],
+        optional: Option<&At<bool>>,
+    ) -> Option<Requirements> {
+        let At { value: require, place } = at;
+        let lists = [("any", &require.any), ("all", &require.all), ("none", &require.none)];
+        for (key, list) in lists {
+            let Some(list) = list else { continue };
+            if list.value.is_empty() {
+                self.findings.problem(&list.place, format!("an empty `{key}`"), "at least one rule");
+            }
+            for rule in &list.value {
+                self.judge_rule(rule, route, sources);
+            }
+        }
+        let nothing = lists.iter().all(|(_, list)| list.is_none()) && require.max_auth_age.is_none();
+        if nothing {
+            self.findings.problem(place, "an empty `require`", "`any`, `all`, `none` or `max_auth_age`");
+        }
+        if optional.is_some_and(|optional| optional.value) {
+            if let Some(none) = &require.none {
+                self.findings.problem(&none.place, "`none` together with optional = true", "one of the two").help(
+                    "for a caller without a credential no rule holds, so `none` would let everybody through (R4)",
+                );
+            } else {
+                let message =
+                    "with optional = true, callers without a credential still meet no rule and are refused (R4)";
+                self.findings.warn(place, message);
+            }
+        }
+        let rules = |list: &Option<At<Vec<At<Rule>>>>| {
+            list.iter().flat_map(|list| &list.value).map(|rule| rule.value.0.clone()).collect()
+        };
+        Some(Requirements {
+            any: rules(&require.any),
+            all: rules(&require.all),
+            none: rules(&require.none),
+            max_auth_age: require.max_auth_age.map(|positive| positive.0),
+        })
+    }
+
+    fn judge_rule(&mut self, rule: &At<Rule>, route: &file::Route, sources: &[&Source]) {
+        let At { value: Rule(requirement), place } = rule;
+        match requirement {
+            Requirement::Email(_) => {
+                if !sources.is_empty() && !sources.iter().any(|source| source.can_vouch) {
+                    self.findings
+                        .problem(
+                            place,
+                            format!("`{requirement}`, but no source whose emails count"),
+                            "a verified email",
+                        )
+                        .help("trust_email = true on the provider says that its emails are right (R6)")
+                        .depends(&["login", "jwt", "admin", "user"]);
+                }
+            }
+            Requirement::PathEquals { parameter, .. } => {
+                let lacks = |path: &&At<RoutePath>| !path.value.has_parameter(parameter);
+                if let Some(lacking) = route.r#match.value.path.0.iter().find(lacks) {
+                    let found = format!("`path:{parameter}`, which {:?} does not have", lacking.value.text);
+                    self.findings.problem(place, found, format!("`{{{parameter}}}` in every path of the route (R6)"));
+                }
+            }
+            Requirement::Claim { .. }
+            | Requirement::Group(_)
+            | Requirement::Ip(_)
+            | Requirement::Role(_)
+            | Requirement::Scope(_)
+            | Requirement::User(_) => {}
+        }
+    }
+
+    /// Where it goes: exactly one of `upstream`, `respond`, `redirect`. An upstream of the defaults yields to the others.
+    fn target(&mut self, route: &file::Route, place: &Place, around: &Surroundings<'_>) -> Option<Target> {
+        let own = route.options.upstream.as_ref();
+        match (own, &route.respond, &route.redirect) {
+            (_, None, None) => {
+                let Some(name) = own.or_else(|| around.defaults?.upstream.as_ref()) else {
+                    self.findings
+                        .problem(place, "no target", "exactly one of `upstream`, `respond` or `redirect`")
+                        .depends(&["route_defaults"]);
+                    return None;
+                };
+                self.upstream_index(name, around.upstreams).map(Target::Upstream)
+            }
+            (None, Some(At { value, .. }), None) => Some(Target::Respond {
+                status: value.status,
+                content_type: value
+                    .content_type
+                    .clone()
+                    .unwrap_or_else(|| HeaderValue::from_static("text/plain; charset=utf-8")),
+                body: value.body.clone().unwrap_or_default().into(),
+            }),
+            (None, None, Some(At { value, .. })) => {
+                Some(Target::Redirect { status: value.status, location: value.to.0.clone() })
+            }
+            (Some(_), _, _) | (None, Some(_), Some(_)) => {
+                let found = "more than one of `upstream`, `respond` and `redirect`";
+                self.findings.problem(place, found, "exactly one of them");
+                None
+            }
+        }
+    }
+
+    fn upstream_index(&mut self, at: &At<crate::config::scalar::NonEmpty>, upstreams: &[&str]) -> Option<usize> {
+        let name = at.value.0.as_str();
+        let index = upstreams.iter().position(|upstream| *upstream == name);
+        if index.is_none() {
+            let expected = match upstreams {
+                [] => String::from("an [upstream.NAME]"),
+                names => one_of(names.iter().copied()),
+            };
+            let problem = self.findings.problem(&at.place, format!("the upstream {name:?}"), expected);
+            problem.depends(&["upstream"]);
+            if let Some(meant) = did_you_mean(name, upstreams.iter().copied()) {
+                problem.help(format!("did you mean {meant:?}?"));
+            }
+        }
+        index
+    }
+
+    /// `None` after a problem; `Some(None)`: other origins are told nothing.
+    fn cors(
+        &mut self,
+        route: &file::Route,
+        around: &Surroundings<'_>,
+        methods: Option<&[Method]>,
+    ) -> Option<Option<Cors>> {
+        let inherited = around.defaults;
+        let Some(At { value: cors, place }) = route.options.cors.as_ref().or_else(|| inherited?.cors.as_ref()) else {
+            return Some(None);
+        };
+        let At { value: origins, place: origins_place } = &cors.origins;
+        let any_origin = origins.iter().any(|origin| matches!(origin, CorsOrigin::Any));
+        if origins.is_empty() || (any_origin && origins.len() > 1) {
+            self.findings.problem(origins_place, "no origin, or `*` beside others", "origins, or `*` alone");
+            return None;
+        }
+        let credentials = cors.credentials.as_ref().is_some_and(|credentials| credentials.value);
+        if any_origin && credentials {
+            self.findings
+                .problem(place, "`*` with credentials", "named origins")
+                .help("any site could read what a logged-in visitor may see (R32)");
+            return None;
+        }
+        let listed = origins.iter().filter_map(|origin| match origin {
+            CorsOrigin::Any => None,
+            CorsOrigin::One(origin) => Some(origin.as_str().into()),
+        });
+        let allowed = match (&cors.methods[..], methods) {
+            ([], Some(methods)) => join(methods),
+            ([], None) => Box::from("GET, HEAD, POST, PUT, PATCH, DELETE"),
+            (methods, _) => join(methods),
+        };
+        Some(Some(Cors {
+            origins: listed.collect(),
+            any_origin,
+            allow_headers: join(&cors.headers),
+            expose_headers: join(&cors.expose),
+            allow_methods: allowed,
+            credentials,
+            max_age: cors.max_age.unwrap_or(Duration::from_secs(10 * 60)),
+        }))
+    }
+}
+
+fn csrf(written: Option<&file::Csrf>) -> Csrf {
+    match written {
+        None | Some(file::Csrf::SameOrigin) => Csrf::SameOrigin,
+        Some(file::Csrf::AllowNoOrigin) => Csrf::AllowNoOrigin,
+        Some(file::Csrf::Off) => Csrf::Off,
+        Some(file::Csrf::Origins(origins)) => {
+            Csrf::Origins(origins.iter().map(|origin| origin.0.as_str().into()).collect())
+        }
+        Some(file::Csrf::Strict) => Csrf::Strict,
+    }
+}
+
+fn join(items: &[impl ToString]) -> Box<str> {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into()
+}
+
+/// Our own endpoints under the prefix; whatever else lies there is answered with 404, never by an upstream.
+fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
+    let public = || Access::Public { pass_authorization: false };
+    // A caller without a credential gets an answer, too. To ask who one is does not count as being active.
+    let anyone = |issuers: Box<[usize]>| {
+        Access::Authenticated(AccessRule {
+            session: true,
+            issuers,
+            optional: true,
+            require: Requirements::default(),
+            forward_credential: false,
+            touch: false,
+        })
+    };
+    let every_issuer = || (0..sources.issuers.len()).collect();
+    let (get, post) = (Method::GET, Method::POST);
+    let endpoints = [
+        ("login", "/login", Some(Box::from([get.clone(), post.clone()])), public(), Target::Own(Own::Login)),
+        ("logout", "/logout", Some([get.clone(), post].into()), public(), Target::Own(Own::Logout)),
+        ("session", "/session", Some([get.clone()].into()), anyone(every_issuer()), Target::Own(Own::Session)),
+        ("livez", "/livez", Some([get].into()), public(), Target::Own(Own::Livez)),
+        ("nowhere", "/{*rest}", None, public(), Target::Own(Own::Nothing)),
+    ];
+    for (name, path, methods, access, target) in endpoints {
+        // The prefix is of letters, digits, `-` and `_`: such a pattern always parses.
+        let Ok(pattern) = format!("{prefix}{path}").parse() else { continue };
+        routes.push(Route {
+            // A name that no [[route]] can have.
+            name: format!("portcullis:{name}").into(),
+            index: routes.len(),
+            hosts: [].into(),
+            paths: [pattern].into(),
+            methods,
+            access,
+            csrf: Csrf::AllowNoOrigin,
+            cors: None,
+            target,
+            limits: RouteLimits::default(),
+            websocket: false,
+            cache_public: false,
+        });
+    }
+}
+
+const AUTH_EXAMPLE: &str = "auth = [\"session\"], [\"jwt\"], both, or [\"none\"]";

@@ -1,0 +1,535 @@
+//! Where identities come from: sessions, users, issuers, admin tokens. Each has a realm and says what it may grant (R5).
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use argon2::{Argon2, PasswordHasher};
+use aws_lc_rs::digest::{SHA256, digest};
+
+use super::{Build, grants, secret::Loaded};
+use crate::{
+    accounts::{Accounts, User},
+    admin::{self, AdminToken, Scope},
+    authn::{
+        jwt::{Audience, ClaimMapping, Generation, Issuer},
+        keys::{Algorithm, KeyError, KeySet},
+    },
+    config::{
+        DemoIssuer, DemoUser,
+        decode::{At, decode_leniently},
+        file::{self, File, KeyFiles, Password, exactly_one},
+        place::Place,
+        scalar::{Claim, Name, NonEmpty},
+        tree,
+    },
+    listener::Listener,
+    login,
+    policy::{ClaimPath, Grants},
+    secret::Secret,
+    session,
+};
+
+/// What routes and tests need to know of the sources, by name.
+pub(super) struct Sources {
+    /// Issuers, in the order of the snapshot.
+    pub(super) issuers: Vec<Source>,
+    /// Login providers and those admin tokens that open sessions.
+    pub(super) session: Vec<Source>,
+}
+
+/// One source of identities.
+pub(super) struct Source {
+    pub(super) name: Arc<str>,
+    pub(super) realm: Arc<str>,
+    pub(super) grants: Grants,
+    /// Whether an email of it can count as verified (R6).
+    pub(super) can_vouch: bool,
+    /// Whether it said what it may grant, and where it was written.
+    grants_written: bool,
+    place: Place,
+}
+
+impl Sources {
+    /// Every source in the file.
+    pub(super) fn new(file: &File) -> Self {
+        let source =
+            |name: &Name, realm: Option<&Name>, written: Option<&file::Grants>, can_vouch, place: &Place| Source {
+                name: name.0.as_str().into(),
+                realm: realm_of(name, realm),
+                grants: grants(written),
+                can_vouch,
+                grants_written: written.is_some(),
+                place: place.clone(),
+            };
+        let issuers = file.jwt.0.iter().flat_map(|jwt| &jwt.issuer.0);
+        let issuers = issuers.map(|At { value, place }| {
+            source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place)
+        });
+        let providers = file.login.0.iter().flat_map(|login| &login.provider.0).map(|At { value, place }| {
+            let can_vouch = value.trust_email.unwrap_or(false);
+            source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), can_vouch, place)
+        });
+        let implied = implied_provider(file).map(|place| source(&Name(LOCAL.into()), None, None, false, &place));
+        let tokens = file.admin.0.iter().flatten().flat_map(|admin| &admin.value.token.0);
+        let creators = tokens.filter(|token| opens_sessions(&token.value)).map(|At { value, place }| {
+            source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place)
+        });
+        Self { issuers: issuers.collect(), session: providers.chain(implied).chain(creators).collect() }
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Source> {
+        self.issuers.iter().chain(&self.session)
+    }
+}
+
+impl Build<'_> {
+    /// With more than one source, each says what it may grant (R5).
+    pub(super) fn judge_sources(&mut self, file: &File) {
+        let sources = Sources::new(file);
+        if sources.all().count() < 2 {
+            return;
+        }
+        for source in sources.all().filter(|source| !source.grants_written) {
+            self.findings
+                .problem(&source.place, format!("no `grants` of `{}`", source.name), "what it may grant")
+                .help("with more than one source of identities each says so: grants = \"all\", or { roles = […], groups = […] } (R5)")
+                .depends(&["jwt", "login", "admin"]);
+        }
+    }
+
+    /// `[session]`.
+    pub(super) fn session(&mut self, file: &File) -> Option<session::Settings> {
+        let session = &file.session.0.as_ref()?.table;
+        let idle_timeout = session.idle_timeout.as_ref().map_or(Duration::from_secs(30 * 60), |at| at.value.0);
+        let max_lifetime = session.max_lifetime.map_or(Duration::from_secs(12 * 60 * 60), |positive| positive.0);
+        if let Some(written) = session.idle_timeout.as_ref().filter(|_| idle_timeout > max_lifetime) {
+            let found = format!("longer than max_lifetime ({})", humantime::format_duration(max_lifetime));
+            self.findings.problem(&written.place, found, "at most max_lifetime");
+        }
+        let cookie = match &session.cookie {
+            None => "__Host-portcullis",
+            Some(At { value, place }) => {
+                if !value.0.starts_with("__Host-") {
+                    self.findings.warn(place, "without `__Host-`, a neighbouring host can set this cookie (R26)");
+                }
+                value.0.as_str()
+            }
+        };
+        let count = |written: Option<u64>, default: usize| {
+            written.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX))
+        };
+        Some(session::Settings {
+            cookie: cookie.into(),
+            same_site: session.same_site.unwrap_or_default(),
+            idle_timeout,
+            max_lifetime,
+            max_sessions: count(session.max_sessions.map(|number| number.0), 1_000_000),
+            max_per_user: count(session.max_per_user.map(|number| number.0), 10),
+            max_session_bytes: count(session.max_session_bytes.map(|size| size.0), 4096),
+        })
+    }
+
+    /// `[[jwt.issuer]]`.
+    pub(super) fn issuers(&mut self, file: &File) -> Option<Vec<Issuer>> {
+        let issuers = &file.jwt.0.as_ref()?.issuer.0;
+        self.unique("issuer", issuers.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
+        self.unique("`iss`", issuers.iter().map(|at| (&*at.value.issuer.value.0, &at.value.issuer.place)));
+        let built: Vec<Option<Issuer>> = issuers.iter().map(|at| self.issuer(at)).collect();
+        built.into_iter().collect()
+    }
+
+    fn issuer(&mut self, at: &At<file::Issuer>) -> Option<Issuer> {
+        let issuer = &at.value;
+        let audience = self.audience(issuer, &at.place);
+        let keys = self.keys(issuer, audience.as_ref());
+        let claim = |written: &Option<Claim>, default| {
+            written.as_ref().map_or_else(|| ClaimPath::dotted(default), |claim| claim.0.clone())
+        };
+        let claims = &issuer.claims.table;
+        Some(Issuer {
+            name: issuer.name.value.0.as_str().into(),
+            realm: realm_of(&issuer.name.value, issuer.realm.as_ref()),
+            issuer: issuer.issuer.value.0.as_str().into(),
+            audience: audience?,
+            keys: keys?,
+            claims: ClaimMapping {
+                subject: claim(&claims.subject, "sub"),
+                name: claim(&claims.name, "name"),
+                email: claim(&claims.email, "email"),
+                roles: claim(&claims.roles, "roles"),
+                groups: claim(&claims.groups, "groups"),
+                scopes: claims.scopes.as_ref().map(|claim| claim.0.clone()),
+            },
+            grants: grants(issuer.grants.as_ref()),
+            leeway: self.leeway(issuer),
+            max_token_life: issuer.max_token_life.map_or(Duration::from_secs(24 * 60 * 60), |positive| positive.0),
+            id_tokens: issuer.id_tokens.unwrap_or(false),
+            trust_email: issuer.trust_email.unwrap_or(false),
+            generation: Generation::fresh(),
+        })
+    }
+
+    fn leeway(&mut self, issuer: &file::Issuer) -> Duration {
+        const LONGEST: Duration = Duration::from_secs(5 * 60);
+        match &issuer.leeway {
+            None => Duration::from_secs(30),
+            Some(At { value, place }) => {
+                if *value > LONGEST {
+                    self.findings.problem(place, "a leeway above 5 minutes", "at most \"5m\"");
+                }
+                *value
+            }
+        }
+    }
+
+    fn audience(&mut self, issuer: &file::Issuer, place: &Place) -> Option<Audience> {
+        let named = issuer.audience.as_ref().map(|list| &list.0[..]);
+        match (named, &issuer.insecure_any_audience) {
+            (Some([_, ..]), Some(reason)) => {
+                self.findings.problem(&reason.place, "`audience` and `insecure_any_audience`", "one of the two");
+                None
+            }
+            (Some(list @ [_, ..]), None) => {
+                Some(Audience::OneOf(list.iter().map(|audience| audience.value.0.as_str().into()).collect()))
+            }
+            (None | Some([]), Some(reason)) => {
+                self.findings.warn(&reason.place, "tokens that were made for others are accepted");
+                self.findings
+                    .unfit_for_production(&reason.place, "tokens that were made for others are accepted (R35)");
+                Some(Audience::Any)
+            }
+            (None | Some([]), None) => {
+                self.findings
+                    .problem(&place.inside("audience"), "no audience", "whom its tokens are meant for")
+                    .help("audience = [\"…\"] as the issuer writes it in `aud`; tokens for others are refused (R21)");
+                None
+            }
+        }
+    }
+
+    fn keys(&mut self, issuer: &file::Issuer, audience: Option<&Audience>) -> Option<KeySet> {
+        let At { value: algorithms, place: algorithms_place } = &issuer.algorithms;
+        let hmac = algorithms.iter().filter(|algorithm| is_hmac(**algorithm)).count();
+        if algorithms.is_empty() {
+            self.findings.problem(algorithms_place, "no algorithm", "at least one, such as [\"RS256\"]");
+            return None;
+        }
+        if hmac != 0 && hmac != algorithms.len() {
+            self.findings
+                .problem(algorithms_place, "HMAC beside other algorithms", "one kind")
+                .help("a public key could be taken for a shared secret: write two issuers (R21)");
+            return None;
+        }
+        let At { value: source, place } = &issuer.jwks;
+        let KeyFiles { file, pem, secret } = &source.0;
+        let choices = [("file", file.is_some()), ("pem", pem.is_some()), ("secret", secret.is_some())];
+        exactly_one(place, &choices, self.findings)?;
+        if (hmac != 0) != secret.is_some() {
+            let (found, expected) = if hmac == 0 {
+                ("a secret for algorithms that need public keys", "{ file = \"…\" } or { pem = \"…\" }")
+            } else {
+                ("public keys for algorithms that need a secret", "{ secret = { file = \"…\" } }")
+            };
+            self.findings.problem(place, found, expected);
+            return None;
+        }
+        let (loaded, place) = if let Some(At { value, place }) = file {
+            let bytes = self.file(&place.resolve(&value.0), place, "a JWK set")?;
+            (KeySet::from_jwk_set(&bytes, algorithms), place)
+        } else if let Some(At { value, place }) = pem {
+            let inline = value.0.starts_with("-----BEGIN");
+            let bytes = if inline {
+                value.0.clone().into_bytes()
+            } else {
+                self.file(&place.resolve(value.0.as_ref()), place, "a public key in PEM")?
+            };
+            (KeySet::from_pem(&bytes, algorithms), place)
+        } else {
+            let At { value, place } = secret.as_ref()?;
+            let loaded = self.secret(&value.0, place)?;
+            let keys = KeySet::from_secret(loaded.value.expose(), algorithms);
+            self.note_demo_issuer(issuer, audience, loaded);
+            (keys, place)
+        };
+        loaded
+            .map_err(|KeyError(message)| {
+                self.findings.problem(place, format!("no usable key: {message}"), "keys for these algorithms");
+            })
+            .ok()
+    }
+
+    fn note_demo_issuer(&mut self, issuer: &file::Issuer, audience: Option<&Audience>, loaded: Loaded) {
+        if let Some(file) = loaded.generated {
+            self.demo.issuers.push(DemoIssuer {
+                name: issuer.name.value.0.as_str().into(),
+                issuer: issuer.issuer.value.0.as_str().into(),
+                audience: match audience {
+                    Some(Audience::OneOf(list)) => list.first().cloned(),
+                    Some(Audience::Any) | None => None,
+                },
+                algorithm: issuer.algorithms.value.first().copied().unwrap_or(Algorithm::HS256),
+                secret: loaded.value,
+                file,
+            });
+        }
+    }
+
+    /// `[login]`, with the users of every provider.
+    pub(super) fn login(&mut self, file: &File) -> Option<login::Settings> {
+        let login = &file.login.0.as_ref()?.table;
+        let providers = &login.provider.0;
+        self.unique("provider", providers.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
+        let users: &[At<file::User>] = file.user.0.as_ref().map_or(&[], |list| &list.0);
+        let home = self.home_of_users(providers, users);
+        let mut built = Vec::new();
+        for (i, At { value: provider, place }) in providers.iter().enumerate() {
+            let mut members = provider.user.0.clone();
+            if home == Some(i) {
+                members.extend_from_slice(users);
+            }
+            if let Some(written) = &provider.users_file {
+                members.extend(self.users_file(&written.place.resolve(&written.value.0), &written.place));
+            }
+            if members.is_empty() && provider.users_file.is_none() {
+                self.findings
+                    .problem(
+                        place,
+                        "no user",
+                        "`users_file`, [[login.provider.user]] or, for the only provider, [[user]]",
+                    )
+                    .depends(&["user"]);
+            }
+            built.push(login::Provider {
+                name: provider.name.value.0.as_str().into(),
+                realm: realm_of(&provider.name.value, provider.realm.as_ref()),
+                grants: grants(provider.grants.as_ref()),
+                trust_email: provider.trust_email.unwrap_or(false),
+                accounts: self.accounts(&members)?,
+            });
+        }
+        if implied_provider(file).is_some() {
+            built.push(login::Provider {
+                name: LOCAL.into(),
+                realm: LOCAL.into(),
+                grants: Grants::All,
+                trust_email: false,
+                accounts: self.accounts(users)?,
+            });
+        }
+        Some(login::Settings { prefix: prefix(file).into(), providers: built.into() })
+    }
+
+    /// Which provider top-level `[[user]]` entries belong to: the only one, or the one named `local`.
+    fn home_of_users(&mut self, providers: &[At<file::Provider>], users: &[At<file::User>]) -> Option<usize> {
+        let first = users.first()?;
+        let local = || providers.iter().position(|provider| provider.value.name.value.0 == LOCAL);
+        match providers {
+            [] => None,
+            [_] => Some(0),
+            [_, _, ..] => {
+                let home = local();
+                if home.is_none() {
+                    self.findings
+                        .problem(
+                            &first.place,
+                            "[[user]] with several providers",
+                            "[[login.provider.user]] within its provider",
+                        )
+                        .help("or name one of the providers `local`: it then takes them");
+                }
+                home
+            }
+        }
+    }
+
+    fn users_file(&mut self, path: &std::path::Path, place: &Place) -> Vec<At<file::User>> {
+        let folder = path.parent().unwrap_or_else(|| std::path::Path::new(""));
+        let file_place = Place::file(self.files, path, folder);
+        self.files += 1;
+        if !path.is_file() {
+            self.findings.problem(place, format!("no file {}", path.display()), "a file of [[user]] entries");
+            return Vec::new();
+        }
+        self.warn_if_readable_by_others(path, place);
+        let Some(root) = tree::read(path, &file_place, self.findings) else {
+            return Vec::new();
+        };
+        decode_leniently::<file::UsersFile>(&root, self.findings).map(|file| file.user.0).unwrap_or_default()
+    }
+
+    fn accounts(&mut self, users: &[At<file::User>]) -> Option<Accounts> {
+        let built: Vec<Option<User>> = users.iter().map(|at| self.user(&at.value)).collect();
+        let built: Vec<User> = built.into_iter().collect::<Option<_>>()?;
+        Accounts::new(built)
+            .map_err(|errors| {
+                for error in errors {
+                    if let Some(user) = users.get(error.user) {
+                        self.findings.problem(&user.place, error.message, "a user that can log in");
+                    }
+                }
+            })
+            .ok()
+    }
+
+    fn user(&mut self, user: &file::User) -> Option<User> {
+        let texts = |list: &[NonEmpty]| list.iter().map(|text| text.0.as_str().into()).collect();
+        let text = |text: &NonEmpty| text.0.as_str().into();
+        Some(User {
+            name: text(&user.name.value),
+            id: text(user.id.as_ref().unwrap_or(&user.name.value)),
+            display_name: user.display_name.as_ref().map(text),
+            email: user.email.as_ref().map(text),
+            password: self.password(user)?,
+            roles: texts(&user.roles),
+            groups: texts(&user.groups),
+        })
+    }
+
+    fn password(&mut self, user: &file::User) -> Option<Box<str>> {
+        let At { value, place } = &user.password;
+        let source = match value {
+            Password::Hash(hash) => return Some(hash.0.as_str().into()),
+            Password::Stored(secret) => &secret.0,
+        };
+        let Loaded { value, generated } = self.secret(source, place)?;
+        let Some(file) = generated else {
+            let hash = std::str::from_utf8(value.expose()).ok().filter(|text| text.starts_with("$argon2id$"));
+            if hash.is_none() {
+                self.findings
+                    .problem(
+                        place,
+                        "a secret that is no hash (not repeated here)",
+                        "an argon2id hash ($argon2id$v=19$…)",
+                    )
+                    .help("`portcullis hash-password` makes one");
+            }
+            return hash.map(Into::into);
+        };
+        let Some(hash) = hash_generated(value.expose()) else {
+            self.findings.problem(place, "a password that cannot be hashed", "a file as it was generated");
+            return None;
+        };
+        let password = String::from_utf8_lossy(value.expose()).into_owned();
+        self.demo.users.push(DemoUser {
+            name: user.name.value.0.as_str().into(),
+            password: Secret::new(password),
+            file,
+        });
+        Some(hash)
+    }
+
+    /// `[admin]`, with its tokens (R36).
+    pub(super) fn admin(&mut self, file: &File) -> Option<Option<admin::Settings>> {
+        let Some(At { value: written, place }) = file.admin.0.as_ref()? else {
+            return Some(None);
+        };
+        let listen = self.admin_listen(&written.listen, file);
+        let tokens = &written.token.0;
+        if tokens.is_empty() {
+            self.findings
+                .problem(place, "no [[admin.token]]", "at least one: without a token nothing can be asked")
+                .depends(&["admin"]);
+        }
+        self.unique("admin token", tokens.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
+        let tokens: Vec<Option<AdminToken>> = tokens.iter().map(|at| self.admin_token(at)).collect();
+        let tokens: Option<Vec<AdminToken>> = tokens.into_iter().collect();
+        Some(Some(admin::Settings { listen: listen?, tokens: tokens?.into() }))
+    }
+
+    fn admin_listen(&mut self, at: &At<Listener>, file: &File) -> Option<Listener> {
+        let At { value, place } = at;
+        match value {
+            Listener::Http(address) if address.ip().is_loopback() => Some(Listener::Http(*address)),
+            Listener::Http(address) => {
+                let found = format!("plain http on {address}");
+                self.findings.problem(place, found, "a unix socket, http on a loopback address, or https (R36)");
+                None
+            }
+            Listener::Https(address) => {
+                if matches!(file.tls.0, Some(None)) {
+                    self.findings.problem(place, "https without [tls]", "certificates for it");
+                }
+                Some(Listener::Https(*address))
+            }
+            Listener::Unix { path, mode } => Some(Listener::Unix { path: place.resolve(path), mode: *mode }),
+        }
+    }
+
+    fn admin_token(&mut self, at: &At<file::AdminToken>) -> Option<AdminToken> {
+        const SHORTEST: usize = 16;
+        let At { value: token, place } = at;
+        let At { value: allow, place: allow_place } = &token.allow;
+        if allow.is_empty() {
+            self.findings.problem(allow_place, "nothing allowed", "at least one scope, such as [\"sessions.read\"]");
+        }
+        let secret = self.secret(&token.source, place)?;
+        if secret.value.expose().len() < SHORTEST {
+            self.findings
+                .problem(place, format!("a token of fewer than {SHORTEST} bytes"), "a long random token")
+                .help("for example: openssl rand -base64 32");
+            return None;
+        }
+        let digest = digest(&SHA256, secret.value.expose());
+        Some(AdminToken {
+            name: token.name.value.0.as_str().into(),
+            digest: Secret::new(digest.as_ref().try_into().ok()?),
+            allow: allow.as_slice().into(),
+            realm: realm_of(&token.name.value, token.realm.as_ref()),
+            grants: grants(token.grants.as_ref()),
+        })
+    }
+}
+
+/// `login.prefix`.
+pub(super) fn prefix(file: &File) -> &str {
+    let written = file.login.0.as_ref().and_then(|login| login.prefix.as_ref());
+    written.map_or("/_auth", |prefix| prefix.value.0.as_str())
+}
+
+/// Realms of sources, each once.
+pub(super) fn realms<'a>(sources: impl IntoIterator<Item = &'a Source>) -> BTreeSet<&'a str> {
+    sources.into_iter().map(|source| &*source.realm).collect()
+}
+
+/// Users without a provider make one, named `local`.
+fn implied_provider(file: &File) -> Option<Place> {
+    let without_providers = file.login.0.as_ref().is_some_and(|login| login.provider.0.is_empty());
+    let first = file.user.0.as_ref()?.0.first()?;
+    without_providers.then(|| first.place.clone())
+}
+
+fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {
+    realm.unwrap_or(name).0.as_str().into()
+}
+
+fn opens_sessions(token: &file::AdminToken) -> bool {
+    token.allow.value.iter().any(|scope| match scope {
+        Scope::All | Scope::SessionsCreate => true,
+        Scope::Explain | Scope::Routes | Scope::SessionsRead | Scope::SessionsRevoke => false,
+    })
+}
+
+const fn is_hmac(algorithm: Algorithm) -> bool {
+    match algorithm {
+        Algorithm::HS256 | Algorithm::HS384 | Algorithm::HS512 => true,
+        Algorithm::EdDSA
+        | Algorithm::ES256
+        | Algorithm::ES384
+        | Algorithm::ES512
+        | Algorithm::PS256
+        | Algorithm::PS384
+        | Algorithm::PS512
+        | Algorithm::RS256
+        | Algorithm::RS384
+        | Algorithm::RS512 => false,
+    }
+}
+
+/// Hashes a generated password. Its salt is made from the password itself, so that each start yields the same hash and
+/// a reload does not end sessions (R29); of 256 random bits that gives nothing away.
+fn hash_generated(password: &[u8]) -> Option<Box<str>> {
+    let salt = digest(&SHA256, &[b"portcullis generated password\0", password].concat());
+    let hash = Argon2::default().hash_password_with_salt(password, salt.as_ref().get(..16)?).ok()?;
+    Some(hash.to_string().into())
+}
+
+const LOCAL: &str = "local";

@@ -1,0 +1,183 @@
+//! `[upstream.*]` and `[identity]`: where requests go, and what they carry of their caller.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use http::HeaderName;
+
+use super::{Build, server};
+use crate::{
+    config::{
+        Place,
+        decode::{At, Text},
+        file::{self, File, OddNames, PathQuirk, SubjectForm},
+        scalar::{Name, Positive, ServerUrl},
+    },
+    headers,
+    host::Authority,
+    login,
+    route::path::Quirks,
+    session,
+    upstream::{Server, Settings},
+};
+
+impl Build<'_> {
+    /// Every upstream, in the order of the file: routes refer to them by number.
+    pub(super) fn upstreams(&mut self, file: &File) -> Option<Vec<Arc<Settings>>> {
+        let named = &file.upstream.0.as_ref()?.0;
+        self.unique("upstream", named.iter().map(|(name, _)| (&*name.value, &name.place)));
+        let own = server::addresses(file);
+        let mut upstreams = Vec::new();
+        for (name, upstream) in named {
+            if let Err(unreadable) = Name::parse(&name.value) {
+                let problem = self.findings.problem(&name.place, "an unfit name", <Name as Text>::expected());
+                if let Some(help) = unreadable.help {
+                    problem.help(help);
+                }
+            }
+            let servers = self.servers(file, &upstream.value, &own);
+            upstreams.push(Arc::new(settings(&name.value, &upstream.value, servers)));
+        }
+        Some(upstreams)
+    }
+
+    fn servers(&mut self, file: &File, upstream: &file::Upstream, own: &[(SocketAddr, Place)]) -> Box<[Server]> {
+        let At { value: written, place } = &upstream.servers;
+        if written.0.is_empty() {
+            self.findings.problem(place, "no server", "at least one");
+        }
+        let mut servers = Vec::new();
+        for At { value, place } in &written.0 {
+            let server = match value {
+                ServerUrl::Echo => {
+                    self.findings.unfit_for_production(place, "the echo upstream is for trying things out (R35)");
+                    Server::Echo
+                }
+                ServerUrl::Http(authority) => Server::Http(authority.clone()),
+                ServerUrl::Https(authority) => Server::Https(authority.clone()),
+                ServerUrl::Unix(path) => Server::Unix(place.resolve(path)),
+            };
+            let loops = match &server {
+                Server::Echo => false,
+                Server::Http(authority) => leads_to(authority, 80, own),
+                Server::Https(authority) => leads_to(authority, 443, own),
+                Server::Unix(path) => server::sockets(file).contains(path),
+            };
+            if loops {
+                self.findings
+                    .problem(place, "an address that the gateway itself listens on", "the address of another server")
+                    .help("a request would come back as if it were the gateway's own (R36)");
+            }
+            servers.push(server);
+        }
+        servers.into()
+    }
+
+    /// What requests carry of their caller, and whose forwarding headers are believed.
+    pub(super) fn headers(&mut self, file: &File, session: Option<&session::Settings>) -> Option<headers::Settings> {
+        let identity = &file.identity.0.as_ref()?.table;
+        let fields = identity.headers.unwrap_or_default().fields();
+        let mut extra: Vec<(HeaderName, crate::policy::ClaimPath)> = Vec::new();
+        for (name, claim) in &identity.extra.0 {
+            let Ok(header) = <HeaderName as Text>::parse(&name.value) else {
+                self.findings.problem(&name.place, "an unfit header name", <HeaderName as Text>::expected());
+                continue;
+            };
+            let taken = fields.iter().map(|(name, _)| name).chain(extra.iter().map(|(name, _)| name));
+            if taken.clone().any(|taken| *taken == header) || is_reserved(&header) {
+                self.findings.problem(
+                    &name.place,
+                    "a header that has a meaning already",
+                    "another name, such as X-User-Department",
+                );
+                continue;
+            }
+            extra.push((header, claim.value.0.clone()));
+        }
+        let server = &file.server.0.as_ref()?.table;
+        let (trusted_proxies, trust_unix_peers) = server::trusted_proxies(file);
+        Some(headers::Settings {
+            generation: 1,
+            fields,
+            extra: extra.into(),
+            max_bytes: identity.max_bytes.map_or(4096, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+            subject_with_realm: matches!(identity.subject, Some(SubjectForm::RealmSubject)),
+            trusted_proxies,
+            trust_unix_peers,
+            family: server.forwarded_headers.unwrap_or_default(),
+            keep_odd_names: matches!(server.odd_header_names, Some(OddNames::Keep)),
+            own_cookies: [&*session?.cookie, login::FORM_COOKIE].map(Into::into).into(),
+        })
+    }
+}
+
+fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Server]>) -> Settings {
+    let seconds = |written: Option<Positive>, default| written.map_or_else(|| Duration::from_secs(default), |w| w.0);
+    Settings {
+        name: name.into(),
+        servers,
+        balance: upstream.balance.unwrap_or_default(),
+        host: upstream.host.clone().unwrap_or_default(),
+        path_quirks: quirks(&upstream.path_quirks),
+        connect_timeout: seconds(upstream.connect_timeout, 3),
+        response_timeout: seconds(upstream.response_timeout, 30),
+        read_timeout: seconds(upstream.read_timeout, 60),
+        idle_timeout: seconds(upstream.idle_timeout, 60),
+        max_idle: upstream.max_idle.map_or(64, |number| usize::try_from(number.0).unwrap_or(usize::MAX)),
+    }
+}
+
+fn quirks(written: &[PathQuirk]) -> Quirks {
+    let mut quirks = Quirks::default();
+    for quirk in written {
+        match quirk {
+            PathQuirk::CaseInsensitive => quirks.case_insensitive = true,
+            PathQuirk::DoubleSlash => quirks.double_slash = true,
+            PathQuirk::EncodedSlash => quirks.encoded_slash = true,
+            PathQuirk::Semicolon => quirks.semicolon = true,
+            PathQuirk::Suffix => quirks.suffix = true,
+            PathQuirk::TrailingSlash => quirks.trailing_slash = true,
+        }
+    }
+    quirks
+}
+
+/// Whether a server's address is one of ours. Names other than `localhost` are not resolved here.
+fn leads_to(authority: &Authority, default_port: u16, own: &[(SocketAddr, Place)]) -> bool {
+    let host = authority.host.as_str().trim_start_matches('[').trim_end_matches(']');
+    let ip = match host.parse::<IpAddr>() {
+        Ok(ip) => ip,
+        Err(_) if authority.host.is_loopback() => Ipv4Addr::LOCALHOST.into(),
+        Err(_) => return false,
+    };
+    let target = SocketAddr::new(ip, authority.port.unwrap_or(default_port));
+    own.iter().any(|(listener, _)| server::reaches(target, *listener))
+}
+
+/// Headers that frame, route or authenticate: none of them can carry a claim.
+fn is_reserved(name: &HeaderName) -> bool {
+    const NAMES: [&str; 18] = [
+        "accept-encoding",
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "content-type",
+        "cookie",
+        "date",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-authorization",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    ];
+    NAMES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("sec-")
+}

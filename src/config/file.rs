@@ -1,0 +1,816 @@
+//! The mirror of gateway.toml: what can be written, no more. Each field is a key, its documentation what it means;
+//! whoever adds a key adds it here, in `build`, and in gateway.toml (a test compares). Defaults are in `build`.
+
+use std::time::Duration;
+
+use http::{HeaderValue, Method, StatusCode};
+
+use super::{
+    decode::{At, CommaList, Decode, Flat, List, Named, OneOrMany, Section, Text, Tried, decode_table, table},
+    place::Place,
+    report::{Findings, did_you_mean, one_of},
+    requirement::Rule,
+    scalar::{
+        AuthName, CertificateName, Claim, CookieName, CorsOrigin, FilePath, Hsts, Json, Location, LogLevel, Name,
+        NonEmpty, Number, Origin, PasswordHash, Positive, Prefix, Rate, RequestLine, RoutePath, ServerUrl, Sink, Size,
+        TrustedProxy, Workers, choices,
+    },
+    tree::{Node, Value},
+};
+use crate::{
+    admin::Scope,
+    authn::keys::Algorithm,
+    edge::{Group, MinVersion},
+    headers::{ForwardedFamily, Profile},
+    host::Host,
+    listener::Listener,
+    session::SameSite,
+    telemetry::{LogFormat, QueryLog},
+    upstream::{Balance, HostPolicy},
+};
+
+table! {
+    /// A whole gateway.toml.
+    struct File {
+        /// Of this format.
+        #[expect(dead_code, reason = "to decode it is to check it")]
+        version: Tried<Option<Number<1, 1>>>,
+        /// Further files with `[upstream.*]`, `[[route]]` and `[[test]]`; `*` in the last component only.
+        include: Tried<Vec<At<NonEmpty>>>,
+        /// Listeners, hosts, workers.
+        server: Tried<Section<Server>>,
+        /// Certificates.
+        tls: Tried<Option<At<Tls>>>,
+        /// Bounds of connections and requests.
+        limits: Tried<Section<Limits>>,
+        /// What is logged, and where.
+        log: Tried<Section<Log>>,
+        /// Metrics and health.
+        telemetry: Tried<Option<At<Telemetry>>>,
+        /// The admin API.
+        admin: Tried<Option<At<Admin>>>,
+        /// Sessions and their cookie.
+        session: Tried<Section<Session>>,
+        /// Who signs bearer tokens.
+        jwt: Tried<Section<Jwt>>,
+        /// Where people log in.
+        login: Tried<Section<Login>>,
+        /// The users of the only provider.
+        user: Tried<List<User>>,
+        /// How upstreams learn who is calling.
+        identity: Tried<Section<Identity>>,
+        /// Where permitted requests go.
+        upstream: Tried<Named<Upstream>>,
+        /// What every route starts from.
+        route_defaults: Tried<Section<RouteOptions>>,
+        /// What is served, to whom.
+        route: Tried<List<Route>>,
+        /// What `portcullis check` asks of the routes.
+        test: Tried<List<Test>>,
+    }
+
+    /// A file that `include` names.
+    struct Fragment {
+        /// Where permitted requests go.
+        upstream: Tried<Named<Upstream>>,
+        /// What is served, to whom.
+        route: Tried<List<Route>>,
+        /// What `portcullis check` asks of the routes.
+        test: Tried<List<Test>>,
+    }
+
+    /// `[server]`.
+    struct Server {
+        /// Where clients connect.
+        listen: At<CommaList<Listener>>,
+        /// Where plain HTTP is answered with a redirect to https.
+        redirect_http: Option<std::net::SocketAddr>,
+        /// The hosts that are served; those of routes count too.
+        hosts: Vec<At<Host>>,
+        /// Whose forwarding headers are believed (R15).
+        trusted_proxies: Vec<At<TrustedProxy>>,
+        /// Which family of forwarding headers they send.
+        forwarded_headers: Option<ForwardedFamily>,
+        /// What happens to header names outside `[A-Za-z0-9-]` (R12).
+        odd_header_names: Option<OddNames>,
+        /// Threads.
+        workers: Option<Workers>,
+        /// How long requests may take to finish when the gateway stops.
+        drain_timeout: Option<Duration>,
+        /// `Strict-Transport-Security`.
+        hsts: Option<Hsts>,
+    }
+
+    /// `[tls]`.
+    struct Tls {
+        /// Chains and keys, chosen by SNI.
+        certificates: Vec<CertificateFiles>,
+        /// Names of a certificate from a local authority, made at first start.
+        self_signed: Option<Vec<CertificateName>>,
+        /// The oldest version spoken.
+        min_version: Option<MinVersion>,
+        /// Key exchange groups, the preferred first.
+        groups: Option<At<Vec<Group>>>,
+    }
+
+    /// An entry of `tls.certificates`.
+    struct CertificateFiles {
+        /// PEM, leaf first.
+        cert: At<FilePath>,
+        /// PEM.
+        key: At<FilePath>,
+    }
+
+    /// `[limits]` (R19).
+    struct Limits {
+        /// TLS handshake.
+        handshake_timeout: Option<Positive>,
+        /// A whole request head, from its first byte.
+        header_timeout: Option<Positive>,
+        /// Between requests.
+        idle_timeout: Option<Positive>,
+        /// Of request bodies, over windows of `body_window`.
+        body_min_rate: Option<Rate>,
+        /// In waited time.
+        body_window: Option<Positive>,
+        /// Without a byte taken by the client.
+        write_timeout: Option<Positive>,
+        /// Of a request head.
+        max_header_bytes: Option<Size<1024, 1_048_576>>,
+        /// Fields of a request head.
+        max_headers: Option<Number<8, 1000>>,
+        /// Of a request body.
+        max_body: Option<Size<0, { u64::MAX }>>,
+        /// At once.
+        max_connections: Option<Number<1, 10_000_000>>,
+        /// At once from one address.
+        max_connections_per_address: Option<Number<1, 10_000_000>>,
+        /// HTTP/2 streams of one connection.
+        max_streams: Option<Number<1, 10_000>>,
+    }
+
+    /// `[log]`.
+    struct Log {
+        /// Of lines.
+        format: Option<LogFormat>,
+        /// One line for each request.
+        access: Option<At<Sink>>,
+        /// Logins, logouts, revocations, administration.
+        audit: Option<At<Sink>>,
+        /// What of a request's query is logged.
+        query: Option<QueryLog>,
+        /// Of diagnostics.
+        level: Option<LogLevel>,
+        /// Bytes of lines that may wait for a slow reader.
+        queue: Option<Size<65_536, 1_073_741_824>>,
+    }
+
+    /// `[telemetry]`.
+    struct Telemetry {
+        /// `/metrics`, `/livez`, `/readyz`.
+        listen: At<Listener>,
+    }
+
+    /// `[admin]` (R36).
+    struct Admin {
+        /// Where.
+        listen: At<Listener>,
+        /// Who may ask for what.
+        token: List<AdminToken>,
+    }
+
+    /// `[[admin.token]]`.
+    struct AdminToken {
+        /// In the audit log.
+        name: At<Name>,
+        /// Where the token is: exactly one of `file`, `env` and `generate`.
+        source: Flat<SecretSource>,
+        /// What it may do.
+        allow: At<Vec<Scope>>,
+        /// Of the sessions it opens.
+        realm: Option<Name>,
+        /// What the sessions it opens may hold.
+        grants: Option<Grants>,
+    }
+
+    /// Where a secret is: exactly one key.
+    struct SecretSource {
+        /// The content of a file, without its last line end.
+        file: Option<At<FilePath>>,
+        /// The value of an environment variable.
+        env: Option<At<NonEmpty>>,
+        /// A file that is filled with random text at first start; only for trying things out (R35).
+        generate: Option<At<FilePath>>,
+    }
+
+    /// `[session]`.
+    struct Session {
+        /// Its name.
+        cookie: Option<At<CookieName>>,
+        /// The cookie's `SameSite`.
+        same_site: Option<SameSite>,
+        /// Unused this long, a session ends.
+        idle_timeout: Option<At<Positive>>,
+        /// However much used, a session ends.
+        max_lifetime: Option<Positive>,
+        /// All users together.
+        max_sessions: Option<Number<1, 1_000_000_000>>,
+        /// The oldest ends when one more opens.
+        max_per_user: Option<Number<1, 1_000_000>>,
+        /// Of one session's identity.
+        max_session_bytes: Option<Size<256, 65_536>>,
+    }
+
+    /// `[jwt]`.
+    struct Jwt {
+        /// Who signs bearer tokens.
+        issuer: List<Issuer>,
+    }
+
+    /// `[[jwt.issuer]]`.
+    struct Issuer {
+        /// In `jwt:<name>`, logs and metrics.
+        name: At<Name>,
+        /// What subjects and roles mean something in (R5).
+        realm: Option<Name>,
+        /// The exact `iss`.
+        issuer: At<NonEmpty>,
+        /// Its keys.
+        jwks: At<KeySource>,
+        /// Whom tokens must be meant for.
+        audience: Option<OneOrMany<NonEmpty>>,
+        /// Why tokens for anybody are accepted.
+        insecure_any_audience: Option<At<NonEmpty>>,
+        /// With which its keys may be used.
+        algorithms: At<Vec<Algorithm>>,
+        /// Where in the claims things are.
+        claims: Section<ClaimNames>,
+        /// What it may say of its subjects.
+        grants: Option<Grants>,
+        /// Tolerated difference of clocks.
+        leeway: Option<At<Duration>>,
+        /// Upper bound of `exp − iat`.
+        max_token_life: Option<Positive>,
+        /// Whether ID tokens count.
+        id_tokens: Option<bool>,
+        /// Whether emails count without `email_verified`.
+        trust_email: Option<bool>,
+    }
+
+    /// `claims` of an issuer.
+    struct ClaimNames {
+        /// The subject.
+        subject: Option<Claim>,
+        /// The display name.
+        name: Option<Claim>,
+        /// The email address.
+        email: Option<Claim>,
+        /// Roles: an array of strings.
+        roles: Option<Claim>,
+        /// Groups: an array of strings.
+        groups: Option<Claim>,
+        /// Scopes: a string with blanks, or an array.
+        scopes: Option<Claim>,
+    }
+
+    /// `jwks` of an issuer: exactly one key.
+    struct KeyFiles {
+        /// A JWK set.
+        file: Option<At<FilePath>>,
+        /// A public key: PEM text, or the path of a file with it.
+        pem: Option<At<NonEmpty>>,
+        /// A shared secret for HS256, HS384, HS512.
+        secret: Option<At<Secret>>,
+    }
+
+    /// `[login]`.
+    struct Login {
+        /// Of our own endpoints.
+        prefix: Option<At<Prefix>>,
+        /// Where people log in.
+        provider: List<Provider>,
+    }
+
+    /// `[[login.provider]]`.
+    struct Provider {
+        /// In logs and URLs.
+        name: At<Name>,
+        /// What subjects and roles mean something in (R5).
+        realm: Option<Name>,
+        /// A file of `[[user]]` entries.
+        users_file: Option<At<FilePath>>,
+        /// Its users, in place.
+        user: List<User>,
+        /// What it may say of its users.
+        grants: Option<Grants>,
+        /// Whether its emails count as verified.
+        trust_email: Option<bool>,
+    }
+
+    /// A file that `users_file` names.
+    struct UsersFile {
+        /// The users.
+        user: List<User>,
+    }
+
+    /// `[[user]]`.
+    struct User {
+        /// What is typed to log in.
+        name: At<NonEmpty>,
+        /// The stable subject.
+        id: Option<NonEmpty>,
+        /// argon2id, or where to find it.
+        password: At<Password>,
+        /// Shown to people and upstreams.
+        display_name: Option<NonEmpty>,
+        /// Also accepted to log in.
+        email: Option<NonEmpty>,
+        /// Roles.
+        roles: Vec<NonEmpty>,
+        /// Groups.
+        groups: Vec<NonEmpty>,
+    }
+
+    /// `[identity]`.
+    struct Identity {
+        /// The profile of header names.
+        headers: Option<Profile>,
+        /// Further headers from claims.
+        extra: Named<Claim>,
+        /// All identity headers together.
+        max_bytes: Option<Size<256, 65_536>>,
+        /// How subjects are told to upstreams.
+        subject: Option<SubjectForm>,
+    }
+
+    /// `[upstream.<name>]`.
+    struct Upstream {
+        /// Where it listens.
+        servers: At<OneOrMany<ServerUrl>>,
+        /// How a server is chosen.
+        balance: Option<Balance>,
+        /// The `Host` it is sent.
+        host: Option<HostPolicy>,
+        /// How it reads paths differently (R8).
+        path_quirks: Vec<PathQuirk>,
+        /// Until the connection stands.
+        connect_timeout: Option<Positive>,
+        /// To the first byte of the answer.
+        response_timeout: Option<Positive>,
+        /// Longest pause between two bytes of the answer.
+        read_timeout: Option<Positive>,
+        /// How long an unused connection is kept.
+        idle_timeout: Option<Positive>,
+        /// Unused connections kept for each server and worker.
+        max_idle: Option<Number<0, 100_000>>,
+    }
+
+    /// What `[route_defaults]` and `[[route]]` share.
+    struct RouteOptions {
+        /// How one authenticates.
+        auth: Option<At<Vec<At<AuthName>>>>,
+        /// Whether requests without a credential pass.
+        optional: Option<At<bool>>,
+        /// What must hold of the caller.
+        require: Option<At<Require>>,
+        /// Where it goes.
+        upstream: Option<At<NonEmpty>>,
+        /// Whose cross-site requests count (R31).
+        csrf: Option<Csrf>,
+        /// Who may read answers across origins (R32).
+        cors: Option<At<Cors>>,
+        /// `["websocket"]` (R17).
+        upgrade: Option<Vec<Upgrade>>,
+        /// Whether a verified `Authorization` goes upstream (R14).
+        forward_credential: Option<At<bool>>,
+        /// Whether a client's `Authorization` goes upstream, on public routes (R14).
+        pass_authorization: Option<At<bool>>,
+        /// Whether answers to known callers may be `public` (R16).
+        cache: Option<Cache>,
+        /// Whether requests count as activity (R26).
+        touch: Option<bool>,
+        /// Of a request body.
+        max_body: Option<Size<0, { u64::MAX }>>,
+        /// To the upstream's first byte.
+        response_timeout: Option<Positive>,
+    }
+
+    /// `[[route]]`.
+    struct Route {
+        /// In logs, metrics and tests.
+        name: At<Name>,
+        /// Which requests.
+        r#match: At<Match>,
+        /// How, who, where and what else.
+        options: Flat<RouteOptions>,
+        /// A fixed answer.
+        respond: Option<At<Respond>>,
+        /// A fixed redirect.
+        redirect: Option<At<Redirect>>,
+    }
+
+    /// `match` of a route.
+    struct Match {
+        /// Hosts; none: every known one.
+        host: Option<OneOrMany<Host>>,
+        /// Patterns.
+        path: OneOrMany<RoutePath>,
+        /// Methods; none: all.
+        methods: Option<At<Vec<Method>>>,
+    }
+
+    /// `require` of a route: all parts must hold.
+    struct Require {
+        /// At least one holds.
+        any: Option<At<Vec<At<Rule>>>>,
+        /// All hold.
+        all: Option<At<Vec<At<Rule>>>>,
+        /// None holds.
+        none: Option<At<Vec<At<Rule>>>>,
+        /// The login is at most this long ago.
+        max_auth_age: Option<Positive>,
+    }
+
+    /// `csrf = { … }` of a route.
+    struct CsrfOrigins {
+        /// Further origins whose requests count.
+        origins: Vec<Origin>,
+    }
+
+    /// `cors` of a route.
+    struct Cors {
+        /// Exact origins, or `*`.
+        origins: At<Vec<CorsOrigin>>,
+        /// Request headers beyond the safelisted.
+        headers: Vec<http::HeaderName>,
+        /// Response headers beyond the safelisted.
+        expose: Vec<http::HeaderName>,
+        /// Methods; none: those of the route.
+        methods: Vec<Method>,
+        /// Whether cookies are sent along.
+        credentials: Option<At<bool>>,
+        /// How long a preflight's answer is kept.
+        max_age: Option<Duration>,
+    }
+
+    /// `respond` of a route.
+    struct Respond {
+        /// 200 to 599.
+        status: StatusCode,
+        /// Of the body.
+        content_type: Option<HeaderValue>,
+        /// The body.
+        body: Option<String>,
+    }
+
+    /// `redirect = { … }` of a route.
+    struct RedirectTo {
+        /// Where to.
+        to: Location,
+        /// 301, 302, 303, 307 or 308.
+        status: Option<RedirectStatus>,
+    }
+
+    /// `[[test]]`.
+    struct Test {
+        /// The request.
+        request: At<RequestLine>,
+        /// Who asks; nobody if it is not written.
+        r#as: Option<At<As>>,
+        /// What must come out.
+        expect: At<Expect>,
+    }
+
+    /// `as` of a test.
+    struct As {
+        /// The subject.
+        sub: NonEmpty,
+        /// The display name.
+        name: Option<NonEmpty>,
+        /// The email address.
+        email: Option<NonEmpty>,
+        /// Whether it is verified.
+        email_verified: Option<bool>,
+        /// Roles.
+        roles: Vec<NonEmpty>,
+        /// Groups.
+        groups: Vec<NonEmpty>,
+        /// OAuth scopes.
+        scopes: Vec<NonEmpty>,
+        /// Further claims.
+        claims: Named<Json>,
+        /// The source's realm if it is not written.
+        realm: Option<At<Name>>,
+        /// `session`, `jwt` or `jwt:<name>`.
+        via: Option<At<AuthName>>,
+        /// How long ago the person logged in.
+        auth_age: Option<Duration>,
+    }
+
+    /// `expect` of a test.
+    struct Expect {
+        /// The route's name.
+        route: Option<At<Name>>,
+        /// The status of our answer; 200 if the request is let through.
+        status: Option<StatusCode>,
+        /// Headers that the upstream is sent; an empty text: absent.
+        headers: Named<String>,
+    }
+}
+
+/// What happens to header names outside `[A-Za-z0-9-]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum OddNames {
+    Drop,
+    Keep,
+}
+choices!(OddNames { "drop" => Self::Drop, "keep" => Self::Keep, });
+
+choices!(MinVersion { "1.2" => Self::Tls12, "1.3" => Self::Tls13, });
+choices!(Group {
+    "x25519mlkem768" => Self::X25519MlKem768,
+    "secp256r1mlkem768" => Self::Secp256r1MlKem768,
+    "x25519" => Self::X25519,
+    "secp256r1" => Self::Secp256r1,
+    "secp384r1" => Self::Secp384r1,
+});
+
+/// `identity.subject`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SubjectForm {
+    RealmSubject,
+    Subject,
+}
+choices!(SubjectForm { "sub" => Self::Subject, "realm:sub" => Self::RealmSubject, });
+
+/// An entry of `path_quirks`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum PathQuirk {
+    CaseInsensitive,
+    DoubleSlash,
+    EncodedSlash,
+    Semicolon,
+    Suffix,
+    TrailingSlash,
+}
+choices!(PathQuirk {
+    "case_insensitive" => Self::CaseInsensitive,
+    "double_slash" => Self::DoubleSlash,
+    "encoded_slash" => Self::EncodedSlash,
+    "semicolon" => Self::Semicolon,
+    "suffix" => Self::Suffix,
+    "trailing_slash" => Self::TrailingSlash,
+});
+
+/// An entry of `upgrade`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Upgrade {
+    Websocket,
+}
+choices!(Upgrade { "websocket" => Self::Websocket, });
+
+/// `cache`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Cache {
+    Private,
+    Public,
+}
+choices!(Cache { "public" => Self::Public, "private" => Self::Private, });
+
+/// Status of a redirect.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RedirectStatus(pub(super) StatusCode);
+
+impl Decode for RedirectStatus {
+    fn expected() -> String {
+        String::from("301, 302, 303, 307 or 308")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        let status = match &node.value {
+            Value::Integer(301) => StatusCode::MOVED_PERMANENTLY,
+            Value::Integer(302) => StatusCode::FOUND,
+            Value::Integer(303) => StatusCode::SEE_OTHER,
+            Value::Integer(307) => StatusCode::TEMPORARY_REDIRECT,
+            Value::Integer(308) => StatusCode::PERMANENT_REDIRECT,
+            Value::Array(_)
+            | Value::Boolean(_)
+            | Value::Datetime(_)
+            | Value::Environment(_)
+            | Value::Float(_)
+            | Value::Integer(_)
+            | Value::String(_)
+            | Value::Table(_) => {
+                findings.problem(&node.place, node.describe(), Self::expected());
+                return None;
+            }
+        };
+        Some(Self(status))
+    }
+}
+
+/// `redirect`: where to, with or without a status.
+#[derive(Clone, Debug)]
+pub(super) struct Redirect {
+    pub(super) to: Location,
+    pub(super) status: StatusCode,
+}
+
+impl Decode for Redirect {
+    fn expected() -> String {
+        format!("{}, or {{ to, status }}", <Location as Text>::expected())
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.entries().is_none() {
+            let to = Location::decode(node, findings)?;
+            return Some(Self { to, status: StatusCode::FOUND });
+        }
+        let RedirectTo { to, status } = RedirectTo::decode(node, findings)?;
+        Some(Self { to, status: status.map_or(StatusCode::FOUND, |status| status.0) })
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <RedirectTo as Decode>::keys(path, keys);
+    }
+}
+
+/// `csrf`: a word or origins.
+#[derive(Clone, Debug)]
+pub(super) enum Csrf {
+    AllowNoOrigin,
+    Off,
+    Origins(Vec<Origin>),
+    SameOrigin,
+    Strict,
+}
+
+impl Decode for Csrf {
+    fn expected() -> String {
+        format!("{} or {{ origins = [\"https://…\"] }}", one_of(CSRF_WORDS))
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        match node.text() {
+            Some("allow_no_origin") => Some(Self::AllowNoOrigin),
+            Some("off") => Some(Self::Off),
+            Some("same_origin") => Some(Self::SameOrigin),
+            Some("strict") => Some(Self::Strict),
+            Some(other) => {
+                let problem = findings.problem(&node.place, node.describe(), Self::expected());
+                if let Some(meant) = did_you_mean(other, CSRF_WORDS) {
+                    problem.help(format!("did you mean `{meant}`?"));
+                }
+                None
+            }
+            None => CsrfOrigins::decode(node, findings).map(|table| Self::Origins(table.origins)),
+        }
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <CsrfOrigins as Decode>::keys(path, keys);
+    }
+}
+
+const CSRF_WORDS: [&str; 4] = ["same_origin", "strict", "allow_no_origin", "off"];
+
+/// `grants`: `"all"`, or what may pass.
+#[derive(Clone, Debug)]
+pub(super) enum Grants {
+    All,
+    Only { roles: Vec<NonEmpty>, groups: Vec<NonEmpty> },
+}
+
+table! {
+    /// `grants = { … }`.
+    struct GrantLists {
+        /// Roles that may pass.
+        roles: Vec<NonEmpty>,
+        /// Groups that may pass.
+        groups: Vec<NonEmpty>,
+    }
+}
+
+impl Decode for Grants {
+    fn expected() -> String {
+        String::from("\"all\", or { roles = […], groups = […] }")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        match node.text() {
+            Some("all") => Some(Self::All),
+            Some(_) => {
+                findings.problem(&node.place, node.describe(), Self::expected());
+                None
+            }
+            None => {
+                GrantLists::decode(node, findings).map(|lists| Self::Only { roles: lists.roles, groups: lists.groups })
+            }
+        }
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <GrantLists as Decode>::keys(path, keys);
+    }
+}
+
+/// Where one secret is. A secret written in place is refused without being repeated (R34).
+#[derive(Clone, Debug)]
+pub(super) struct Secret(pub(super) SecretSource);
+
+impl Decode for Secret {
+    fn expected() -> String {
+        String::from("{ file = \"…\" }, { env = \"…\" } or { generate = \"certs/…\" }")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.entries().is_none() {
+            findings.problem(&node.place, "a value written in place (not repeated here)", Self::expected());
+            return None;
+        }
+        decode_table(node, findings).map(Self)
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <SecretSource as Decode>::keys(path, keys);
+    }
+}
+
+/// The password of a user.
+#[derive(Clone, Debug)]
+pub(super) enum Password {
+    Hash(PasswordHash),
+    Stored(Secret),
+}
+
+impl Decode for Password {
+    fn expected() -> String {
+        format!("{}, {}", <PasswordHash as Text>::expected(), Secret::expected())
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        match node.entries() {
+            Some(_) => Secret::decode(node, findings).map(Self::Stored),
+            None if node.text().is_some() => PasswordHash::decode(node, findings).map(Self::Hash),
+            None => Secret::decode(node, findings).map(Self::Stored),
+        }
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <SecretSource as Decode>::keys(path, keys);
+    }
+}
+
+/// `jwks` of an issuer. Fetching keys over the network is not part of this version, and said so.
+#[derive(Clone, Debug)]
+pub(super) struct KeySource(pub(super) KeyFiles);
+
+impl Decode for KeySource {
+    fn expected() -> String {
+        String::from("{ file = \"jwks.json\" }, { pem = \"issuer.pem\" } or { secret = { file = \"…\" } }")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if let Some(entries) = node.entries() {
+            if let Some(url) = entries.iter().find(|entry| entry.key == "url") {
+                fetching(findings, &url.place, "url");
+                return None;
+            }
+            return decode_table(node, findings).map(Self);
+        }
+        if node.text() == Some("discover") {
+            fetching(findings, &node.place, "discover");
+        } else {
+            let problem = findings.problem(&node.place, "a value that is no table", Self::expected());
+            if node.text().is_some_and(|text| text.contains(['/', '.']) && !text.contains(char::is_whitespace)) {
+                problem.help("name what it is: { file = \"…\" } for a JWK set, { pem = \"…\" } for a public key");
+            }
+        }
+        None
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <KeyFiles as Decode>::keys(path, keys);
+    }
+}
+
+fn fetching(findings: &mut Findings, place: &Place, word: &str) {
+    findings
+        .problem(place, format!("`{word}`"), KeySource::expected())
+        .help("this version does not fetch keys: download the key set, and name the file");
+}
+
+/// Which key of a table of alternatives is written; a problem unless it is exactly one.
+pub(super) fn exactly_one(
+    place: &Place,
+    choices: &[(&'static str, bool)],
+    findings: &mut Findings,
+) -> Option<&'static str> {
+    let written: Vec<&'static str> = choices.iter().filter(|(_, written)| *written).map(|(key, _)| *key).collect();
+    if let [only] = written[..] {
+        return Some(only);
+    }
+    let found = if written.is_empty() { String::from("none of them") } else { written.join(" and ") };
+    findings.problem(place, found, format!("exactly one of {}", one_of(choices.iter().map(|(key, _)| *key))));
+    None
+}
