@@ -1,0 +1,131 @@
+//! What the parts count, under the names that Prometheus gets. Read only when somebody scrapes.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use crate::{certificate::CertificateResolver, edge::Counters, state::Live, telemetry::metrics::Exposition};
+
+/// Adds a collector for everything that counts outside of `telemetry`.
+pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Arc<CertificateResolver>) {
+    let registry = live.shared.telemetry.registry();
+    let edge = Arc::clone(edge);
+    registry.register(Box::new(move |exposition| connections(exposition, &edge)));
+    let certificates = Arc::clone(certificates);
+    registry.register(Box::new(move |exposition| expiries(exposition, &certificates)));
+    // Weak: the registry lives in what `Live` holds.
+    let live = Arc::downgrade(live);
+    registry.register(Box::new(move |exposition| {
+        if let Some(live) = live.upgrade() {
+            sessions_and_tokens(exposition, &live);
+            upstreams(exposition, &live);
+        }
+    }));
+}
+
+fn connections(exposition: &mut Exposition, edge: &Counters) {
+    let read = |counter: &AtomicU64| counter.load(Relaxed);
+    exposition.gauge("portcullis_connections", "Client connections open now.").value(&[], read(&edge.open));
+    exposition
+        .counter("portcullis_connections_accepted_total", "Client connections accepted.")
+        .value(&[], read(&edge.accepted));
+    let mut refused = exposition.counter("portcullis_connections_refused_total", "Connections closed unheard.");
+    for (reason, counter) in
+        [("max_connections", &edge.refused_full), ("per_address", &edge.refused_address), ("peer", &edge.refused_peer)]
+    {
+        refused.value(&[("reason", reason)], read(counter));
+    }
+    exposition
+        .counter("portcullis_accept_pauses_total", "Pauses of accepting for want of descriptors or memory.")
+        .value(&[], read(&edge.accept_pauses));
+    exposition
+        .counter("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed.")
+        .value(&[], read(&edge.handshakes_failed));
+    let mut timeouts = exposition.counter("portcullis_timeouts_total", "Connections ended by a deadline, by phase.");
+    for (phase, counter) in [
+        ("handshake", &edge.timeout_handshake),
+        ("head", &edge.timeout_head),
+        ("idle", &edge.timeout_idle),
+        ("body", &edge.timeout_body),
+        ("write", &edge.timeout_write),
+    ] {
+        timeouts.value(&[("phase", phase)], read(counter));
+    }
+    exposition.counter("portcullis_panics_total", "Requests whose handling panicked.").value(&[], read(&edge.panics));
+    let mut malformed = exposition.counter("portcullis_malformed_total", "Requests with bad framing, by reason.");
+    for ((_, label), counter) in Counters::MALFORMED.iter().zip(&edge.malformed) {
+        malformed.value(&[("reason", *label)], read(counter));
+    }
+}
+
+fn expiries(exposition: &mut Exposition, certificates: &CertificateResolver) {
+    let mut expiry =
+        exposition.gauge("portcullis_certificate_expiry_seconds", "When each certificate ends, Unix time.");
+    for (name, until) in certificates.expiries() {
+        expiry.value(&[("name", &name)], until);
+    }
+}
+
+fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
+    let shared = &live.shared;
+    exposition.gauge("portcullis_sessions", "Sessions in the store.").value(&[], shared.sessions.len());
+    exposition.gauge("portcullis_config_generation", "Counts reloads, from 1.").value(&[], live.snapshot().generation);
+    let counts = &shared.login_counts;
+    let mut logins = exposition.counter("portcullis_logins_total", "Attempts to log in, by result.");
+    for (result, counter) in
+        [("succeeded", &counts.succeeded), ("failed", &counts.failed), ("throttled", &counts.throttled)]
+    {
+        logins.value(&[("result", result)], counter.load(Relaxed));
+    }
+    exposition
+        .counter("portcullis_logouts_total", "Sessions ended by a logout.")
+        .value(&[], counts.logouts.load(Relaxed));
+    let tokens = shared.tokens.statistics();
+    let mut lookups = exposition.counter("portcullis_token_cache_lookups_total", "Look-ups of bearer tokens.");
+    lookups.value(&[("result", "hit")], tokens.hits);
+    lookups.value(&[("result", "miss")], tokens.misses);
+    lookups.value(&[("result", "wrong_signature")], tokens.wrong_signature_hits);
+    exposition
+        .counter("portcullis_token_cache_evictions_total", "Verified tokens pushed out by others.")
+        .value(&[], tokens.evictions);
+    exposition.gauge("portcullis_token_cache_entries", "Verified tokens remembered.").value(&[], tokens.entries);
+    exposition.gauge("portcullis_token_cache_bytes", "Their size, estimated.").value(&[], tokens.bytes);
+    exposition
+        .counter("portcullis_grants_dropped_total", "Roles and groups that a source claimed and may not grant.")
+        .value(&[], tokens.dropped_grants);
+}
+
+fn upstreams(exposition: &mut Exposition, live: &Live) {
+    const FAMILIES: [(&str, &str); 7] = [
+        ("portcullis_upstream_connects_total", "Connections made."),
+        ("portcullis_upstream_connect_failures_total", "Attempts to connect that failed."),
+        ("portcullis_upstream_reused_total", "Requests on a connection that had served before."),
+        ("portcullis_upstream_retries_total", "Requests sent again because a used connection had died."),
+        ("portcullis_upstream_connections", "Connections open now."),
+        ("portcullis_upstream_requests_under_way", "Requests under way now."),
+        ("portcullis_upstream_tunnels", "Tunnels open now."),
+    ];
+    for upstream in live.shared.upstreams.upstreams() {
+        for server in &upstream.servers {
+            let counters = &server.counters;
+            let values = [
+                &counters.connects,
+                &counters.connect_failures,
+                &counters.reused,
+                &counters.retries,
+                &counters.open,
+                &counters.under_way,
+                &counters.tunnels,
+            ];
+            for ((name, help), value) in FAMILIES.into_iter().zip(values) {
+                let mut samples = if name.ends_with("_total") {
+                    exposition.counter(name, help)
+                } else {
+                    exposition.gauge(name, help)
+                };
+                samples.value(&[("upstream", &*upstream.name), ("server", &*server.label)], value.load(Relaxed));
+            }
+        }
+    }
+}

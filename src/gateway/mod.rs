@@ -1,0 +1,401 @@
+//! The composition root: a [`Config`] becomes listeners, threads and a [`Running`] handle.
+//!
+//! Read [`start`] as a list: logs, state, TLS, sockets, edges, control thread. Everything that can fail does so before
+//! the first connection is accepted, and says what and where. The control thread does what no request should wait for.
+
+use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+
+use bytes::Bytes;
+use http::Response;
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::{
+    accounts::Hasher,
+    admin,
+    authn::token_cache::{CacheLimits, TokenCache},
+    certificate::{self, Certificate, CertificateResolver},
+    clock::Clock,
+    config::{Config, Startup, Tls, TlsSource},
+    edge::{self, Bound, Counters, Handler, Peers, Redirect, TlsSlot},
+    inbound::Inbound,
+    listener::Listener,
+    login, pipeline,
+    session::Store,
+    shutdown::Shutdown,
+    state::{Live, Shared, Snapshot},
+    telemetry::{Telemetry, endpoint},
+    upstream,
+};
+
+mod metrics;
+
+/// A gateway at work.
+pub struct Running {
+    addresses: Addresses,
+    live: Arc<Live>,
+    edges: Vec<edge::Running>,
+    control: Option<JoinHandle<()>>,
+    authority: Option<PathBuf>,
+}
+
+/// Where a gateway can be reached; ports that were 0 in the configuration are the real ones here.
+#[derive(Clone, Debug, Default)]
+pub struct Addresses {
+    /// `server.listen`, in its order; unix sockets left out.
+    pub gateway: Vec<SocketAddr>,
+    /// `server.redirect_http`.
+    pub redirect: Option<SocketAddr>,
+    /// `telemetry.listen`.
+    pub telemetry: Option<SocketAddr>,
+    /// `admin.listen`, if it is no unix socket.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Why a gateway cannot start: what, where, and what the system said.
+#[derive(Debug)]
+pub struct StartError {
+    what: String,
+    cause: Box<dyn std::error::Error + Send + Sync>,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.what, self.cause)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// Starts a gateway. It serves when this returns.
+///
+/// # Errors
+/// [`StartError`] names the listener, certificate or log that could not be had; nothing is left running.
+pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
+    let Config { startup, snapshot, .. } = config;
+    // Two descriptors for each proxied connection; a limit that cannot be raised is met when it is reached.
+    let _ = edge::raise_descriptor_limit();
+
+    let telemetry = Telemetry::start(&startup.log, clock.now()).map_err(failed("the log cannot be opened"))?;
+    let listeners = bind_all(&startup.edge.listeners)?;
+    let redirect = startup.edge.redirect_http.map(|at| bind(&Listener::Http(at))).transpose()?;
+    let probes = startup.telemetry.as_ref().map(bind).transpose()?;
+    let administration = snapshot.admin.as_ref().map(|admin| bind(&admin.listen)).transpose()?;
+    let addresses = Addresses {
+        gateway: listeners.iter().filter_map(Bound::local_addr).collect(),
+        redirect: redirect.as_ref().and_then(Bound::local_addr),
+        telemetry: probes.as_ref().and_then(Bound::local_addr),
+        admin: administration.as_ref().and_then(Bound::local_addr),
+    };
+
+    let certificates = certificates(&startup, &clock)?;
+    let authority = certificates.authority;
+    let resolver = Arc::new(CertificateResolver::new(certificates.all));
+    let tls = startup.tls.as_ref().map(|tls| slot(tls, &resolver)).transpose()?;
+
+    let own_listeners = [&addresses.gateway[..], addresses.admin.as_slice(), addresses.telemetry.as_slice()].concat();
+    let live = live(snapshot, &telemetry, &clock, own_listeners)?;
+    let counters = Arc::<Counters>::default();
+    metrics::register(&live, &counters, &resolver);
+
+    let base = Base { startup: &startup, tls: tls.as_ref(), live: &live, clock: &clock };
+    let mut edges = vec![base.gateway(listeners, counters)?];
+    edges.extend(redirect.map(|bound| base.redirect(bound, &addresses)).transpose()?);
+    edges.extend(probes.map(|bound| base.probes(bound)).transpose()?);
+    edges.extend(administration.map(|bound| base.administration(bound)).transpose()?);
+    let control = control(Arc::clone(&live)).map_err(failed("the control thread cannot be started"))?;
+    telemetry.readiness().clear(endpoint::STARTING);
+    Ok(Running { addresses, live, edges, control: Some(control), authority })
+}
+
+impl Running {
+    /// Where it can be reached.
+    pub const fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The state that its threads share.
+    pub const fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// The certificate that clients have to trust, where one was made for this machine.
+    pub fn authority(&self) -> Option<&PathBuf> {
+        self.authority.as_ref()
+    }
+
+    /// Stops accepting, lets requests under way end within `server.drain_timeout`, cuts the rest, and writes the last
+    /// log lines. `true` if nothing had to be cut.
+    pub fn stop(mut self) -> bool {
+        self.end()
+    }
+
+    fn end(&mut self) -> bool {
+        let shared = &self.live.shared;
+        shared.telemetry.readiness().block(endpoint::DRAINING);
+        shared.shutdown.trigger();
+        let mut drained = true;
+        for edge in self.edges.drain(..) {
+            drained &= edge.join();
+        }
+        if let Some(control) = self.control.take() {
+            // It only panics if the system cannot run timers; there is nothing left to do for it then.
+            let _ = control.join();
+        }
+        shared.telemetry.finish(LAST_LINES) && drained
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if !self.edges.is_empty() {
+            self.end();
+        }
+    }
+}
+
+/// What the edges have in common.
+struct Base<'a> {
+    startup: &'a Startup,
+    tls: Option<&'a Arc<TlsSlot>>,
+    live: &'a Arc<Live>,
+    clock: &'a Clock,
+}
+
+impl Base<'_> {
+    fn setup(&self, name: &'static str, listeners: Vec<Bound>) -> edge::Setup {
+        edge::Setup {
+            name,
+            listeners,
+            tls: self.tls.map(Arc::clone),
+            workers: 1,
+            limits: self.startup.edge.limits,
+            drain_timeout: self.startup.edge.drain_timeout,
+            peers: Peers::everybody(),
+            shutdown: self.live.shared.shutdown.clone(),
+            clock: self.clock.clone(),
+            counters: Arc::default(),
+        }
+    }
+
+    fn gateway(&self, listeners: Vec<Bound>, counters: Arc<Counters>) -> Result<edge::Running, StartError> {
+        let trusted: Arc<[_]> = self.live.snapshot().headers.trusted_proxies.iter().copied().collect();
+        let uncounted = Arc::clone(&trusted);
+        let setup = edge::Setup {
+            workers: self.startup.edge.workers,
+            counters,
+            peers: Peers {
+                // Without trusted proxies plain listeners are on loopback: `config` allows no other.
+                plain_allowed: Arc::new(move |ip| {
+                    trusted.is_empty() || trusted.iter().any(|network| network.contains(&ip))
+                }),
+                uncounted: Arc::new(move |ip| uncounted.iter().any(|network| network.contains(&ip))),
+            },
+            ..self.setup("worker", listeners)
+        };
+        let live = Arc::clone(self.live);
+        edge::start(setup, move |_| Gateway::new(&live)).map_err(failed("the workers cannot be started"))
+    }
+
+    fn redirect(&self, bound: Bound, addresses: &Addresses) -> Result<edge::Running, StartError> {
+        let live = Arc::clone(self.live);
+        let known = Arc::new(move |host: &crate::host::Host| live.snapshot().routes.is_known(host));
+        let port = addresses.gateway.first().map_or(443, SocketAddr::port);
+        edge::start(self.setup("redirect", vec![bound]), move |_| Redirect::new(Arc::clone(&known) as _, port))
+            .map_err(failed("the redirect listener cannot be started"))
+    }
+
+    fn probes(&self, bound: Bound) -> Result<edge::Running, StartError> {
+        let telemetry = Arc::clone(&self.live.shared.telemetry);
+        edge::start(self.setup("telemetry", vec![bound]), move |_| Probes(Arc::clone(&telemetry)))
+            .map_err(failed("the telemetry listener cannot be started"))
+    }
+
+    fn administration(&self, bound: Bound) -> Result<edge::Running, StartError> {
+        let live = Arc::clone(self.live);
+        edge::start(self.setup("admin", vec![bound]), move |_| Administration(Arc::clone(&live)))
+            .map_err(failed("the admin listener cannot be started"))
+    }
+}
+
+/// Serves people and programs: the pipeline.
+struct Gateway(pipeline::Worker);
+
+impl Gateway {
+    fn new(live: &Arc<Live>) -> Self {
+        let worker = pipeline::Worker::new(Arc::clone(live));
+        let telemetry = std::rc::Rc::clone(worker.telemetry());
+        tokio::task::spawn_local(async move { telemetry.flush_as_needed().await });
+        Self(worker)
+    }
+}
+
+impl Handler for Gateway {
+    type Body = pipeline::Body;
+
+    async fn handle(&self, inbound: Inbound) -> Response<pipeline::Body> {
+        self.0.handle(inbound).await
+    }
+}
+
+/// Serves metrics and probes; nothing of users.
+struct Probes(Arc<Telemetry>);
+
+impl Handler for Probes {
+    type Body = Full<Bytes>;
+
+    async fn handle(&self, inbound: Inbound) -> Response<Full<Bytes>> {
+        self.0.answer(&inbound.head.method, inbound.head.uri.path()).map(Full::new)
+    }
+}
+
+/// Serves administrators.
+struct Administration(Arc<Live>);
+
+impl Handler for Administration {
+    type Body = admin::Body<Incoming>;
+
+    async fn handle(&self, inbound: Inbound) -> Response<Self::Body> {
+        let (snapshot, shared) = (self.0.snapshot(), &self.0.shared);
+        let Some(settings) = &snapshot.admin else {
+            // The listener was bound under a configuration that had `[admin]`.
+            let mut gone = Response::new(admin::Body::empty());
+            *gone.status_mut() = http::StatusCode::NOT_FOUND;
+            return gone;
+        };
+        let hosts: Vec<_> = snapshot.routes.known_hosts().cloned().collect();
+        let issuers: Vec<_> = snapshot.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect();
+        let upstreams: Vec<_> = snapshot.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
+        let context = admin::Context {
+            settings,
+            session: &snapshot.session,
+            hosts: &hosts,
+            routes: snapshot.routes.routes(),
+            issuers: &issuers,
+            upstreams: &upstreams,
+            store: &shared.sessions,
+            clock: &shared.clock,
+            audit: shared.telemetry.audit(),
+            peer: inbound.connection.peer,
+        };
+        admin::answer(&context, &inbound.head, inbound.malformed, inbound.body).await
+    }
+}
+
+fn live(
+    snapshot: Snapshot,
+    telemetry: &Arc<Telemetry>,
+    clock: &Clock,
+    own_listeners: Vec<SocketAddr>,
+) -> Result<Arc<Live>, StartError> {
+    let uses_tls = |settings: &upstream::Settings| {
+        settings.servers.iter().any(|server| matches!(server, upstream::Server::Https(_)))
+    };
+    let trust = if snapshot.upstreams.iter().any(|settings| uses_tls(settings)) {
+        Some(upstream::system_trust().map_err(failed("https:// upstreams cannot be verified"))?)
+    } else {
+        None
+    };
+    let shutdown = Shutdown::new();
+    let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let shared = Shared {
+        clock: clock.clone(),
+        sessions: Arc::new(Store::in_memory()),
+        tokens: TokenCache::new(CacheLimits::default()),
+        hasher: Hasher::start(hashing, HASHES_WAITING).map_err(failed("the hashing threads cannot be started"))?,
+        throttle: login::Throttle::new(),
+        login_counts: login::Counts::default(),
+        upstreams: upstream::Shared::new(trust, own_listeners.into()),
+        telemetry: Arc::clone(telemetry),
+        shutdown,
+    };
+    Ok(Arc::new(Live::new(snapshot, shared)))
+}
+
+/// The certificates to serve, and the authority that was made for them.
+struct Certificates {
+    all: Vec<Certificate>,
+    authority: Option<PathBuf>,
+}
+
+fn slot(tls: &Tls, resolver: &Arc<CertificateResolver>) -> Result<Arc<TlsSlot>, StartError> {
+    edge::server_config(Arc::clone(resolver) as _, tls.min_version, &tls.groups)
+        .map(|config| Arc::new(TlsSlot::new(config)))
+        .map_err(failed("the TLS settings cannot be used"))
+}
+
+fn certificates(startup: &Startup, clock: &Clock) -> Result<Certificates, StartError> {
+    let now = clock.now();
+    match startup.tls.as_ref().map(|tls| &tls.source) {
+        None => Ok(Certificates { all: Vec::new(), authority: None }),
+        Some(TlsSource::SelfSigned { names, folder }) => {
+            let made = certificate::local_authority(names, folder, now)
+                .map_err(failed("the local certificate cannot be made"))?;
+            Ok(Certificates { all: vec![made.certificate], authority: Some(made.authority) })
+        }
+        Some(TlsSource::Files(pairs)) => {
+            let mut all = Vec::with_capacity(pairs.len());
+            for pair in pairs {
+                let (certificate, warnings) = Certificate::load(&pair.cert, &pair.key, now)
+                    .map_err(failed(format!("the certificate {} cannot be served", pair.cert.display())))?;
+                for warning in warnings {
+                    tracing::warn!(certificate = %pair.cert.display(), "{warning}");
+                }
+                all.push(certificate);
+            }
+            Ok(Certificates { all, authority: None })
+        }
+    }
+}
+
+fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>, StartError> {
+    listeners.iter().map(bind).collect()
+}
+
+fn bind(listener: &Listener) -> Result<Bound, StartError> {
+    edge::bind(listener).map_err(|error| {
+        let mend = match error.kind() {
+            io::ErrorKind::AddrInUse => "; another program listens there, perhaps another portcullis",
+            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
+            io::ErrorKind::PermissionDenied => {
+                "; ports below 1024 and system folders ask for rights: setcap cap_net_bind_service or another place"
+            }
+            _ => "",
+        };
+        StartError { what: format!("cannot listen on {listener}{mend}"), cause: error.into() }
+    })
+}
+
+fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> StartError {
+    let what = what.into();
+    move |cause| StartError { what, cause: cause.into() }
+}
+
+/// Work that no request waits for: sweeping ended sessions, in small steps.
+fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("control".into()).spawn(move || {
+        runtime.block_on(async {
+            let mut sweep = tokio::time::interval(SWEEP_EVERY);
+            sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tokio::select! {
+                    () = live.shared.shutdown.triggered() => return,
+                    _ = sweep.tick() => {}
+                }
+                // The whole store once a minute.
+                let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
+                live.shared.sessions.sweep(&live.snapshot().session, live.shared.clock.now(), budget);
+            }
+        });
+    })
+}
+
+/// Long enough for a slow disk, short enough for whoever waits for the process to end.
+const LAST_LINES: Duration = Duration::from_secs(5);
+
+/// Password checks that may wait for a thread; the next one is told to come back.
+const HASHES_WAITING: usize = 64;
+
+const SWEEP_EVERY: Duration = Duration::from_secs(1);
+const SWEEPS_A_ROUND: usize = 60;
