@@ -1,0 +1,201 @@
+//! `portcullis explain`: which route a request takes, and why each rule passes or fails, told by the code that decides
+//! in production.
+
+use std::{path::Path, sync::Arc};
+
+use http::{Method, Uri};
+
+use super::{
+    Failure, load,
+    rehearsal::{Outcome, Rehearsal},
+};
+use crate::{
+    authn::jwt,
+    client::Scheme,
+    clock::{Clock, Timestamp},
+    config::Config,
+    host::Authority,
+    identity::{Identity, IdentityParts, Via},
+    policy::{Access, AccessRule},
+    refusal::Refusal,
+    route::{Route, Target},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// The method.
+    method: Method,
+
+    /// The whole URL, such as https://intranet.example.com/admin/users/7.
+    url: Uri,
+
+    /// Who asks, such as sub=alice,roles=admin,user,groups=ops; nobody if left out.
+    #[arg(long = "as", value_name = "WHO", conflicts_with = "token")]
+    who: Option<String>,
+
+    /// A real bearer token; it is verified. `-` reads it from standard input, which keeps it out of process lists.
+    #[arg(long)]
+    token: Option<String>,
+}
+
+pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let config = load(path)?;
+    let now = Clock::system().now();
+    let (scheme, authority) = target(&arguments.url)?;
+    let rehearsal = || Rehearsal::new(arguments.method.clone(), scheme, &authority, &arguments.url, now);
+
+    let anonymous = rehearsal().run(&config.snapshot, None);
+    let rule = anonymous.findings.route.as_deref().and_then(rule_of);
+    let identity = match (&arguments.who, &arguments.token) {
+        (Some(who), _) => Some(described(who, &config, rule, now)?),
+        (None, Some(token)) => Some(proved(token, &config, rule, now)?),
+        (None, None) => None,
+    };
+    let outcome = if identity.is_some() { rehearsal().run(&config.snapshot, identity) } else { anonymous };
+    print(&arguments.method, &arguments.url, &config, &outcome);
+    Ok(())
+}
+
+fn target(url: &Uri) -> Result<(Scheme, Authority), Failure> {
+    let scheme = match url.scheme_str() {
+        Some("https") => Scheme::Https,
+        Some("http") => Scheme::Http,
+        _ => return Err(Failure::new(format!("{url} is no whole URL; write https://host/path"))),
+    };
+    let authority = url.authority().map_or("", http::uri::Authority::as_str);
+    let authority = authority.parse().map_err(|_| Failure::new(format!("{authority:?} is no host")))?;
+    Ok((scheme, authority))
+}
+
+fn rule_of(route: &Route) -> Option<&AccessRule> {
+    match &route.access {
+        Access::Authenticated(rule) => Some(rule),
+        Access::Public { .. } => None,
+    }
+}
+
+/// `sub=alice,roles=admin,user`: words without `=` continue the list before them.
+fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timestamp) -> Result<Arc<Identity>, Failure> {
+    let issuer = rule.and_then(|rule| config.snapshot.issuers.get(*rule.issuers.first()?));
+    let provider = config.snapshot.login.providers.first();
+    let mut parts = IdentityParts {
+        realm: provider.map(|p| &p.realm).or_else(|| issuer.map(|i| &i.realm)).map_or_else(|| "any".into(), Arc::clone),
+        subject: String::new(),
+        name: None,
+        email: None,
+        email_verified: true,
+        roles: Vec::new(),
+        groups: Vec::new(),
+        scopes: Vec::new(),
+        claims: serde_json::Map::new(),
+        auth_time: Some(now),
+        via: match issuer {
+            Some(issuer) if rule.is_some_and(|rule| !rule.session) => Via::Jwt(Arc::clone(&issuer.name)),
+            _ => Via::Session,
+        },
+    };
+    let mut key = "sub";
+    for word in who.split(',') {
+        let value = match word.split_once('=') {
+            Some((name, value)) => {
+                key = name;
+                value
+            }
+            None => word,
+        };
+        match key {
+            "sub" | "user" => parts.subject = value.to_owned(),
+            "name" => parts.name = Some(value.to_owned()),
+            "email" => parts.email = Some(value.to_owned()),
+            "realm" => parts.realm = value.into(),
+            "roles" | "role" => parts.roles.push(value.to_owned()),
+            "groups" | "group" => parts.groups.push(value.to_owned()),
+            "scopes" | "scope" => parts.scopes.push(value.to_owned()),
+            other => match other.strip_prefix("claim:") {
+                Some(claim) => {
+                    parts.claims.insert(claim.to_owned(), value.into());
+                }
+                None => {
+                    return Err(Failure::new(format!(
+                        "--as does not know {other:?}; it knows sub, name, email, realm, roles, groups, scopes and \
+                         claim:NAME"
+                    )));
+                }
+            },
+        }
+    }
+    Identity::new(parts)
+        .map(Arc::new)
+        .map_err(|error| Failure::new(format!("--as {who:?} is nobody: {error}; write sub=alice,roles=admin,user")))
+}
+
+/// Who a token proves its bearer to be, on this route.
+fn proved(token: &str, config: &Config, rule: Option<&AccessRule>, now: Timestamp) -> Result<Arc<Identity>, Failure> {
+    let from_input = if token == "-" {
+        let mut text = String::new();
+        std::io::stdin()
+            .read_line(&mut text)
+            .map_err(|error| Failure::new(format!("standard input cannot be read: {error}")))?;
+        Some(text)
+    } else {
+        None
+    };
+    let token = from_input.as_deref().unwrap_or(token).trim();
+    let issuers = rule.map_or(&[][..], |rule| &rule.issuers);
+    if issuers.is_empty() {
+        return Err(Failure::new("this route takes no bearer tokens; its `auth` lists no jwt".into()));
+    }
+    jwt::verify(token.as_bytes(), &config.snapshot.issuers, issuers, now)
+        .map(|verified| Arc::clone(verified.identity()))
+        .map_err(|error| {
+            Failure::new(format!("the token would be refused with 401 invalid_token; the reason is {}", error.label()))
+        })
+}
+
+fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome) {
+    println!("{method} {url}");
+    if let Some(view) = &outcome.findings.view {
+        println!("  host      {}", view.authority);
+    }
+    if let Some(path) = &outcome.findings.path {
+        println!("  path      {path}");
+    }
+    match &outcome.findings.route {
+        Some(route) => println!("  route     {} → {}", route.name, destination(route, config)),
+        None => println!("  route     none"),
+    }
+    if let Some(identity) = &outcome.findings.identity {
+        println!("  caller    {} in realm {}, by {}", identity.subject(), identity.realm(), identity.via().label());
+    }
+    for (condition, met) in &outcome.steps {
+        println!("  {}  {condition}", if *met { "✓ met    " } else { "✗ not met" });
+    }
+    match &outcome.refusal {
+        Some(refusal) => {
+            println!("refused: {} {}", outcome.status.as_u16(), refusal.label());
+            if refusal.reason() != refusal.label() {
+                println!("  reason    {}", refusal.reason());
+            }
+            println!("  told      {}", refusal.description());
+        }
+        None => println!("allowed"),
+    }
+    if matches!(outcome.refusal, Some(Refusal::UnknownHost | Refusal::DemoOnly)) {
+        let hosts: Vec<String> = config.snapshot.routes.known_hosts().map(ToString::to_string).collect();
+        println!("  hosts     {}", hosts.join(", "));
+    }
+    for (name, value) in outcome.sent.iter().flatten() {
+        println!("  sends     {name}: {}", String::from_utf8_lossy(value.as_bytes()));
+    }
+}
+
+fn destination(route: &Route, config: &Config) -> String {
+    match &route.target {
+        Target::Own(own) => format!("our own {} endpoint", own.label()),
+        Target::Redirect { status, location } => format!("{status} {}", String::from_utf8_lossy(location.as_bytes())),
+        Target::Respond { status, .. } => format!("a fixed {status}"),
+        Target::Upstream(index) => {
+            config.snapshot.upstreams.get(*index).map_or_else(String::new, |u| format!("upstream {}", u.name))
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A request that never was, judged by the code that judges real ones: what `explain` and `[[test]]` stand on.
+
+use std::{fmt, sync::Arc};
+
+use http::{HeaderMap, Method, StatusCode, Uri, header::HOST, request::Parts};
+
+use crate::{
+    authz::Trace,
+    client::{Connection, PeerAddr, Scheme, Tls},
+    clock::Timestamp,
+    decide::{self, Decision, Findings, Question, Verdict},
+    headers,
+    host::Authority,
+    id::RequestId,
+    identity::Identity,
+    refusal::Refusal,
+    route::Target,
+    state::Snapshot,
+};
+
+/// The request.
+pub(super) struct Rehearsal {
+    head: Parts,
+    connection: Connection,
+    now: Timestamp,
+}
+
+/// What would come of it.
+pub(super) struct Outcome {
+    /// What was found on the way.
+    pub(super) findings: Findings,
+    /// The refusal, if there is one.
+    pub(super) refusal: Option<Refusal>,
+    /// Each condition that was looked at, and whether it held.
+    pub(super) steps: Vec<(String, bool)>,
+    /// What the upstream would be sent, where the request would go to one.
+    pub(super) sent: Option<HeaderMap>,
+    /// The status of our own answer; 200 stands for whatever an upstream would say.
+    pub(super) status: StatusCode,
+}
+
+/// Remembers every step.
+#[derive(Default)]
+struct Steps(Vec<(String, bool)>);
+
+impl Trace for Steps {
+    fn step(&mut self, condition: &dyn fmt::Display, holds: bool) {
+        self.0.push((condition.to_string(), holds));
+    }
+}
+
+impl Rehearsal {
+    /// A request from this machine, without any credential.
+    pub(super) fn new(method: Method, scheme: Scheme, authority: &Authority, uri: &Uri, now: Timestamp) -> Self {
+        let mut head = http::Request::new(()).into_parts().0;
+        head.method = method;
+        head.uri = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
+        if let Ok(host) = authority.to_string().try_into() {
+            head.headers.insert(HOST, host);
+        }
+        let tls = (scheme == Scheme::Https)
+            .then(|| Tls { server_name: Some(authority.host.as_str().into()), version: "1.3" });
+        let peer = PeerAddr::Ip(([127, 0, 0, 1], 0).into());
+        let local_port = authority.port.unwrap_or_else(|| scheme.default_port());
+        Self { head, connection: Connection { id: 0, peer, local_port, tls }, now }
+    }
+
+    /// Judges it as sent by `identity`.
+    pub(super) fn run(self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
+        let mut steps = Steps::default();
+        let question = Question { head: &self.head, connection: &self.connection, malformed: None, now: self.now };
+        let Decision { findings, verdict } = decide::decide_as(snapshot, question, identity, &mut steps);
+        let judged = match verdict {
+            Verdict::Allow(permit) => self.relay(snapshot, permit, &findings),
+            Verdict::Preflight => Ok((StatusCode::NO_CONTENT, None)),
+            Verdict::Refuse(refusal) => Err(refusal),
+        };
+        let (status, sent, refusal) = match judged {
+            Ok((status, sent)) => (status, sent, None),
+            Err(refusal) => (refusal.status(), None, Some(refusal)),
+        };
+        Outcome { findings, refusal, steps: steps.0, sent, status }
+    }
+
+    fn relay(
+        self,
+        snapshot: &Snapshot,
+        permit: crate::authz::Permit,
+        findings: &Findings,
+    ) -> Result<(StatusCode, Option<HeaderMap>), Refusal> {
+        let route = Arc::clone(permit.route());
+        match (&route.target, &findings.view, &findings.path) {
+            (Target::Upstream(_), Some(view), Some(path)) => {
+                let id = RequestId::generate();
+                let outbound = headers::rewrite(self.head, permit, view, path, &id, &snapshot.headers)?;
+                Ok((StatusCode::OK, Some(outbound.headers().clone())))
+            }
+            (Target::Redirect { status, .. } | Target::Respond { status, .. }, _, _) => Ok((*status, None)),
+            (Target::Own(_) | Target::Upstream(_), _, _) => Ok((StatusCode::OK, None)),
+        }
+    }
+}
