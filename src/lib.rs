@@ -1,0 +1,126 @@
+//! Portcullis: a reverse-proxy authentication gateway. TLS in, session cookie or JWT checked, `X-User-*` out.
+//!
+//! # A request's way
+//!
+//! ```text
+//! accept → TLS → HTTP → route → authenticate → authorize → rewrite headers → upstream → response
+//!                       └────────── decide ──────────┘   └────── relay ─────┘  └ conclude ┘
+//! ```
+//! [`pipeline`] tells this story in one screen. **Decide** (route → credential → identity → verdict) is pure but for
+//! one look-up in the session store. **Relay** matches on the permit's target: an upstream, our own endpoints, a fixed
+//! answer. **Conclude** makes the answer, and from one `Outcome` the log line and the metrics. No stage calls the next
+//! one; each returns, and the parent goes on. The upstream is never contacted before the verdict is *allow*.
+//!
+//! # Where things are
+//!
+//! | question | module |
+//! |---|---|
+//! | What happens to a request, in order? | [`pipeline`], then [`decide`] |
+//! | Where do threads, sockets and tasks come from, and how does it stop? | [`gateway`], [`shutdown`] |
+//! | Which state is shared, and what does a reload swap? | [`state`] |
+//! | Which route wins when two match? What is a canonical path? | [`route`], [`route::path`] |
+//! | Where is a cookie read, a JWT checked, a key loaded? | [`authn::credential`], [`authn::jwt`], [`authn::keys`] |
+//! | Who may create a permit? | [`authz`], nobody else |
+//! | What headers does an upstream get, and which are removed? | [`headers`] |
+//! | Why did this request get 401, 403, 502? | [`refusal`] |
+//! | How is a session stored, how does it end? | [`session`] |
+//! | How are people logged in? | [`login`], [`accounts`] |
+//! | What does a key of gateway.toml become? | [`config`] |
+//! | What is checked before HTTP is parsed? | [`edge`] |
+//!
+//! # Layers
+//!
+//! Imports go down only; within a layer only where an arrow says so. `tests/tidy.rs` holds this table and checks it.
+//!
+//! ```text
+//! 9 main, cli(→gateway), gateway
+//! 7 config
+//! 6 edge
+//! 5 pipeline
+//! 4 decide
+//! 3 state
+//! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
+//! 1 route, session, refusal, accounts
+//! 0 secret, clock, shutdown, host, listener, telemetry, certificate, id, client, inbound, policy, identity, page
+//! ```
+//! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
+//! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
+//!
+//! # Invariants
+//!
+//! - **No permit, no upstream.** [`authz::evaluate`] alone makes a [`authz::Permit`]; `headers::rewrite` takes it by
+//!   value, and only what that returns can be forwarded.
+//! - **One snapshot per request**, taken once; one `ClientView`; one canonical path: what is matched is what is sent.
+//! - **Four answers** of an authenticator: valid, absent, invalid, unavailable. Only valid goes on; unavailable is 503
+//!   and never "anonymous".
+//! - **Nothing of a client's survives under our names**: managed headers are removed on every route before ours are set.
+//! - **One thread per core.** Requests, upstream connections and log buffers stay on their worker; password hashing
+//!   and files never run there. No lock or map guard is held across an await.
+//!
+//! # Threats
+//!
+//! Each row is a bug that another gateway had, or an attack that was thought through. Tests of that name exist.
+//!
+//! | threat | answer | file | test |
+//! |---|---|---|---|
+//! | Identity headers from the client, under an alias, by another profile or as a trailer (CVE-2025-64484, CVE-2026-39858) | names are folded and removed on every route before ours are set | `src/headers/identity.rs` | `no_spelling_of_a_managed_name_survives_on_any_route`, `a_trailer_carries_no_identity` |
+//! | A header that `Connection` names is removed after it was set (CVE-2025-48865) | what the client names goes before ours come | `src/headers/hop.rs` | `connection_cannot_take_our_headers_away` |
+//! | Identity left over when the proof sets nothing (CVE-2026-30851) | an absent value is an absent header | `src/headers/identity.rs` | `an_absent_value_is_an_absent_header`, `an_optional_route_lets_a_request_without_a_credential_through_without_identity` |
+//! | `X-Forwarded-*` of a stranger is believed (CVE-2026-40575, CVE-2023-36456) | trust nobody by default; one view of the client | `src/headers/forwarded.rs` | `nothing_that_an_untrusted_client_says_about_itself_is_believed_or_passed_on`, `a_forwarded_host_never_routes` |
+//! | The backend reads another path than was decided on (CVE-2019-9901, CVE-2025-66490) | one canonical path is matched and sent; the rest is 400 | `src/route/path.rs` | `nginx_believes_the_paths_that_were_decided`, `a_cgi_script_believes_the_paths_that_were_decided`, `tomcat_believes_paths_and_identity_as_they_were_decided` |
+//! | A less specific route or another method opens what a stricter one guards | the most specific path decides before the method | `src/route/mod.rs` | `a_method_that_the_most_specific_path_lacks_is_405_with_allow`, `an_admin_path_is_no_other_path_for_another_method` |
+//! | A bad credential falls through to another, or to anonymous (CVE-2026-25748, CVE-2022-29226) | four answers, only valid goes on | `src/authn/mod.rs` | `a_void_token_does_not_fall_through_to_a_good_session`, `a_void_token_is_refused_on_an_optional_route_too` |
+//! | Algorithm confusion, `none`, a public key as HMAC secret (CVE-2026-39999) | the algorithm belongs to the key | `src/authn/keys.rs` | `every_algorithm_verifies_its_own_signatures_and_no_others`, `hmac_and_public_keys_are_never_in_one_issuer` |
+//! | One issuer's key signs for another; audience or expiry is not checked | issuer first, then its keys; `exp` and `aud` are mandatory | `src/authn/jwt.rs` | `a_token_counts_only_where_its_issuer_is_named`, `a_token_with_a_good_signature_is_refused_for_what_it_says` |
+//! | A cache skips checks, or confuses tokens | compared in full; times and requirements are judged on every request | `src/authn/token_cache.rs` | `only_the_exact_bytes_of_a_token_are_known`, `a_known_token_expires`, `a_known_token_opens_no_route_whose_requirements_it_does_not_meet` |
+//! | Our credentials reach the backend, or its answer touches our cookies | cut out of `Cookie`; `Set-Cookie` and `Clear-Site-Data` are limited | `src/headers/response.rs` | `our_cookie_reaches_no_upstream_on_any_route`, `an_upstream_cannot_set_or_clear_our_cookie`, `clear_site_data_loses_the_cookies` |
+//! | The upstream is contacted before the verdict (GHSA-59jp-rwph-878r) | forwarding takes the permit by value | `src/authz.rs` | `a_refused_request_sends_no_byte_upstream` |
+//! | A host in another spelling, doubled or forwarded skips a rule (CVE-2026-48794) | one authority, canonical; unknown hosts are 421 whatever the credentials | `src/route/host.rs` | `a_request_without_one_good_host_is_refused`, `a_good_credential_opens_no_unknown_host` |
+//! | Request smuggling: lengths, codings, line ends and names that two readers read differently | refused, not repaired; what goes upstream is written afresh | `src/edge/framing.rs` | `lengths_and_codings_that_contradict_are_refused`, `malformed_requests_reach_no_upstream`, `framing_is_written_afresh_for_the_upstream` |
+//! | Slow or flooding clients: heads, bodies, readers, resets, CONTINUATION (CVE-2023-44487) | everything is bounded, by one sweep per worker | `src/edge/progress.rs` | `a_head_that_drips_is_answered_with_408`, `a_client_that_does_not_read_costs_no_memory`, `a_rapid_reset_ends_the_connection`, `a_continuation_flood_ends_the_connection` |
+//! | A tunnel that nobody allowed, or bytes before the upstream agreed (h2c smuggling) | only a checked WebSocket handshake; a tunnel begins after the matching 101 | `src/upstream/upgrade.rs` | `anything_but_a_sound_websocket_handshake_is_an_ordinary_request`, `bytes_of_the_client_wait_for_the_101`, `a_101_that_does_not_answer_the_handshake_is_a_bad_gateway` |
+//! | Another site uses somebody's cookie, for a post, a tunnel, a login or a logout | `Sec-Fetch-Site`, else `Origin`; a form token for the login | `src/csrf.rs` | `an_unsafe_request_with_a_session_counts_from_our_own_pages_only`, `another_site_cannot_open_a_tunnel_with_somebodys_session`, `a_login_form_without_its_token_is_refused` |
+//! | Session fixation (GHSA-f24x-5g9q-753f) | a new id at every login, never one of the client's choice | `src/login/mod.rs` | `a_session_id_of_the_clients_choice_is_never_taken`, `each_login_makes_a_new_session_and_ends_the_one_before` |
+//! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
+//! | Open redirect after the login (GHSA-qqxw-m5fj-f7gv) | local paths only, by a strict parser | `src/login/return_to.rs` | `nobody_is_led_to_another_site_after_the_login` |
+//! | User enumeration, guessing, and locking others out | one answer after the same work; a wait that is bounded and spares known places | `src/login/throttle.rs` | `an_unknown_user_and_a_wrong_password_get_the_same_answer`, `nobody_can_lock_a_user_out_of_where_they_log_in` |
+//! | Script or markup in our own pages | escaped, no script, strict policy, nothing reflected | `src/page.rs` | `nothing_that_was_sent_is_in_a_page`, `a_display_name_with_markup_is_escaped`, `our_pages_cannot_be_framed` |
+//! | Secrets in logs, metrics or error texts | redacted types; queries omitted; client text escaped | `src/telemetry/log.rs` | `no_secret_is_told_whatever_became_of_its_request`, `what_a_client_sent_is_escaped_in_both_formats` |
+//! | A constant or demonstration secret opens a real set-up | random, 0600, for this machine only; `check --production` refuses them | `src/config/build/secret.rs` | `generated_secrets_serve_this_machine_only`, `check_for_production_refuses_the_demonstration` |
+//! | The admin API through a browser or a rebound name | bearer only, scoped, `Origin` and `Host` checked, its own listener | `src/admin/guard.rs` | `browsers_and_rebound_names_are_refused`, `a_token_may_do_what_it_lists_and_nothing_else`, `the_admin_api_is_nowhere_else` |
+
+pub mod accounts;
+pub mod admin;
+pub mod authn;
+pub mod authz;
+pub mod certificate;
+
+pub mod cli;
+pub mod client;
+pub mod clock;
+
+pub mod config;
+pub mod cors;
+pub mod csrf;
+pub mod decide;
+pub mod edge;
+
+pub mod gateway;
+pub mod headers;
+pub mod host;
+pub mod id;
+pub mod identity;
+pub mod inbound;
+pub mod listener;
+pub mod login;
+pub mod page;
+pub mod pipeline;
+pub mod policy;
+pub mod refusal;
+pub mod route;
+pub mod secret;
+pub mod session;
+pub mod shutdown;
+pub mod state;
+pub mod telemetry;
+pub mod upstream;
