@@ -1,0 +1,187 @@
+//! What is fuzzed: each function feeds any bytes to one reader and checks what must hold of whatever it makes of them.
+//!
+//! Shared by the targets of cargo-fuzz and by `tests/gateway/seeds.rs`, which replays the seeds on every test run.
+//! A broken promise is a panic.
+#![allow(dead_code, reason = "each fuzz target is a program of its own that needs one of these")]
+
+use std::{net::IpAddr, path::Path, sync::OnceLock, time::Duration};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
+use portcullis::{
+    authn::{
+        credential,
+        jwt::{self, Audience, ClaimMapping, Generation, Issuer},
+        keys::{Algorithm, KeySet},
+    },
+    client::{Connection, PeerAddr},
+    clock::Timestamp,
+    config,
+    headers::{self, ForwardedFamily, Profile, forwarded::client_view},
+    host::{Authority, Host},
+    login::return_to::ReturnTo,
+    policy::{ClaimPath, Grants},
+    route::path::{CanonicalPath, PathPattern, Quirks},
+    session::SessionToken,
+};
+
+/// R7: a path has one canonical form, which is its own, and nothing in it that two readers could read differently.
+pub(crate) fn path(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let _ = text.parse::<PathPattern>().map(|pattern| {
+        assert_eq!(pattern.to_string().parse::<PathPattern>().as_ref(), Ok(&pattern), "a pattern reads itself");
+    });
+    let lax = Quirks { semicolon: true, encoded_slash: true, double_slash: true, ..Quirks::default() };
+    for quirks in [Quirks::default(), lax] {
+        if let Ok(path) = CanonicalPath::parse(text, quirks) {
+            check_path(&path, quirks);
+            assert_eq!(path.query(), text.split_once('?').map(|(_, query)| query), "the query is untouched");
+        }
+        if let Ok(uri) = Uri::try_from(data)
+            && let Ok(path) = CanonicalPath::of(&uri, quirks)
+            && path.as_str() != "*"
+        {
+            check_path(&path, quirks);
+        }
+    }
+}
+
+fn check_path(path: &CanonicalPath, quirks: Quirks) {
+    let text = path.as_str();
+    assert!(text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic()), "{text:?}");
+    let again = CanonicalPath::parse(text, quirks).map(|path| path.as_str().to_owned());
+    assert_eq!(again.as_deref(), Ok(text), "canonical twice is canonical");
+    for refused in ["\\", "%5C", "%00", "%0", "%1", "%7F", "%252F", "%252f", "%255c", "%2500", "%252e", "#"] {
+        assert!(!text.contains(refused), "{text:?} holds {refused}");
+    }
+    assert!(text.split('/').all(|segment| !matches!(segment, "." | "..")), "{text:?}");
+    if quirks.is_empty() {
+        assert!(!text.contains("//") && !text.contains(';') && !text.contains("%2F"), "{text:?}");
+    }
+}
+
+/// R10: a host has one form, which is its own.
+pub(crate) fn host(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(host) = text.parse::<Host>() {
+        let form = host.as_str();
+        assert_eq!(form.parse::<Host>().as_ref(), Ok(&host));
+        assert!(form.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.:[]".contains(&b)), "{form}");
+        assert!(!form.ends_with('.'), "{form}");
+    }
+    if let Ok(authority) = text.parse::<Authority>() {
+        assert_eq!(authority.to_string().parse::<Authority>().as_ref(), Ok(&authority));
+        assert_ne!(authority.port, Some(0));
+    }
+}
+
+/// R2, R26, R33: a cookie is found in the bytes or not at all; a token that is read reads the same again; a way back
+/// stays on this host. Each line of the input is a `Cookie` field.
+pub(crate) fn cookie(data: &[u8]) {
+    let mut headers = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        if let Ok(value) = HeaderValue::from_bytes(line) {
+            headers.append(COOKIE, value);
+        }
+    }
+    if let Ok(Some(value)) = credential::cookie(&headers, "__Host-portcullis") {
+        let pair = [b"__Host-portcullis=", value].concat();
+        assert!(data.windows(pair.len()).any(|window| window == pair), "the value stands in the input");
+        assert!(!value.contains(&b';'), "one cookie is one cookie");
+        if let Some(token) = SessionToken::parse(value) {
+            assert_eq!(token.expose().as_bytes(), value);
+        }
+    }
+    if let Some(back) = std::str::from_utf8(data).ok().and_then(ReturnTo::parse) {
+        let text = back.as_str();
+        assert!(text.starts_with('/') && !text.starts_with("//") && !text.contains(['\\', '\r', '\n']), "{text:?}");
+    }
+}
+
+/// R21: no bytes but a token of the issuer are one. The seeds hold good ones; the key is known, the fuzzer's luck is
+/// not enough to sign with it.
+pub(crate) fn jwt(data: &[u8]) {
+    static ISSUERS: OnceLock<[Issuer; 1]> = OnceLock::new();
+    let now = Timestamp::from_unix_seconds(JWT_NOW);
+    if let Ok(verified) = jwt::verify(data, ISSUERS.get_or_init(|| [issuer()]), &[0], now) {
+        assert_eq!(data.iter().filter(|byte| **byte == b'.').count(), 2);
+        assert!(!verified.identity().subject().is_empty());
+        assert!(verified.check_time(now).is_ok());
+    }
+}
+
+pub(crate) fn issuer() -> Issuer {
+    let keys =
+        KeySet::from_secret(JWT_SECRET, &[Algorithm::HS256]).unwrap_or_else(|_| panic!("the secret is long enough"));
+    Issuer {
+        name: "fuzz".into(),
+        realm: "fuzz".into(),
+        issuer: "https://issuer.example".into(),
+        audience: Audience::OneOf(["api".into()].into()),
+        keys,
+        claims: ClaimMapping { roles: ClaimPath::dotted("realm_access.roles"), ..ClaimMapping::default() },
+        grants: Grants::All,
+        leeway: Duration::from_secs(30),
+        max_token_life: Duration::from_secs(86_400),
+        id_tokens: false,
+        trust_email: false,
+        generation: Generation::fresh(),
+    }
+}
+
+/// Every text is a configuration or a list of what is wrong with it. Relative files lie where nothing can be made.
+pub(crate) fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    // Neither reads the machine's files nor makes secrets.
+    if ["generate", "include", "\"/", "'/"].iter().any(|word| text.contains(word)) {
+        return;
+    }
+    if let Err(report) = config::load_text("gateway.toml", text, Path::new("/proc/portcullis-fuzz"), []) {
+        assert!(!report.to_string().is_empty(), "a refusal says why");
+    }
+}
+
+/// R15: nobody but a trusted peer changes who the client is, and nobody changes the host. The first byte chooses
+/// family and trust; each line after it is a field.
+pub(crate) fn forwarded(data: &[u8]) {
+    let Some((first, rest)) = data.split_first() else { return };
+    let mut fields = HeaderMap::new();
+    for line in rest.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            fields.append(name, value);
+        }
+    }
+    let peer: IpAddr = if first & 1 == 0 { [10, 0, 0, 1].into() } else { [192, 0, 2, 1].into() };
+    let connection = Connection { id: 1, peer: PeerAddr::Ip((peer, 4321).into()), local_port: 443, tls: None };
+    let authority: Authority = "app.example:8443".parse().unwrap_or_else(|_| panic!("an authority"));
+    let family = if first & 2 == 0 { ForwardedFamily::XForwarded } else { ForwardedFamily::Forwarded };
+
+    let view = client_view(&connection, &fields, authority.clone(), &settings(family));
+
+    assert_eq!(view.authority, authority);
+    assert_eq!(view.through_trusted_proxy, first & 1 == 0);
+    if !view.through_trusted_proxy {
+        assert_eq!((view.address, view.scheme.as_str()), (peer, "http"));
+    }
+}
+
+fn settings(family: ForwardedFamily) -> headers::Settings {
+    headers::Settings {
+        generation: 1,
+        fields: Profile::default().fields(),
+        extra: Box::default(),
+        max_bytes: 4096,
+        trusted_proxies: ["10.0.0.0/8"].iter().filter_map(|network| network.parse().ok()).collect(),
+        trust_unix_peers: false,
+        family,
+        keep_odd_names: false,
+        own_cookies: Box::default(),
+        subject_with_realm: false,
+    }
+}
+
+/// What good seeds of `jwt` are signed with.
+pub(crate) const JWT_SECRET: &[u8] = b"the fuzz targets' shared secret, known to all";
+/// When they are good: 2026-01-01.
+pub(crate) const JWT_NOW: u64 = 1_767_225_600;

@@ -1,0 +1,93 @@
+//! All tests that start a gateway: ONE binary, so that it is linked once. How to write one:
+//!
+//! ```ignore
+//! #[test]
+//! fn client_sent_x_user_header_never_reaches_upstream() {
+//!     let upstream = Upstream::start();
+//!     let issuer = Issuer::es256();
+//!     let gateway = Gateway::new().issuer(&issuer).route("/{*rest}", &upstream).start();
+//!     let token = issuer.sign(&Issuer::claims("alice", &["user"], gateway.now()));
+//!
+//!     let answer = gateway.client().get("/x").bearer(&token).header("X-User-Id", "root").send();
+//!
+//!     answer.expect(200);
+//!     assert_eq!(upstream.next_request().header("x-user-id"), Some("alice"));
+//! }
+//! ```
+//! Where it belongs: `path/` has a file for each stage of a request's way (accept, tls, http, route, authenticate,
+//! authorize, headers, upstream, refusal); `attacks/` one for each threat in the table of `src/lib.rs`; `rfc/` one for
+//! each section of a standard; `login`, `logout`, `admin`, `metrics`, `reload`, `shutdown` stand beside them, as does
+//! `regression`, one dated test for each bug that escaped. Each `mod` line below says what belongs there.
+//!
+//! The name is the rule in plain words; one rule a test; arrange, act and assert apart; for each refusal a twin that
+//! passes. The only fakes are the clock and the made-up people: sockets, TLS, files and the gateway are real. Tests
+//! share nothing, use free ports, and wait for events instead of sleeping. A test that needs more than 30 lines needs a
+//! word in `support`.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]
+#![allow(dead_code, unused_imports, reason = "the harness offers words before a test needs them")]
+
+/// The harness; nothing in it tests anything but itself.
+mod support;
+
+/// Does the harness itself tell the truth? Whoever changes `support` runs these first.
+mod harness;
+
+/// Who is calling: default deny, which credential counts, sources, bearer tokens.
+mod authenticate;
+
+/// What real backends believe of paths and headers is what the gateway decided.
+mod backends;
+
+/// What goes upstream and what comes back: identity, credentials, forwarding, answers.
+mod headers;
+
+/// Which route and method.
+mod route;
+
+/// Somebody wants in, or wants us down: framing, floods, slowness.
+mod attacks;
+
+/// Which resource a request is for: paths, hosts, methods.
+mod path;
+
+/// The real program, its signals and its exit code.
+mod process;
+
+/// What the RFCs of HTTP, TLS and WebSocket ask of a gateway.
+mod rfc;
+
+/// The seeds of the fuzz targets, replayed.
+mod seeds;
+
+/// Logging in: the page, its form, JSON for programs, where it leads to, and the throttle.
+mod login;
+
+/// Logging out.
+mod logout;
+
+/// The session and its cookie (R26).
+mod session;
+
+/// Redirects, cross-site requests, CORS and our own pages, as browsers see them (R30 to R33).
+mod browsers;
+
+/// The commands, from the real binary: exit codes and texts.
+mod cli;
+
+/// The shipped set-up: generated secrets, and that what it prints works (R35).
+mod demo;
+
+/// Settings from the environment (R38).
+mod environment;
+
+/// The admin API (R36).
+mod admin;
+
+/// Access log, metrics, probes, and the headers that help operators.
+mod metrics;
+
+/// Secrets in no log, metric or error text (R34).
+mod secrets;
+
+/// A real Chromium, where there is one.
+mod browser;

@@ -1,0 +1,70 @@
+//! The real program, told to end: what was begun is finished, nothing new is begun, and the deadline holds.
+
+use std::sync::{Mutex, mpsc};
+
+use crate::support::{Gateway, Reply, Upstream, eventually};
+
+/// An upstream that answers `/slow` when it is let go.
+fn held(upstream: &Upstream) -> mpsc::Sender<()> {
+    let (release, released) = mpsc::channel();
+    let released = Mutex::new(released);
+    upstream.respond(move |seen| {
+        if seen.path == "/slow" {
+            // An end of the test lets go as well.
+            let _ = released.lock().unwrap().recv();
+        }
+        Reply::ok("finished")
+    });
+    release
+}
+
+#[test]
+fn sigterm_lets_a_request_finish_and_refuses_new_connections() {
+    let upstream = Upstream::start();
+    let release = held(&upstream);
+    let mut gateway = Gateway::new().route("/{*rest}", &upstream).auth(&["none"]).start_process();
+    let client = gateway.client();
+    let mut idle = client.connect();
+    idle.send(&client.get("/x")).expect(200);
+    let mut busy = client.connect();
+    busy.write(&client.get("/slow").bytes()).unwrap();
+    eventually("the request is upstream", || upstream.bytes_seen().windows(5).any(|bytes| bytes == b"/slow"));
+
+    gateway.terminate();
+
+    eventually("new connections are refused", || client.try_connect(&["http/1.1"]).is_err());
+    assert!(idle.is_closed_by_peer(), "a connection without a request ends at once");
+    release.send(()).unwrap();
+    assert_eq!(busy.read_response("GET").unwrap().expect(200).text(), "finished");
+    assert!(busy.is_closed_by_peer());
+    assert_eq!(gateway.wait().code(), Some(0));
+    upstream.expect_only(2);
+}
+
+#[test]
+fn what_does_not_finish_in_time_is_cut() {
+    let upstream = Upstream::start();
+    let _release = held(&upstream);
+    let gateway = Gateway::new().server("drain_timeout = \"300ms\"").route("/{*rest}", &upstream).auth(&["none"]);
+    let mut gateway = gateway.start_process();
+    let mut busy = gateway.client().connect();
+    busy.write(&gateway.client().get("/slow").bytes()).unwrap();
+    eventually("the request is upstream", || upstream.bytes_seen().windows(5).any(|bytes| bytes == b"/slow"));
+
+    gateway.terminate();
+
+    assert_eq!(gateway.wait().code(), Some(1), "something was cut, and the exit code says so");
+    assert!(busy.read_response("GET").is_err());
+}
+
+#[test]
+fn a_program_that_cannot_start_says_why_and_fails() {
+    let upstream = Upstream::start();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let listen = format!("listen = [\"https://{}\"]", taken.local_addr().unwrap());
+    let gateway = Gateway::new().server(&listen).route("/{*rest}", &upstream).auth(&["none"]);
+
+    let report = gateway.try_start().map(|_| ()).unwrap_err();
+
+    assert!(report.contains("cannot listen on"), "{report}");
+}

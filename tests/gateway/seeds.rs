@@ -1,0 +1,62 @@
+//! Replays the seeds of `tests/fuzz`: what the fuzzer starts from and what it ever found, on every test run.
+
+use std::{fs, path::PathBuf};
+
+#[path = "../fuzz/entry.rs"]
+mod entry;
+
+/// Every seed of a target, by its name.
+#[track_caller]
+fn replay(target: &str, entry: fn(&[u8])) -> usize {
+    let folder: PathBuf = [env!("CARGO_MANIFEST_DIR"), "tests/fuzz/seeds", target].iter().collect();
+    let seeds = fs::read_dir(&folder).expect("the seeds are there");
+    let mut count = 0;
+    for seed in seeds {
+        let path = seed.expect("a seed").path();
+        let data = fs::read(&path).expect("a seed can be read");
+        // As it is, cut short and with a byte more: what the fuzzer would try first.
+        entry(&data);
+        for cut in 0..data.len().min(256) {
+            entry(&data[..cut]);
+        }
+        for byte in [0, b'%', b';', 0xff] {
+            entry(&[&data[..], &[byte]].concat());
+        }
+        count += 1;
+    }
+    count
+}
+
+#[test]
+fn seeds_keep_the_promises_of_their_readers() {
+    for (target, entry, least) in [
+        ("path", entry::path as fn(&[u8]), 20),
+        ("host", entry::host, 15),
+        ("cookie", entry::cookie, 10),
+        ("jwt", entry::jwt, 10),
+        ("config", entry::config, 8),
+        ("forwarded", entry::forwarded, 10),
+    ] {
+        let count = replay(target, entry);
+        assert!(count >= least, "{target} has {count} seeds");
+    }
+}
+
+/// The fuzzer would run for nothing if the good seeds were refused at the door.
+#[test]
+fn good_seeds_are_good() {
+    let read = |name: &str| {
+        fs::read(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/seeds").join(name))
+            .expect("the seed is there")
+    };
+    let issuers = [entry::issuer()];
+    let now = portcullis::clock::Timestamp::from_unix_seconds(entry::JWT_NOW);
+    for name in ["jwt/good", "jwt/good-with-everything"] {
+        let token = read(name);
+        assert!(portcullis::authn::jwt::verify(&token, &issuers, &[0], now).is_ok(), "{name}");
+    }
+    let text = String::from_utf8(read("config/good.toml")).expect("UTF-8");
+    if let Err(report) = portcullis::config::load_text("gateway.toml", &text, "/proc/portcullis-fuzz".as_ref(), []) {
+        panic!("{report}");
+    }
+}

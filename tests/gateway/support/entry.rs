@@ -1,0 +1,41 @@
+//! The only lines of the harness that touch the gateway's entry points: read a configuration, start, ask where, stop.
+
+use std::{net::SocketAddr, path::Path};
+
+use portcullis::{clock::Clock, config, gateway};
+
+/// A gateway in this process.
+pub(crate) struct InProcess(gateway::Running);
+
+/// Where it listens.
+#[derive(Clone, Debug)]
+pub(crate) struct Addresses {
+    /// `server.listen`, in its order.
+    pub(crate) gateway: Vec<SocketAddr>,
+    pub(crate) redirect: Option<SocketAddr>,
+    pub(crate) telemetry: Option<SocketAddr>,
+    pub(crate) admin: Option<SocketAddr>,
+}
+
+impl InProcess {
+    /// Reads the file and starts. `Err` is what a user would read.
+    pub(crate) fn start(path: &Path, environment: &[(String, String)], clock: Clock) -> Result<Self, String> {
+        let config = config::load(path, environment.iter().cloned()).map_err(|report| report.to_string())?;
+        gateway::start(config, clock).map(Self).map_err(|error| error.to_string())
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses {
+        let addresses = self.0.addresses();
+        Addresses {
+            gateway: addresses.gateway.clone(),
+            redirect: addresses.redirect,
+            telemetry: addresses.telemetry,
+            admin: addresses.admin,
+        }
+    }
+
+    /// `true` if everything ended by itself within `server.drain_timeout`.
+    pub(crate) fn stop(self) -> bool {
+        self.0.stop()
+    }
+}

@@ -1,0 +1,48 @@
+//! The harness: a real gateway, a real TLS client and a real upstream, each on a free port of 127.0.0.1.
+//!
+//! Everything is blocking and on threads of its own, so a test is a plain `#[test]` function without a runtime.
+//! Nothing sleeps for a fixed time: waiting ends with an event, or fails after [`patience`]. Dropping a piece ends it.
+
+pub(crate) mod browser;
+pub(crate) mod cli;
+pub(crate) mod client;
+mod entry;
+pub(crate) mod gateway;
+pub(crate) mod http2;
+pub(crate) mod person;
+pub(crate) mod pki;
+pub(crate) mod process;
+pub(crate) mod program;
+pub(crate) mod tokens;
+pub(crate) mod upstream;
+
+use std::time::Duration;
+
+use portcullis::clock::instant;
+
+pub(crate) use self::{
+    browser::Browser,
+    cli::Shell,
+    client::{Client, Connection, Response},
+    gateway::Gateway,
+    person::{Form, Person},
+    pki::Pki,
+    tokens::Issuer,
+    upstream::{Reply, Seen, Upstream},
+};
+
+/// How long to wait for something that must happen: 10 seconds, or `PORTCULLIS_TEST_PATIENCE` in seconds.
+pub(crate) fn patience() -> Duration {
+    let seconds = std::env::var("PORTCULLIS_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
+    Duration::from_secs(seconds.unwrap_or(10))
+}
+
+/// Waits until the condition holds. For what offers no event to wait for; anything else is better awaited.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = instant();
+    while !condition() {
+        assert!(begun.elapsed() < patience(), "did not happen in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
