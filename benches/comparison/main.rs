@@ -1,0 +1,162 @@
+//! Portcullis beside nginx and HAProxy: CPU time, system calls, latency and memory per request, side by side.
+//!
+//! Run it with `benches/compare`, which installs the peers and builds everything. Each proxy in turn has one worker on
+//! core 0; this program, with the load and the upstream, has core 1. All speak TLS 1.3 with X25519, the same cipher
+//! and the same P-256 certificate, keep connections to the upstream, set the same headers and log nothing. Rounds are
+//! interleaved, so that a machine whose speed drifts drifts for all. A proxy that lets a bad credential through, or a
+//! good one not, has no row. Everything listens on 127.0.0.1 and is bounded in time.
+#![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
+
+mod load;
+mod measure;
+mod people;
+mod proxy;
+mod report;
+mod upstream;
+mod workload;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+
+use crate::{
+    load::{Load, Target},
+    people::Keys,
+    proxy::Proxy,
+    report::{Cell, Round},
+    upstream::Upstream,
+    workload::{Auth, Protocol, Workload},
+};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+/// Compares proxies request by request.
+#[derive(Debug, Parser)]
+#[command(name = "benches/compare")]
+struct Options {
+    /// Interleaved rounds; the table shows their median.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=50))]
+    rounds: u32,
+    /// Seconds measured in each round, after a warm-up of a quarter of it (at least half a second).
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
+    seconds: u64,
+    /// Only these proxies: portcullis, nginx, haproxy.
+    #[arg(long, value_delimiter = ',', value_enum)]
+    only: Vec<Proxy>,
+    /// Only workloads whose name contains this, such as `session`, `es256`, `proxy/http1`. May be repeated.
+    #[arg(long)]
+    workload: Vec<String>,
+    /// Connections of the HTTP/1.1 load.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    connections: u16,
+    /// Sessions stored.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=900_000))]
+    sessions: u32,
+    /// The gateway's binary.
+    #[arg(long, default_value = "target/release/portcullis")]
+    portcullis: PathBuf,
+    /// Writes every round to this file as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Leaves out the run that counts system calls.
+    #[arg(long)]
+    no_syscalls: bool,
+    /// Given by `cargo bench`; changes nothing.
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+fn main() {
+    let options = Options::parse();
+    measure::pin_this_process(measure::LOAD_CORE);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
+    let tasks = tokio::task::LocalSet::new();
+    if let Err(error) = runtime.block_on(tasks.run_until(compare(&options))) {
+        eprintln!("compare: {error}");
+        std::process::exit(1);
+    }
+}
+
+async fn compare(options: &Options) -> Result<()> {
+    let workloads: Vec<Workload> = Workload::all()
+        .into_iter()
+        .filter(|workload| {
+            options.workload.is_empty()
+                || options.workload.iter().any(|part| workload.to_string().contains(part.as_str()))
+        })
+        .collect();
+    if workloads.is_empty() {
+        return Err("no workload has such a name; there are proxy, session, rs256, rs256-10k, es256, es256-10k, each /http1 and /http2".into());
+    }
+    let proxies: Vec<Proxy> = Proxy::ALL
+        .into_iter()
+        .filter(|proxy| options.only.is_empty() || options.only.contains(proxy))
+        .filter(|proxy| proxy.is_installed(&options.portcullis))
+        .collect();
+    if proxies.is_empty() {
+        return Err("none of the chosen proxies is installed".into());
+    }
+    let keys = Keys::generate()?;
+    let upstream = Upstream::start().await?;
+    let mut cells: Vec<Cell> =
+        workloads.iter().flat_map(|workload| proxies.iter().map(|proxy| Cell::new(*workload, *proxy))).collect();
+    for round in 0..options.rounds {
+        for (number, cell) in cells.iter_mut().enumerate() {
+            if cell.refused.is_some() {
+                continue;
+            }
+            eprint!(
+                "\rround {}/{}, {} with {} ({}) …        ",
+                round + 1,
+                options.rounds,
+                cell.proxy,
+                cell.workload,
+                number + 1
+            );
+            if let Err(why) = run_cell(options, &keys, &upstream, cell, round == 0).await {
+                cell.refused = Some(why.to_string());
+            }
+        }
+    }
+    eprintln!();
+    report::print(&cells, options.rounds, options.seconds, options.connections);
+    if let Some(path) = &options.json {
+        std::fs::write(path, report::json(&cells)?)?;
+    }
+    Ok(())
+}
+
+/// One proxy under one workload, once: start, check, load, measure, stop.
+async fn run_cell(options: &Options, keys: &Keys, upstream: &Upstream, cell: &mut Cell, is_first: bool) -> Result<()> {
+    let sessions = usize::try_from(options.sessions)?;
+    let running =
+        proxy::start(cell.proxy, cell.workload.auth, keys, upstream.port(), sessions, &options.portcullis).await?;
+    let credentials = cell.workload.credentials(keys, running.session_tokens());
+    let target = Target::new(running.address(), keys.certificate())?;
+    workload::check(cell.workload, &target, &credentials, keys, upstream).await?;
+
+    let streams = match cell.workload.protocol {
+        Protocol::Http1 => usize::from(options.connections),
+        Protocol::Http2 => 10,
+    };
+    // Whoever remembers tokens has met each of them before the measurement begins.
+    let distinct = if cell.workload.auth == Auth::Session { 0 } else { credentials.len() };
+    let load = Load::start(&target, cell.workload.protocol, streams, credentials)?;
+    let seconds = Duration::from_secs(options.seconds);
+    load.warm_up((seconds / 4).max(Duration::from_millis(500)), distinct).await?;
+    let before = measure::Cpu::read(&running.processes())?;
+    load.begin();
+    tokio::time::sleep(seconds).await;
+    let sample = load.end()?;
+    let used = measure::Cpu::read(&running.processes())?.since(before);
+    let memory = measure::resident_kib(&running.processes())?;
+    if is_first && !options.no_syscalls {
+        match measure::system_calls(&running.processes(), load.counter()).await {
+            Ok(calls) => cell.system_calls = Some(calls),
+            Err(why) => eprintln!("\ncompare: system calls of {} are not counted: {why}", cell.proxy),
+        }
+    }
+    load.stop().await?;
+    cell.rounds.push(Round::new(&used, &sample, memory));
+    Ok(())
+}

@@ -1,0 +1,308 @@
+//! The proxies under comparison: their configuration from `benches/peers`, start, readiness, sessions, end.
+//!
+//! Each runs in the foreground, pinned to one core, in a directory of its own that goes when it ends.
+
+use std::{
+    fmt, fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{
+    Result, measure,
+    people::{AUDIENCE, Algorithm, ISSUER, Keys, Person, opaque_token},
+    workload::Auth,
+};
+
+/// Who is compared.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, clap::ValueEnum)]
+pub(crate) enum Proxy {
+    Portcullis,
+    Nginx,
+    Haproxy,
+}
+
+impl Proxy {
+    pub(crate) const ALL: [Self; 3] = [Self::Portcullis, Self::Nginx, Self::Haproxy];
+
+    /// Whether its program is there; says so on stderr if not.
+    pub(crate) fn is_installed(self, portcullis: &Path) -> bool {
+        let there = match self {
+            Self::Portcullis => portcullis.exists(),
+            Self::Nginx => Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok(),
+            Self::Haproxy => Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_ok(),
+        };
+        if !there {
+            eprintln!("compare: {self} is not installed and has no rows");
+        }
+        there
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Haproxy => "HAProxy",
+            Self::Nginx => "nginx",
+            Self::Portcullis => "Portcullis",
+        })
+    }
+}
+
+/// A proxy that runs; dropping it ends it.
+pub(crate) struct Running {
+    child: Child,
+    address: SocketAddr,
+    session_tokens: Vec<String>,
+    directory: TempDir,
+}
+
+impl Running {
+    /// Where it takes TLS.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The sessions that it knows, the n-th of the n-th person; none unless it was started for sessions.
+    pub(crate) fn session_tokens(&self) -> &[String] {
+        &self.session_tokens
+    }
+
+    /// All its processes.
+    pub(crate) fn processes(&self) -> Vec<u32> {
+        measure::family(self.child.id())
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let family = self.processes();
+        // A terminated master takes its workers along; killing it at once would leave them behind.
+        let _ = Command::new("kill").args(family.iter().map(u32::to_string)).stderr(Stdio::null()).status();
+        for _ in 0..50 {
+            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a proxy and waits until it accepts connections.
+pub(crate) async fn start(
+    proxy: Proxy,
+    auth: Auth,
+    keys: &Keys,
+    upstream: u16,
+    sessions: usize,
+    portcullis: &Path,
+) -> Result<Running> {
+    let directory = tempfile::Builder::new().prefix("compare-").tempdir()?;
+    let dir = directory.path();
+    // Peers read their files as another user.
+    fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let port = free_port().await?;
+    let admin = free_port().await?;
+    let admin_token = opaque_token();
+    write_secrets(dir, keys, &admin_token)?;
+    let mut session_tokens = Vec::new();
+    if auth == Auth::Session && proxy != Proxy::Portcullis {
+        session_tokens = (0..sessions).map(|_| opaque_token()).collect();
+        write_sessions(dir, &session_tokens)?;
+    }
+    let algorithm = match auth {
+        Auth::Jwt { algorithm, .. } => algorithm.name(),
+        Auth::None | Auth::Session => "",
+    };
+    let fill = |text: &str| {
+        text.replace("{{dir}}", &dir.to_string_lossy())
+            .replace("{{port}}", &port.to_string())
+            .replace("{{admin}}", &admin.to_string())
+            .replace("{{upstream}}", &upstream.to_string())
+            .replace("{{algorithm}}", algorithm)
+            .replace("{{issuer}}", ISSUER)
+            .replace("{{audience}}", AUDIENCE)
+    };
+    let command = match proxy {
+        Proxy::Haproxy => haproxy(dir, auth, &fill)?,
+        Proxy::Nginx => nginx(dir, auth, &fill)?,
+        Proxy::Portcullis => gateway(dir, auth, &fill, portcullis)?,
+    };
+    let log = fs::File::create(dir.join("output.log"))?;
+    let child = Command::new("taskset")
+        .args(["-c", measure::PROXY_CORE])
+        .args(command)
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()?;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut running = Running { child, address, session_tokens, directory };
+    wait_until_ready(&mut running, address).await?;
+    if auth == Auth::Session && proxy == Proxy::Portcullis {
+        let admin = SocketAddr::from(([127, 0, 0, 1], admin));
+        wait_until_ready(&mut running, admin).await?;
+        running.session_tokens = open_sessions(admin, &admin_token, sessions).await?;
+    }
+    Ok(running)
+}
+
+type Fill<'a> = &'a dyn Fn(&str) -> String;
+
+fn nginx(dir: &Path, auth: Auth, fill: Fill<'_>) -> Result<Vec<String>> {
+    let lua = "load_module /usr/lib/nginx/modules/ndk_http_module.so;\n\
+        load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;";
+    let user = || peer("nginx/user.conf");
+    let (modules, http, location) = match auth {
+        Auth::None => ("", String::new(), String::new()),
+        Auth::Session => {
+            fs::write(dir.join("access.lua"), peer("nginx/session.lua")?)?;
+            (lua, peer("nginx/session.http.conf")?, user()?)
+        }
+        Auth::Jwt { .. } => {
+            fs::write(dir.join("access.lua"), peer("nginx/jwt_access.lua")?)?;
+            fs::write(dir.join("jwt.lua"), peer("nginx/jwt.lua")?)?;
+            (lua, peer("nginx/jwt.http.conf")?, user()?)
+        }
+    };
+    let text = peer("nginx/nginx.conf")?
+        .replace("{{modules}}", modules)
+        .replace("{{http}}", &http)
+        .replace("{{location}}", &location);
+    let file = dir.join("nginx.conf");
+    fs::write(&file, fill(&text))?;
+    let error_log = dir.join("error.log");
+    Ok(["nginx", "-e", &error_log.to_string_lossy(), "-p", &dir.to_string_lossy(), "-c", &file.to_string_lossy()]
+        .map(str::to_owned)
+        .to_vec())
+}
+
+fn haproxy(dir: &Path, auth: Auth, fill: Fill<'_>) -> Result<Vec<String>> {
+    let check = match auth {
+        Auth::None => String::new(),
+        Auth::Session => peer("haproxy/session.cfg")?,
+        Auth::Jwt { .. } => peer("haproxy/jwt.cfg")?,
+    };
+    let file = dir.join("haproxy.cfg");
+    fs::write(&file, fill(&peer("haproxy/haproxy.cfg")?.replace("{{auth}}", &check)))?;
+    Ok(["haproxy", "-db", "-f", &file.to_string_lossy()].map(str::to_owned).to_vec())
+}
+
+fn gateway(dir: &Path, auth: Auth, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
+    let (tables, authenticator) = match auth {
+        Auth::None => (String::new(), "\"none\""),
+        Auth::Session => (peer("portcullis/session.toml")?, "\"session\""),
+        Auth::Jwt { .. } => (peer("portcullis/jwt.toml")?, "\"jwt\""),
+    };
+    let text =
+        peer("portcullis/gateway.toml")?.replace("{{auth}}", &tables).replace("{{authenticator}}", authenticator);
+    let file = dir.join("gateway.toml");
+    fs::write(&file, fill(&text))?;
+    let program = program.canonicalize()?;
+    Ok([&*program.to_string_lossy(), "run", "--config", &*file.to_string_lossy()].map(str::to_owned).to_vec())
+}
+
+/// A file of `benches/peers`.
+fn peer(name: &str) -> Result<String> {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/peers").join(name);
+    fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()).into())
+}
+
+fn write_secrets(dir: &Path, keys: &Keys, admin_token: &str) -> Result<()> {
+    let certificate = keys.certificate().pem();
+    let key = keys.certificate_key_pem();
+    fs::write(dir.join("site.pem"), &certificate)?;
+    write_private(&dir.join("site.key"), &key)?;
+    write_private(&dir.join("site.both.pem"), &format!("{certificate}{key}"))?;
+    write_private(&dir.join("admin.token"), admin_token)?;
+    for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
+        fs::write(dir.join(format!("{}.pub.pem", algorithm.name())), keys.public_pem(algorithm))?;
+    }
+    Ok(())
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text)?;
+    Ok(fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?)
+}
+
+fn write_sessions(dir: &Path, tokens: &[String]) -> Result<()> {
+    let mut map = String::new();
+    let mut table = String::new();
+    for (number, token) in tokens.iter().enumerate() {
+        let Person { id, name, email, roles } = Person::number(number);
+        let roles = roles.join(",");
+        map.push_str(&format!("{token} {id}|{name}|{email}|{roles}\n"));
+        table.push_str(&format!("{token}\t{id}\t{name}\t{email}\t{roles}\n"));
+    }
+    fs::write(dir.join("sessions.map"), map)?;
+    fs::write(dir.join("sessions.tsv"), table)?;
+    Ok(())
+}
+
+/// Opens sessions through the admin API, 10,000 at a time; answers their tokens in order.
+async fn open_sessions(admin: SocketAddr, admin_token: &str, count: usize) -> Result<Vec<String>> {
+    let mut tokens = Vec::with_capacity(count);
+    for first in (0..count).step_by(10_000) {
+        let stream = TcpStream::connect(admin).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        tokio::task::spawn_local(connection);
+        let lines: String = (first..count.min(first + 10_000))
+            .map(|number| {
+                let Person { id, name, email, roles } = Person::number(number);
+                format!("{}\n", json!({ "subject": id, "name": name, "email": email, "roles": roles }))
+            })
+            .collect();
+        let request = http::Request::post("/api/v1/sessions")
+            .header(http::header::HOST, admin.to_string())
+            .header(http::header::AUTHORIZATION, format!("Bearer {admin_token}"))
+            .header(http::header::CONTENT_TYPE, "application/x-ndjson")
+            .body(Full::new(Bytes::from(lines)))?;
+        let response = sender.send_request(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await?.to_bytes();
+        if !status.is_success() {
+            return Err(format!("the admin API answers {status}: {}", String::from_utf8_lossy(&body)).into());
+        }
+        for line in body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+            let answer: serde_json::Value = serde_json::from_slice(line)?;
+            let token = answer["token"].as_str().ok_or_else(|| format!("no token in {answer}"))?;
+            tokens.push(token.to_owned());
+        }
+    }
+    if tokens.len() != count {
+        return Err(format!("{} of {count} sessions were opened", tokens.len()).into());
+    }
+    Ok(tokens)
+}
+
+async fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?.port())
+}
+
+/// Waits until something accepts connections at `address`, at most 20 seconds; a proxy that ended says why.
+async fn wait_until_ready(running: &mut Running, address: SocketAddr) -> Result<()> {
+    for _ in 0..400 {
+        if TcpStream::connect(address).await.is_ok() {
+            return Ok(());
+        }
+        if let Some(status) = running.child.try_wait()? {
+            let log = fs::read_to_string(running.directory.path().join("output.log")).unwrap_or_default();
+            return Err(format!("does not start ({status}): {}", log.trim()).into());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Err("does not accept connections within 20 seconds".into())
+}

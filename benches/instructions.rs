@@ -1,0 +1,323 @@
+//! Instructions per request: what a session or a known token costs beyond bare forwarding.
+//!
+//! Run it with `benches/instructions`. This program starts itself under callgrind as a gateway with one worker, sends
+//! it a fixed number of requests over one keep-alive TLS 1.3 connection, twice; the difference of both counts over the
+//! difference in requests is the cost of one. Instructions, unlike time, do not depend on what else the machine does.
+//!
+//! - `bare`: the edge (TLS, HTTP/1.1, framing checks) and the upstream's connection pool with nothing in between.
+//! - `public`: a route with `auth = ["none"]`.
+//! - `session`, `jwt`: a route that asks for one; the same caller each time.
+//!
+//! What is above `bare` pays for routing, authentication, authorization, headers, metrics. Budget: 6,000.
+#![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
+
+#[path = "comparison/people.rs"]
+#[expect(dead_code, reason = "the comparison needs more of it")]
+mod people;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Command, Stdio},
+    sync::Arc,
+};
+
+use http::{HeaderMap, Response};
+use portcullis::{
+    certificate::{Certificate, CertificateResolver},
+    clock::Clock,
+    config::{self, Config},
+    edge::{self, Handler, Peers, TlsSlot},
+    gateway,
+    identity::{Identity, IdentityParts, Via},
+    inbound::Inbound,
+    shutdown::Shutdown,
+    upstream::{self, Outgoing, Upstreams},
+};
+use rustls::{ClientConnection, StreamOwned};
+
+use crate::people::{AUDIENCE, Algorithm, Flaw, ISSUER, Keys, Person};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const MODES: [&str; 4] = ["bare", "public", "session", "jwt"];
+const FEW: usize = 200;
+const MANY: usize = 2200;
+/// What the issue allows above `bare`.
+const BUDGET: f64 = 6000.0;
+
+fn main() -> Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    match words[..] {
+        ["serve", mode, folder] => serve(mode, Path::new(folder)),
+        [] => compare(&MODES, None),
+        ["profile", mode, file] => compare(&[mode], Some(file)),
+        _ => Err("nothing, or: profile MODE FILE (a callgrind profile, for callgrind_annotate)".into()),
+    }
+}
+
+fn compare(modes: &[&str], profile: Option<&str>) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let keys = Keys::generate()?;
+    let upstream = start_upstream()?;
+    fs::write(folder.path().join("site.pem"), keys.certificate().pem())?;
+    fs::write(folder.path().join("site.key"), keys.certificate_key_pem())?;
+    fs::write(folder.path().join("jwt.pem"), keys.public_pem(Algorithm::Es256))?;
+    let mut bare = None;
+    println!("{:<10} {:>22} {:>12}", "", "instructions/request", "above bare");
+    for mode in modes {
+        fs::write(folder.path().join("gateway.toml"), configuration(mode, upstream))?;
+        let count = |requests, file| count(mode, folder.path(), &keys, requests, file);
+        let few = count(FEW, "/dev/null")?;
+        let many = count(MANY, profile.unwrap_or("/dev/null"))?;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let each = many.saturating_sub(few) as f64 / (MANY - FEW) as f64;
+        let above = each - *bare.get_or_insert(each);
+        let verdict = if above > BUDGET { "  above the budget" } else { "" };
+        println!("{mode:<10} {each:>22.0} {above:>12.0}{verdict}");
+    }
+    Ok(())
+}
+
+/// Instructions of a whole run with so many requests.
+fn count(mode: &str, folder: &Path, keys: &Keys, requests: usize, profile: &str) -> Result<u64> {
+    let mut child = Command::new("valgrind")
+        .args(["--tool=callgrind", &format!("--callgrind-out-file={profile}")])
+        .arg(std::env::current_exe()?)
+        .args(["serve", mode])
+        .arg(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("stdout is a pipe")).read_line(&mut line)?;
+    let mut words = line.split_whitespace();
+    let sent = words.next().map(str::parse::<SocketAddr>);
+    let outcome = match sent {
+        Some(Ok(address)) => {
+            let session = words.next().unwrap_or_default().to_owned();
+            let credential = match mode {
+                "session" => format!("Cookie: theme=dark; __Host-portcullis={session}; lang=en\r\n"),
+                "jwt" => {
+                    let token = keys.token(Algorithm::Es256, &Person::number(7), Flaw::None);
+                    format!("Authorization: Bearer {token}\r\n")
+                }
+                _ => String::new(),
+            };
+            send(address, keys, &credential, requests)
+        }
+        Some(Err(_)) | None => Err("the gateway does not start".into()),
+    };
+    drop(child.stdin.take());
+    let output = child.wait_with_output()?;
+    let text = String::from_utf8_lossy(&output.stderr);
+    outcome.map_err(|error| format!("{mode}: {error}\n{text}"))?;
+    let collected = text.lines().find_map(|line| line.split_once("Collected : ")).ok_or("callgrind counted nothing")?;
+    Ok(collected.1.trim().parse()?)
+}
+
+/// One request after the other over one connection.
+fn send(address: SocketAddr, keys: &Keys, credential: &str, requests: usize) -> Result<()> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(keys.certificate().der().clone())?;
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    let connection = ClientConnection::new(Arc::new(config), "bench.test".try_into()?)?;
+    let socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    let mut stream = StreamOwned::new(connection, socket);
+    let request = format!(
+        "GET /api/orders/4711?page=2 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench/1.0\r\n\
+         Accept: application/json\r\nAccept-Encoding: gzip, br\r\nAccept-Language: en\r\n{credential}\r\n"
+    );
+    let mut buffer = [0; 4096];
+    for _ in 0..requests {
+        stream.write_all(request.as_bytes())?;
+        stream.flush()?;
+        let mut filled = 0;
+        while !buffer[..filled].ends_with(END) {
+            let count = stream.read(&mut buffer[filled..])?;
+            filled += count;
+            if count == 0 || !buffer.starts_with(b"HTTP/1.1 200 ") {
+                return Err(String::from_utf8_lossy(&buffer[..filled]).into_owned().into());
+            }
+        }
+    }
+    Ok(())
+}
+
+const END: &[u8] = b"the end of the body}";
+
+/// Answers every request alike.
+fn start_upstream() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let port = listener.local_addr()?.port();
+    let body = format!("{{{}{}", "0123456789".repeat(7), String::from_utf8_lossy(END));
+    let answer = format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    std::thread::spawn(move || {
+        for socket in listener.incoming().flatten() {
+            let answer = answer.clone();
+            std::thread::spawn(move || {
+                let mut socket = socket;
+                let _ = socket.set_nodelay(true);
+                let mut buffer = [0; 8192];
+                let mut filled = 0;
+                while let Ok(count @ 1..) = socket.read(&mut buffer[filled..]) {
+                    filled += count;
+                    if buffer[..filled].ends_with(b"\r\n\r\n") {
+                        filled = 0;
+                        if socket.write_all(answer.as_bytes()).is_err() {
+                            return;
+                        }
+                    }
+                }
+            });
+        }
+    });
+    Ok(port)
+}
+
+fn configuration(mode: &str, upstream: u16) -> String {
+    let (table, authenticator) = match mode {
+        "session" => ("[session]\nidle_timeout = \"30m\"\n".to_owned(), "session"),
+        "jwt" => (
+            format!(
+                "[[jwt.issuer]]\nname = \"bench\"\nissuer = \"{ISSUER}\"\njwks = {{ pem = \"jwt.pem\" }}\n\
+                 audience = [\"{AUDIENCE}\"]\nalgorithms = [\"ES256\"]\ngrants = \"all\"\n"
+            ),
+            "jwt",
+        ),
+        _ => (String::new(), "none"),
+    };
+    let login = if mode == "session" { SOMEBODY } else { "" };
+    format!(
+        "version = 1\n[server]\nlisten = [\"https://127.0.0.1:0\"]\nhosts = [\"bench.test\"]\nworkers = 1\n\
+         [tls]\ncertificates = [{{ cert = \"site.pem\", key = \"site.key\" }}]\nmin_version = \"1.3\"\n\
+         [log]\naccess = \"off\"\naudit = \"off\"\n{table}{login}[upstream.app]\n\
+         servers = [\"http://127.0.0.1:{upstream}\"]\n[[route]]\nname = \"all\"\n\
+         match = {{ path = \"/api/orders/{{id}}\" }}\nauth = [\"{authenticator}\"]\nupstream = \"app\"\n"
+    )
+}
+
+/// Sessions need a place to come from.
+const SOMEBODY: &str = "[[user]]\nname = \"nobody\"\npassword = \"$argon2id$v=19$m=19456,t=2,p=1$\
+    c29tZXNhbHRzb21lc2FsdA$K7N0YYcJDGS2Q9RjQ4nJwVQEyxr6SVcDSyZLHW9VzJk\"\n";
+
+/// The gateway, or what is left of it without its middle, until stdin ends.
+fn serve(mode: &str, folder: &Path) -> Result<()> {
+    let config = config::load(&folder.join("gateway.toml"), []).map_err(|report| report.to_string())?;
+    if mode == "bare" {
+        return serve_bare(config);
+    }
+    let settings_of_sessions = (mode == "session").then(|| config.snapshot.session.clone());
+    let running = gateway::start(config, Clock::system())?;
+    let address = running.addresses().gateway[0];
+    let token = settings_of_sessions.map_or(Ok(String::new()), |settings| {
+        let person = Person::number(7);
+        let identity = Identity::new(IdentityParts {
+            realm: "local".into(),
+            subject: person.id,
+            name: Some(person.name),
+            email: Some(person.email),
+            email_verified: true,
+            roles: person.roles.map(str::to_owned).to_vec(),
+            groups: Vec::new(),
+            scopes: Vec::new(),
+            claims: serde_json::Map::new(),
+            auth_time: None,
+            via: Via::Session,
+        })
+        .map_err(|error| format!("{error:?}"))?;
+        let opened = running.live().shared.sessions.open(Arc::new(identity), &settings, Clock::system().now());
+        opened.map(|(token, _)| token.expose().to_owned()).map_err(|error| format!("{error:?}"))
+    })?;
+    println!("{address} {token}");
+    wait_for_the_end()?;
+    running.stop();
+    Ok(())
+}
+
+fn serve_bare(config: Config) -> Result<()> {
+    let Config { startup, snapshot, .. } = config;
+    let tls = startup.tls.ok_or("no [tls]")?;
+    let config::TlsSource::Files(files) = tls.source else { return Err("no certificate".into()) };
+    let clock = Clock::system();
+    let (certificate, _) = Certificate::load(&files[0].cert, &files[0].key, clock.now())?;
+    let resolver = Arc::new(CertificateResolver::new(vec![certificate]));
+    let slot = TlsSlot::new(edge::server_config(resolver, tls.min_version, &tls.groups)?);
+    let bound = edge::bind(&startup.edge.listeners[0])?;
+    let address = bound.local_addr().ok_or("no address")?;
+    let shutdown = Shutdown::new();
+    let setup = edge::Setup {
+        name: "worker",
+        listeners: vec![bound],
+        tls: Some(Arc::new(slot)),
+        workers: 1,
+        limits: startup.edge.limits,
+        drain_timeout: startup.edge.drain_timeout,
+        peers: Peers::everybody(),
+        shutdown: shutdown.clone(),
+        clock,
+        counters: Arc::default(),
+    };
+    let shared = upstream::Shared::new(None, Box::default());
+    let settings = Arc::clone(&snapshot.upstreams[0]);
+    let stop = shutdown.clone();
+    let running = edge::start(setup, move |_| Bare {
+        upstreams: Upstreams::new(Arc::clone(&shared), shutdown.clone()),
+        settings: Arc::clone(&settings),
+    })?;
+    println!("{address}");
+    wait_for_the_end()?;
+    stop.trigger();
+    running.join();
+    Ok(())
+}
+
+/// Forwards what comes.
+struct Bare {
+    upstreams: Upstreams,
+    settings: Arc<upstream::Settings>,
+}
+
+impl Handler for Bare {
+    type Body = upstream::Body;
+
+    async fn handle(&self, inbound: Inbound) -> Response<upstream::Body> {
+        let Inbound { mut head, body, .. } = inbound;
+        let request = Outgoing {
+            method: head.method,
+            uri: head.uri,
+            headers: std::mem::replace(&mut head.headers, HeaderMap::new()),
+            body,
+            received: None,
+            http2: false,
+            websocket: None,
+        };
+        let limits = upstream::Limits::default();
+        upstream::forward(&self.upstreams, &self.settings, request, &limits).await.expect("the upstream answers")
+    }
+}
+
+fn wait_for_the_end() -> Result<()> {
+    std::io::stdout().flush()?;
+    let mut rest = Vec::new();
+    std::io::stdin().read_to_end(&mut rest)?;
+    Ok(())
+}
