@@ -126,16 +126,17 @@ fn judge(
     // A reference count: `found` borrows the path while the proof notes what it learns in `findings`.
     findings.path = Some(path.clone());
     let path = &path;
-    let asked_about = cors::preflight_method(head);
-    let found = match find(snapshot, view, path, asked_about.as_ref().unwrap_or(&head.method)) {
-        // A preflight about something that has no CORS rule is an OPTIONS request like any other (R32).
-        Ok(found) if asked_about.is_some() && found.route.cors.is_none() => find(snapshot, view, path, &head.method)?,
-        found => found?,
-    };
-    let route = findings.route.insert(Arc::clone(found.route));
-    if asked_about.is_some() && route.cors.is_some() {
+    // A preflight is one only where the route that it asks about has a rule; else it is an OPTIONS request like any
+    // other, whatever it asks about (R32).
+    let asked_about = cors::preflight_method(head)
+        .and_then(|method| find(snapshot, view, path, &method).ok())
+        .filter(|found| found.route.cors.is_some());
+    if let Some(found) = asked_about {
+        findings.route = Some(Arc::clone(found.route));
         return Ok(Verdict::Preflight);
     }
+    let found = find(snapshot, view, path, &head.method)?;
+    let route = findings.route.insert(Arc::clone(found.route));
     let route = Arc::clone(route);
     let address = view.address;
     let identity = match &route.access {

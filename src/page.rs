@@ -39,37 +39,6 @@ pub fn page(status: StatusCode, title: &str, content: &Markup) -> Response<Bytes
     answer(status, HTML, PAGE_POLICY.clone(), document.into_string().into())
 }
 
-/// A short page that says one thing: what happened, what to do, and the request's id for whoever helps.
-pub fn notice(
-    status: StatusCode,
-    title: &str,
-    message: &str,
-    request_id: Option<&str>,
-    link: Option<Link<'_>>,
-) -> Response<Bytes> {
-    let content = html! {
-        (emblem())
-        h1 { (title) }
-        p { (message) }
-        @if let Some(link) = link {
-            p { a.button href=(link.href) { (link.label) } }
-        }
-        @if let Some(id) = request_id {
-            p.fine { "Request " code { (id) } }
-        }
-    };
-    page(status, title, &content)
-}
-
-/// Where a [`notice`] leads on. `href` is ours or was checked.
-#[derive(Clone, Copy, Debug)]
-pub struct Link<'a> {
-    /// An absolute path.
-    pub href: &'a str,
-    /// What the button says.
-    pub label: &'a str,
-}
-
 /// A JSON answer for programs.
 pub fn json(status: StatusCode, body: &Value) -> Response<Bytes> {
     let mut text = body.to_string();
@@ -170,7 +139,6 @@ mod tests {
     fn every_answer_is_protected() {
         let answers = [
             page(StatusCode::OK, "Title", &html! {}),
-            notice(StatusCode::FORBIDDEN, "No", "Not here.", Some("id"), Some(Link { href: "/", label: "Back" })),
             json(StatusCode::OK, &Value::Null),
             empty(StatusCode::SEE_OTHER),
         ];

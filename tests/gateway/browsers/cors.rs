@@ -124,6 +124,24 @@ fn without_a_rule_a_preflight_is_a_request_like_any_other() {
     assert_eq!(upstream.next_request().method, "OPTIONS");
 }
 
+/// R32, R9. The route may serve OPTIONS and not what the preflight asks about; that is the upstream's to answer.
+#[test]
+fn without_a_rule_a_preflight_about_another_method_is_a_request_like_any_other() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::new()
+        .route_to(
+            "path = \"/api/{*rest}\", methods = [\"GET\", \"OPTIONS\"]",
+            &format!("servers = [\"{}\"]", upstream.url()),
+        )
+        .auth(&["none"])
+        .start();
+
+    preflight(&gateway, SPA).send().expect(200);
+
+    assert_eq!(upstream.next_request().method, "OPTIONS");
+    gateway.client().request("PUT", "/api/x").send().expect(405);
+}
+
 /// R32: CORS says who may read, not who gets in.
 #[test]
 fn with_a_rule_other_options_requests_still_authenticate() {
