@@ -10,11 +10,13 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{self, Config};
 
+mod admin_client;
 mod check;
 mod dev;
 mod explain;
 mod hash_password;
 mod rehearsal;
+mod revoke;
 mod run;
 mod token;
 mod welcome;
@@ -48,6 +50,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Make an argon2id hash of a password for the users file.
     HashPassword(hash_password::Arguments),
+    /// Log somebody out everywhere, through the admin API.
+    Revoke(revoke::Arguments),
     /// Start the gateway (the default).
     Run,
     /// Sign a JWT with the secret of a configured issuer, to try things out.
@@ -95,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Explain(arguments) => explain::run(&config, &arguments),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
+        Command::Revoke(arguments) => revoke::run(&config, &arguments),
         Command::Run => run::run(&config),
         Command::Token(arguments) => token::run(&config, &arguments),
     };

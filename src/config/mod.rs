@@ -229,6 +229,40 @@ pub fn load_text(
     finish(root, folder, environment.into_iter().collect(), findings)
 }
 
+/// Where the admin API listens by this configuration, and the first of `server.hosts`; `None` without `[admin]`. Reads
+/// and judges nothing else, and no secrets, so that it serves users who may not read those.
+///
+/// # Errors
+/// [`Report`], if the file is no TOML or `admin.listen` is not readable.
+pub fn admin_listener(
+    path: &Path,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> Result<Option<(Listener, Option<Host>)>, Report> {
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut findings = report::Findings::default();
+    let Some(mut root) = tree::read(path, &Place::file(0, path, folder), &mut findings) else {
+        return Err(findings.into_report());
+    };
+    environment::apply(&mut root, &environment.into_iter().collect(), folder, &mut findings);
+    let Some(node) = root.find(&["admin", "listen"]) else {
+        return Ok(None);
+    };
+    let listener = match node.text().map(<Listener as decode::Text>::parse) {
+        Some(Ok(Listener::Unix { path, mode })) => Listener::Unix { path: node.place.resolve(&path), mode },
+        Some(Ok(listener)) => listener,
+        Some(Err(_)) | None => {
+            findings.problem(&node.place, node.describe(), <Listener as decode::Text>::expected());
+            return Err(findings.into_report());
+        }
+    };
+    let hosts = root.find(&["server", "hosts"]);
+    let host = hosts.and_then(|hosts| match &hosts.value {
+        tree::Value::Array(hosts) => hosts.first()?.text()?.parse().ok(),
+        _ => None,
+    });
+    Ok(Some((listener, host)))
+}
+
 /// Every key that can be written, as a dotted path; `*` stands for names that the user chooses.
 pub fn keys() -> Vec<String> {
     let mut keys = Vec::new();

@@ -70,6 +70,11 @@ impl Node {
         }
     }
 
+    /// What lies at a path of keys.
+    pub(super) fn find(&self, path: &[&str]) -> Option<&Self> {
+        path.iter().try_fold(self, |node, key| node.entries()?.iter().find(|entry| entry.key == *key).map(|e| &e.node))
+    }
+
     /// A text, from a file or the environment.
     pub(super) fn text(&self) -> Option<&str> {
         match &self.value {

@@ -83,6 +83,9 @@ mod environment;
 /// The admin API (R36).
 mod admin;
 
+/// Commands that use it.
+mod admin_client;
+
 /// Access log, metrics, probes, and the headers that help operators.
 mod metrics;
 
