@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use http::{Request, header};
+use http::{
+    Method, Request,
+    header::{self, ACCEPT, SET_COOKIE, WWW_AUTHENTICATE},
+};
 use http_body_util::Full;
+use serde_json::{Value, json};
 
 use super::*;
-use crate::session::Lookup;
+use crate::session::{Lookup, SameSite, SessionToken};
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 

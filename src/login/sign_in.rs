@@ -1,0 +1,184 @@
+//! `{prefix}/login`: the page, a login by form, a login by JSON.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
+    header::{SET_COOKIE, WWW_AUTHENTICATE},
+    request::Parts,
+};
+use http_body::Body;
+use serde_json::Value;
+
+use super::{
+    Answer, Context, Event, FORM_COOKIE,
+    form::{self, Credentials, Kind},
+    identity_of, query, require_encryption,
+    return_to::ReturnTo,
+    see_other, shown_name,
+    views::{self, Note, SignIn},
+    who::describe,
+};
+use crate::{
+    page,
+    refusal::Refusal,
+    secret,
+    session::{OpenError, SameSite, Session, SessionToken, cookie},
+};
+
+/// `{prefix}/login`: the page (GET), or a login by form or JSON (POST).
+///
+/// # Errors
+/// [`Refusal`]s for bodies, too many attempts, a full store, and [`Refusal::LoginFailed`] for programs.
+pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Context<'_>) -> Result<Answer, Refusal> {
+    require_encryption(context.view)?;
+    if context.login.providers.is_empty() {
+        return Err(Refusal::NoRoute);
+    }
+    match head.method {
+        Method::GET | Method::HEAD => Ok(sign_in_page(head, context)),
+        Method::POST => {
+            let kind = form::kind(&head.headers)?;
+            let body = form::read(body).await?;
+            let credentials = form::credentials(kind, &body)?;
+            match kind {
+                Kind::Form => sign_in_by_form(&head.headers, credentials, context).await,
+                Kind::Json => sign_in_by_json(credentials, context).await,
+            }
+        }
+        _ => Err(Refusal::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD, POST") }),
+    }
+}
+
+fn sign_in_page(head: &Parts, context: Context<'_>) -> Answer {
+    let return_to = ReturnTo::or_root(query(head, "return_to").as_deref());
+    let asks_anew = query(head, "prompt").as_deref() == Some("login");
+    if let Some(session) = context.session.filter(|_| !asks_anew) {
+        let content = views::signed_in(&context.login.prefix, shown_name(session.identity()), &return_to);
+        return Answer::told(page::page(StatusCode::OK, "Signed in", &content));
+    }
+    let note = query(head, "signed_out").map(|_| Note::SignedOut);
+    Answer::told(form_page(StatusCode::OK, &head.headers, &return_to, note, context))
+}
+
+async fn sign_in_by_form(
+    headers: &HeaderMap,
+    credentials: Credentials,
+    context: Context<'_>,
+) -> Result<Answer, Refusal> {
+    let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
+    if !is_own_form(headers, credentials.token.as_deref()) {
+        let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, Some(Note::Expired), context);
+        return Ok(Answer { response, event: Event::FormRefused });
+    }
+    match log_in(credentials, context).await? {
+        Attempted::LoggedIn { token, session, provider, dropped_grants } => {
+            let mut response = see_other(return_to.as_str());
+            response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
+            response.headers_mut().append(SET_COOKIE, cookie::value(FORM_COOKIE, "", "; Max-Age=0", SameSite::Lax));
+            Ok(Answer { response, event: Event::LoggedIn { session, provider, dropped_grants } })
+        }
+        Attempted::Failed { provider } => {
+            let mut response = form_page(StatusCode::UNAUTHORIZED, headers, &return_to, Some(Note::Failed), context);
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge(context));
+            Ok(Answer { response, event: Event::LoginFailed { provider } })
+        }
+    }
+}
+
+async fn sign_in_by_json(credentials: Credentials, context: Context<'_>) -> Result<Answer, Refusal> {
+    let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
+    match log_in(credentials, context).await? {
+        Attempted::LoggedIn { token, session, provider, dropped_grants } => {
+            let mut body = describe(session.identity(), Some(&session), context);
+            body.insert("return_to".into(), return_to.as_str().into());
+            let mut response = page::json(StatusCode::OK, &Value::Object(body));
+            response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
+            Ok(Answer { response, event: Event::LoggedIn { session, provider, dropped_grants } })
+        }
+        Attempted::Failed { .. } => Err(Refusal::LoginFailed),
+    }
+}
+
+/// How an attempt went.
+enum Attempted {
+    LoggedIn { token: SessionToken, session: Arc<Session>, provider: Arc<str>, dropped_grants: usize },
+    Failed { provider: Arc<str> },
+}
+
+async fn log_in(credentials: Credentials, context: Context<'_>) -> Result<Attempted, Refusal> {
+    let provider =
+        context.login.provider(credentials.provider.as_deref()).ok_or(Refusal::BadBody("no such provider"))?;
+    let attempt = context
+        .throttle
+        .begin(context.view.address, &credentials.username, context.now)
+        .map_err(|retry_after| Refusal::TooMany { retry_after })?;
+    let candidate = provider.accounts.candidate(&credentials.username);
+    let Ok(checked) = context.hasher.check(candidate, credentials.password).await else {
+        context.throttle.abandoned(attempt);
+        return Err(Refusal::Unavailable);
+    };
+    let Some(user) = checked else {
+        return Ok(Attempted::Failed { provider: Arc::clone(&provider.name) });
+    };
+    context.throttle.succeeded(attempt, context.now);
+    let (identity, dropped_grants) =
+        identity_of(provider, &user, context.now).map_err(|_| Refusal::IdentityTooLarge)?;
+    let opened = context.store.open(Arc::new(identity), context.sessions, context.now);
+    let (token, session) = opened.map_err(|error| match error {
+        OpenError::Full | OpenError::TooManyCookies => Refusal::StoreFull,
+        OpenError::TooLarge { .. } => Refusal::IdentityTooLarge,
+    })?;
+    // Last, so that whoever could not get a new session keeps the old one.
+    if let Some(old) = context.session {
+        context.store.end(old.key());
+    }
+    Ok(Attempted::LoggedIn { token, session, provider: Arc::clone(&provider.name), dropped_grants })
+}
+
+/// The login page, with the cookie that makes its form count in this browser. A browser keeps its cookie from page to
+/// page, so that several tabs can be open. What the form carries is a hash of it.
+fn form_page(
+    status: StatusCode,
+    headers: &HeaderMap,
+    return_to: &ReturnTo,
+    note: Option<Note>,
+    context: Context<'_>,
+) -> Response<Bytes> {
+    let browser = form_cookie(headers).unwrap_or_else(SessionToken::generate);
+    let sign_in = SignIn {
+        prefix: &context.login.prefix,
+        host: context.view.authority.host.as_str(),
+        providers: &context.login.providers,
+        token: &browser.key().to_string(),
+        return_to,
+        note,
+    };
+    let mut response = page::page(status, "Sign in", &sign_in.render());
+    let cookie = cookie::value(FORM_COOKIE, browser.expose(), "; Max-Age=3600", SameSite::Lax);
+    response.headers_mut().append(SET_COOKIE, cookie);
+    response
+}
+
+fn is_own_form(headers: &HeaderMap, token: Option<&str>) -> bool {
+    let (Some(browser), Some(token)) = (form_cookie(headers), token) else {
+        return false;
+    };
+    secret::constant_time_eq(browser.key().to_string().as_bytes(), token.as_bytes())
+}
+
+fn form_cookie(headers: &HeaderMap) -> Option<SessionToken> {
+    match cookie::find(headers, FORM_COOKIE) {
+        cookie::Presented::One(value) => SessionToken::parse(value),
+        cookie::Presented::Absent | cookie::Presented::Several => None,
+    }
+}
+
+/// HTTP asks for a challenge with every 401 (RFC 9110 section 15.5.2), and has no registered scheme for a form. This is
+/// the one that was proposed for it (draft-broyer-http-cookie-auth); browsers show the page and ignore it.
+fn challenge(context: Context<'_>) -> HeaderValue {
+    let (prefix, name) = (&context.login.prefix, &context.sessions.cookie);
+    let text = format!("Cookie form-action=\"{prefix}/login\", cookie-name=\"{name}\"");
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Cookie"))
+}
