@@ -28,7 +28,7 @@ use crate::{
     route::Route,
     secret::Secret,
     session::{self, SessionKey, Store},
-    telemetry::log::{Audit, Value as Field},
+    telemetry::audit::{Audit, Client, Event, Origin, What},
 };
 
 mod bulk;
@@ -133,6 +133,19 @@ pub struct Context<'a> {
     pub audit: &'a Audit,
     /// Who is at the other end.
     pub peer: PeerAddr,
+    /// The request's name in the audit log.
+    pub request_id: &'a str,
+}
+
+impl<'a> Context<'a> {
+    /// Whence the call comes, for the audit log.
+    fn origin(&self) -> Origin<'a> {
+        let client = match self.peer {
+            PeerAddr::Ip(address) => Client::Address(address.ip()),
+            PeerAddr::Unix => Client::Unix,
+        };
+        Origin { now: self.clock.now(), client, request_id: self.request_id }
+    }
 }
 
 /// Answers one request. `malformed` is what the wire found wrong with its head.
@@ -160,19 +173,13 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn audit(&self, context: &Context<'_>, status: StatusCode, problem: Option<&'static str>) {
-        let client = match context.peer {
-            PeerAddr::Ip(address) => address.ip().to_string(),
-            PeerAddr::Unix => "unix".to_owned(),
+        let event = Event {
+            admin: self.token.map(|token| &*token.name),
+            why: problem,
+            more: &[("action", self.action.into()), ("status", u64::from(status.as_u16()).into())],
+            ..Event::new(What::AdminCall, context.origin())
         };
-        let name = self.token.map_or("", |token| &*token.name);
-        let mut fields = vec![
-            ("admin", Field::from(name)),
-            ("client", Field::from(&*client)),
-            ("action", Field::from(self.action)),
-            ("status", Field::from(u64::from(status.as_u16()))),
-        ];
-        fields.extend(problem.map(|label| ("error", Field::from(label))));
-        context.audit.record(context.clock.now(), "admin.call", &fields);
+        context.audit.record(&event);
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
     identity::{Identity, IdentityError, IdentityParts, Via},
     policy::Grants,
     session::{self, Legacy, OpenError, Session, SessionKey, Store},
-    telemetry::log::{Audit, Value as Field},
+    telemetry::audit::{Audit, Client, Event, Origin, Value as Field, What},
 };
 
 /// Opens sessions on behalf of one token; owns what it needs, as a bulk request outlives its head.
@@ -27,6 +27,8 @@ pub(super) struct Creator {
     store: Arc<Store>,
     clock: Clock,
     audit: Audit,
+    client: Client,
+    request_id: Box<str>,
 }
 
 impl Creator {
@@ -39,6 +41,8 @@ impl Creator {
             store: Arc::clone(context.store),
             clock: context.clock.clone(),
             audit: context.audit.clone(),
+            client: context.origin().client,
+            request_id: context.request_id.into(),
         }
     }
 
@@ -88,27 +92,27 @@ impl Creator {
 
     /// Sums up a bulk request in the audit log.
     pub(super) fn tell_bulk(&self, created: u64, failed: u64, complete: bool) {
-        let fields = [
-            ("admin", Field::from(&*self.admin)),
-            ("realm", Field::from(&*self.realm)),
-            ("created", created.into()),
-            ("failed", failed.into()),
-            ("complete", complete.into()),
-        ];
-        self.audit.record(self.clock.now(), "sessions.imported", &fields);
+        let more = [("created", Field::from(created)), ("failed", failed.into()), ("complete", complete.into())];
+        self.tell_of(Event { more: &more, ..Event::new(What::SessionsImported, self.origin(self.clock.now())) });
     }
 
     fn tell(&self, session: &Session, dropped: usize, now: Timestamp) {
         let key = session.key().to_string();
-        let fields = [
-            ("admin", Field::from(&*self.admin)),
-            ("realm", Field::from(&*self.realm)),
-            ("subject", Field::from(session.identity().subject())),
-            ("session", Field::from(&*key)),
-            ("legacy", session.is_waiting().into()),
-            ("dropped_grants", dropped.into()),
-        ];
-        self.audit.record(now, "session.created", &fields);
+        let event = Event {
+            subject: Some(session.identity().subject()),
+            session: Some(&key),
+            more: &[("legacy", session.is_waiting().into()), ("dropped_grants", dropped.into())],
+            ..Event::new(What::SessionCreated, self.origin(now))
+        };
+        self.tell_of(event);
+    }
+
+    fn tell_of(&self, event: Event<'_>) {
+        self.audit.record(&Event { admin: Some(&self.admin), realm: Some(&self.realm), ..event });
+    }
+
+    fn origin(&self, now: Timestamp) -> Origin<'_> {
+        Origin { now, client: self.client, request_id: &self.request_id }
     }
 
     const fn unopened(&self, error: OpenError) -> Problem {
@@ -204,14 +208,15 @@ fn tell_ended(
     key: Option<&SessionKey>,
 ) {
     let key = key.map(ToString::to_string);
-    let mut fields = vec![
-        ("admin", Field::from(&*token.name)),
-        ("realm", Field::from(realm)),
-        ("subject", Field::from(subject)),
-        ("ended", ended.into()),
-    ];
-    fields.extend(key.as_deref().map(|key| ("session", Field::from(key))));
-    context.audit.record(context.clock.now(), "sessions.ended", &fields);
+    let event = Event {
+        admin: Some(&token.name),
+        realm: Some(realm),
+        subject: Some(subject),
+        session: key.as_deref(),
+        more: &[("ended", ended.into())],
+        ..Event::new(What::SessionsEnded, context.origin())
+    };
+    context.audit.record(&event);
 }
 
 fn describe(context: &Context<'_>, session: &Session) -> Value {

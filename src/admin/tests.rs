@@ -90,6 +90,7 @@ impl Bench {
             clock: &self.clock,
             audit: self.telemetry.audit(),
             peer: self.peer,
+            request_id: "0123abcd",
         };
         let (head, body) = request.into_parts();
         let (head, body) = answer(&context, &head, None, body).await.into_parts();

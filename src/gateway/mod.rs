@@ -277,6 +277,7 @@ impl Handler for Administration {
             clock: &shared.clock,
             audit: shared.telemetry.audit(),
             peer: inbound.connection.peer,
+            request_id: inbound.request_id.as_str(),
         };
         admin::answer(&context, &inbound.head, inbound.malformed, inbound.body).await
     }

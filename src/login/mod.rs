@@ -29,8 +29,10 @@ use crate::{
     policy::Grants,
     refusal::Refusal,
     session::{self, Session, Store},
+    telemetry::audit::{Audit, Origin},
 };
 
+mod audit;
 mod form;
 pub mod return_to;
 mod sign_in;
@@ -96,6 +98,10 @@ pub struct Context<'a> {
     pub throttle: &'a Throttle,
     /// The moment of the request.
     pub now: Timestamp,
+    /// Where what happens is told.
+    pub audit: &'a Audit,
+    /// Whence the request came, for the audit log.
+    pub origin: Origin<'a>,
 }
 
 /// A complete answer.
@@ -107,29 +113,19 @@ pub struct Answer {
     pub event: Event,
 }
 
-/// What happened, for the audit log and metrics.
+/// What happened, for metrics.
 #[derive(Debug)]
 pub enum Event {
     /// Something was told or asked; nothing changed.
     Told,
     /// A session was opened.
-    LoggedIn {
-        /// The new session.
-        session: Arc<Session>,
-        /// Name of the provider.
-        provider: Arc<str>,
-        /// Roles and groups that the provider may not grant, dropped (R5).
-        dropped_grants: usize,
-    },
+    LoggedIn,
     /// Wrong user name or password, in a form; a program gets [`Refusal::LoginFailed`].
-    LoginFailed {
-        /// Name of the provider.
-        provider: Arc<str>,
-    },
+    LoginFailed,
     /// A form whose token has expired, or which another site made.
     FormRefused,
-    /// The presented session has ended; `None` if there was none.
-    LoggedOut(Option<Arc<Session>>),
+    /// The presented session has ended.
+    LoggedOut,
 }
 
 /// How often each of these happened, for metrics.

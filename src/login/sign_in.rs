@@ -25,6 +25,7 @@ use crate::{
     refusal::Refusal,
     secret,
     session::{OpenError, SameSite, Session, SessionToken, cookie},
+    telemetry::audit::What,
 };
 
 /// `{prefix}/login`: the page (GET), or a login by form or JSON (POST).
@@ -70,19 +71,20 @@ async fn sign_in_by_form(
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
     if !is_own_form(headers, credentials.token.as_deref()) {
         let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, Some(Note::Expired), context);
+        context.tell_form_refused();
         return Ok(Answer { response, event: Event::FormRefused });
     }
     match log_in(credentials, context).await? {
-        Attempted::LoggedIn { token, session, provider, dropped_grants } => {
+        Attempted::LoggedIn { token, .. } => {
             let mut response = see_other(return_to.as_str());
             response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
             response.headers_mut().append(SET_COOKIE, cookie::value(FORM_COOKIE, "", "; Max-Age=0", SameSite::Lax));
-            Ok(Answer { response, event: Event::LoggedIn { session, provider, dropped_grants } })
+            Ok(Answer { response, event: Event::LoggedIn })
         }
-        Attempted::Failed { provider } => {
+        Attempted::Failed => {
             let mut response = form_page(StatusCode::UNAUTHORIZED, headers, &return_to, Some(Note::Failed), context);
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge(context));
-            Ok(Answer { response, event: Event::LoginFailed { provider } })
+            Ok(Answer { response, event: Event::LoginFailed })
         }
     }
 }
@@ -90,51 +92,63 @@ async fn sign_in_by_form(
 async fn sign_in_by_json(credentials: Credentials, context: Context<'_>) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
     match log_in(credentials, context).await? {
-        Attempted::LoggedIn { token, session, provider, dropped_grants } => {
+        Attempted::LoggedIn { token, session } => {
             let mut body = describe(session.identity(), Some(&session), context);
             body.insert("return_to".into(), return_to.as_str().into());
             let mut response = page::json(StatusCode::OK, &Value::Object(body));
             response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
-            Ok(Answer { response, event: Event::LoggedIn { session, provider, dropped_grants } })
+            Ok(Answer { response, event: Event::LoggedIn })
         }
-        Attempted::Failed { .. } => Err(Refusal::LoginFailed),
+        Attempted::Failed => Err(Refusal::LoginFailed),
     }
 }
 
 /// How an attempt went.
 enum Attempted {
-    LoggedIn { token: SessionToken, session: Arc<Session>, provider: Arc<str>, dropped_grants: usize },
-    Failed { provider: Arc<str> },
+    LoggedIn { token: SessionToken, session: Arc<Session> },
+    Failed,
 }
 
 async fn log_in(credentials: Credentials, context: Context<'_>) -> Result<Attempted, Refusal> {
     let provider =
         context.login.provider(credentials.provider.as_deref()).ok_or(Refusal::BadBody("no such provider"))?;
-    let attempt = context
-        .throttle
-        .begin(context.view.address, &credentials.username, context.now)
-        .map_err(|retry_after| Refusal::TooMany { retry_after })?;
+    let claimed = || provider.accounts.find(&credentials.username).map(AsRef::as_ref);
+    let kept_out = |what, why| context.tell_kept_out(what, why, provider, claimed());
+    let begun = context.throttle.begin(context.view.address, &credentials.username, context.now);
+    let attempt = begun.map_err(|retry_after| {
+        kept_out(What::LoginThrottled, "too_many");
+        Refusal::TooMany { retry_after }
+    })?;
     let candidate = provider.accounts.candidate(&credentials.username);
     let Ok(checked) = context.hasher.check(candidate, credentials.password).await else {
         context.throttle.abandoned(attempt);
+        kept_out(What::LoginFailed, "busy");
         return Err(Refusal::Unavailable);
     };
     let Some(user) = checked else {
-        return Ok(Attempted::Failed { provider: Arc::clone(&provider.name) });
+        kept_out(What::LoginFailed, if claimed().is_some() { "wrong_password" } else { "unknown_user" });
+        return Ok(Attempted::Failed);
     };
     context.throttle.succeeded(attempt, context.now);
     let (identity, dropped_grants) =
         identity_of(provider, &user, context.now).map_err(|_| Refusal::IdentityTooLarge)?;
     let opened = context.store.open(Arc::new(identity), context.sessions, context.now);
     let (token, session) = opened.map_err(|error| match error {
-        OpenError::Full | OpenError::TooManyCookies => Refusal::StoreFull,
-        OpenError::TooLarge { .. } => Refusal::IdentityTooLarge,
+        OpenError::Full | OpenError::TooManyCookies => {
+            kept_out(What::LoginFailed, "store_full");
+            Refusal::StoreFull
+        }
+        OpenError::TooLarge { .. } => {
+            kept_out(What::LoginFailed, "identity_too_large");
+            Refusal::IdentityTooLarge
+        }
     })?;
     // Last, so that whoever could not get a new session keeps the old one.
     if let Some(old) = context.session {
         context.store.end(old.key());
     }
-    Ok(Attempted::LoggedIn { token, session, provider: Arc::clone(&provider.name), dropped_grants })
+    context.tell_login(provider, &session, dropped_grants);
+    Ok(Attempted::LoggedIn { token, session })
 }
 
 /// The login page, with the cookie that makes its form count in this browser. A browser keeps its cookie from page to

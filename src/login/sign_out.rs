@@ -42,9 +42,14 @@ pub async fn sign_out<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Con
             } else {
                 form::return_to(&body)?.and_then(|text| ReturnTo::parse(&text))
             };
-            if let Some(session) = context.session {
-                context.store.end(session.key());
-            }
+            let event = match context.session {
+                Some(session) => {
+                    context.store.end(session.key());
+                    context.tell_logout(session);
+                    Event::LoggedOut
+                }
+                None => Event::Told,
+            };
             let mut response = if wants_json {
                 page::json(StatusCode::OK, &json!({ "authenticated": false }))
             } else {
@@ -53,7 +58,7 @@ pub async fn sign_out<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Con
                 see_other(&next)
             };
             response.headers_mut().append(SET_COOKIE, cookie::clear(context.sessions));
-            Ok(Answer { response, event: Event::LoggedOut(context.session.cloned()) })
+            Ok(Answer { response, event })
         }
         _ => Err(Refusal::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD, POST") }),
     }

@@ -158,7 +158,10 @@ async fn relay(
             }
             Ok(response.map(Content::upstream))
         }
-        Target::Own(own) => own::serve(*own, worker, snapshot, &permit, findings, &head, body).await,
+        Target::Own(own) => {
+            let asked = own::Asked { permit: &permit, findings, head: &head, request_id };
+            own::serve(*own, worker, snapshot, asked, body).await
+        }
         Target::Redirect { status, location } => {
             let mut response = Response::new(Content::empty());
             *response.status_mut() = *status;

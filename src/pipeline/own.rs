@@ -1,4 +1,4 @@
-//! Our own endpoints: hands the request to `login`, and tells audit log and metrics what came of it.
+//! Our own endpoints: hands the request to `login`, and counts what came of it.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
@@ -8,31 +8,38 @@ use hyper::body::Incoming;
 use super::{Worker, body::Content};
 use crate::{
     authz::Permit,
-    client::ClientView,
     decide::Findings,
-    login::{self, Event},
+    id::RequestId,
+    login::{self, Counts, Event},
     page,
     refusal::Refusal,
     route::Own,
-    session::Session,
-    state::{Shared, Snapshot},
-    telemetry::log::Value,
+    state::Snapshot,
+    telemetry::audit::{Client, Origin},
 };
+
+/// A request to one of our own endpoints.
+pub(super) struct Asked<'a> {
+    pub(super) permit: &'a Permit,
+    pub(super) findings: &'a Findings,
+    pub(super) head: &'a Parts,
+    pub(super) request_id: &'a RequestId,
+}
 
 /// Answers a request to one of our own endpoints.
 pub(super) async fn serve(
     own: Own,
     worker: &Worker,
     snapshot: &Snapshot,
-    permit: &Permit,
-    findings: &Findings,
-    head: &Parts,
+    asked: Asked<'_>,
     body: Incoming,
 ) -> Result<Response<Content>, Refusal> {
+    let Asked { permit, findings, head, request_id } = asked;
     let shared = &worker.live.shared;
     let Some(view) = &findings.view else {
         return Err(Refusal::BadHost("absent"));
     };
+    let now = shared.clock.now();
     let context = login::Context {
         view,
         identity: permit.identity(),
@@ -42,7 +49,9 @@ pub(super) async fn serve(
         store: &shared.sessions,
         hasher: &shared.hasher,
         throttle: &shared.throttle,
-        now: shared.clock.now(),
+        now,
+        audit: shared.telemetry.audit(),
+        origin: Origin { now, client: Client::Address(view.address), request_id: request_id.as_str() },
     };
     let answered = match own {
         Own::Livez => return Ok(alive()),
@@ -53,11 +62,11 @@ pub(super) async fn serve(
     };
     match answered {
         Ok(answer) => {
-            told(shared, view, &answer.event);
+            counted(&shared.login_counts, &answer.event);
             Ok(answer.response.map(Content::own))
         }
         Err(refusal) => {
-            refused(shared, view, own, &refusal);
+            refused(&shared.login_counts, own, &refusal);
             Err(refusal)
         }
     }
@@ -69,63 +78,25 @@ fn alive() -> Response<Content> {
     response
 }
 
-fn told(shared: &Shared, view: &ClientView, event: &Event) {
+fn counted(counts: &Counts, event: &Event) {
     match event {
         Event::Told | Event::FormRefused => {}
-        Event::LoggedIn { session, provider, dropped_grants } => {
-            count(&shared.login_counts.succeeded);
-            let dropped = Value::Number(u64::try_from(*dropped_grants).unwrap_or(u64::MAX));
-            audit(
-                shared,
-                view,
-                "login",
-                Some(session),
-                &[("provider", Value::Text(provider)), ("dropped_grants", dropped)],
-            );
-        }
-        Event::LoginFailed { provider } => {
-            count(&shared.login_counts.failed);
-            audit(shared, view, "login_failed", None, &[("provider", Value::Text(provider))]);
-        }
-        Event::LoggedOut(Some(session)) => {
-            count(&shared.login_counts.logouts);
-            audit(shared, view, "logout", Some(session), &[]);
-        }
-        Event::LoggedOut(None) => {}
+        Event::LoggedIn => count(&counts.succeeded),
+        Event::LoginFailed => count(&counts.failed),
+        Event::LoggedOut => count(&counts.logouts),
     }
 }
 
-fn refused(shared: &Shared, view: &ClientView, own: Own, refusal: &Refusal) {
+fn refused(counts: &Counts, own: Own, refusal: &Refusal) {
     if own != Own::Login {
         return;
     }
     if *refusal == Refusal::LoginFailed {
-        count(&shared.login_counts.failed);
-        audit(shared, view, "login_failed", None, &[]);
+        count(&counts.failed);
     }
     if matches!(refusal, Refusal::TooMany { .. }) {
-        count(&shared.login_counts.throttled);
-        audit(shared, view, "login_throttled", None, &[]);
+        count(&counts.throttled);
     }
-}
-
-fn audit(
-    shared: &Shared,
-    view: &ClientView,
-    event: &'static str,
-    session: Option<&Session>,
-    more: &[(&'static str, Value<'_>)],
-) {
-    let address = view.address.to_string();
-    let mut fields = vec![("client", Value::Text(&address))];
-    let key = session.map(|session| session.key().to_string());
-    if let (Some(session), Some(key)) = (session, &key) {
-        fields.push(("realm", Value::Text(session.identity().realm())));
-        fields.push(("subject", Value::Text(session.identity().subject())));
-        fields.push(("session", Value::Text(key)));
-    }
-    fields.extend_from_slice(more);
-    shared.telemetry.audit().record(shared.clock.now(), event, &fields);
 }
 
 fn count(counter: &AtomicU64) {

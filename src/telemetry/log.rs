@@ -3,7 +3,8 @@
 //! A worker writes access lines into a buffer of its own and hands it over when it holds 16 KiB, on its tick and at
 //! its end; audit lines are handed over one by one. One thread writes everything. What waits for it is bounded in
 //! bytes: when a sink is too slow, access lines are dropped and counted, and audit lines only when as many bytes
-//! again wait (R19). Whatever a client sent is escaped to printable ASCII, in both formats (R34).
+//! again wait (R19). Audit lines that were lost, for whatever reason, are told in the audit log as soon as it takes
+//! lines again. Whatever a client sent is escaped to printable ASCII, in both formats (R34).
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,7 +24,12 @@ use std::{
 use tokio::sync::Notify;
 use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
 
-use super::{LogFormat, LogSettings, LogSink, metrics::Exposition};
+use super::{
+    LogFormat, LogSettings, LogSink,
+    audit::{self, Audit},
+    line::{Line, Stamp},
+    metrics::Exposition,
+};
 use crate::clock::{self, Timestamp};
 
 /// Why logging cannot begin. `Display` says how to mend it.
@@ -93,72 +99,6 @@ pub fn install_diagnostics(settings: &LogSettings) -> Result<(), LogError> {
     installed.map_err(|_| LogError::AlreadyInstalled)
 }
 
-/// A value of an audit line.
-#[derive(Clone, Copy, Debug)]
-pub enum Value<'a> {
-    /// Yes or no.
-    Flag(bool),
-    /// A count.
-    Number(u64),
-    /// Any text; it is escaped.
-    Text(&'a str),
-}
-
-impl<'a> From<&'a str> for Value<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Text(text)
-    }
-}
-
-impl From<u64> for Value<'_> {
-    fn from(number: u64) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl From<usize> for Value<'_> {
-    fn from(number: usize) -> Self {
-        Self::Number(u64::try_from(number).unwrap_or(u64::MAX))
-    }
-}
-
-impl From<bool> for Value<'_> {
-    fn from(flag: bool) -> Self {
-        Self::Flag(flag)
-    }
-}
-
-/// The audit log: logins, logouts, revocations, administration. Cheap to clone, usable from every thread.
-#[derive(Clone, Debug)]
-pub struct Audit {
-    queue: Arc<Queue>,
-    format: LogFormat,
-    on: bool,
-}
-
-impl Audit {
-    /// Writes one line: the time, `event`, and `fields` in their order. Never a secret (R34).
-    pub fn record(&self, now: Timestamp, event: &'static str, fields: &[(&'static str, Value<'_>)]) {
-        if !self.on {
-            return;
-        }
-        let mut bytes = Vec::with_capacity(256);
-        let mut line = Line::begin(&mut bytes, self.format);
-        line.plain("time", &humantime::format_rfc3339_millis(now.to_system_time()).to_string());
-        line.plain("log", "audit");
-        line.plain("event", event);
-        for (key, value) in fields {
-            match value {
-                Value::Flag(flag) => line.flag(key, *flag),
-                Value::Number(number) => line.number(key, *number),
-                Value::Text(text) => line.text(key, text.as_bytes()),
-            }
-        }
-        line.end();
-        self.queue.push(Batch { channel: Channel::Audit, bytes, lines: 1 });
-    }
-}
-
 /// Both logs and their writer thread.
 #[derive(Debug)]
 pub(super) struct Log {
@@ -179,9 +119,9 @@ impl Log {
             limit: settings.queue_bytes,
             counts: Arc::default(),
         });
-        let audit = Audit { queue: Arc::clone(&queue), format: settings.format, on: settings.audit != LogSink::Off };
+        let audit = if settings.audit == LogSink::Off { Audit::off() } else { Audit::to(Arc::clone(&queue)) };
         let access = settings.access != LogSink::Off;
-        if access || audit.on {
+        if access || audit.is_on() {
             let queue = Arc::clone(&queue);
             let write = move || queue.write_all(sinks);
             thread::Builder::new().name("log".to_owned()).spawn(write).map_err(LogError::Thread)?;
@@ -277,7 +217,8 @@ impl WorkerLog {
     pub(super) fn flush(&self) {
         let mut buffer = self.buffer.borrow_mut();
         if !buffer.is_empty() {
-            let batch = Batch { channel: Channel::Access, bytes: mem::take(&mut *buffer), lines: self.lines.take() };
+            let (bytes, lines) = (mem::take(&mut *buffer), self.lines.take());
+            let batch = Batch { channel: Channel::Access, bytes, lines, at: Timestamp::default() };
             *buffer = self.queue.push(batch);
         }
     }
@@ -294,115 +235,6 @@ impl WorkerLog {
 impl Drop for WorkerLog {
     fn drop(&mut self) {
         self.flush();
-    }
-}
-
-/// Writes the fields of one line in either format.
-pub(super) struct Line<'a> {
-    out: &'a mut Vec<u8>,
-    format: LogFormat,
-    first: bool,
-}
-
-impl<'a> Line<'a> {
-    fn begin(out: &'a mut Vec<u8>, format: LogFormat) -> Self {
-        if format == LogFormat::Json {
-            out.push(b'{');
-        }
-        Self { out, format, first: true }
-    }
-
-    /// A text from anywhere: escaped, and cut after 2 KiB.
-    pub(super) fn text(&mut self, key: &str, text: &[u8]) {
-        self.key(key);
-        let quoted = match self.format {
-            LogFormat::Json => true,
-            LogFormat::Text => text.is_empty() || text.iter().any(|b| !is_bare(*b)),
-        };
-        if quoted {
-            self.out.push(b'"');
-        }
-        escape(self.out, &text[..text.len().min(MAX_TEXT)]);
-        if text.len() > MAX_TEXT {
-            self.out.extend_from_slice(b"...");
-        }
-        if quoted {
-            self.out.push(b'"');
-        }
-    }
-
-    /// A text of ours that needs no escaping: visible ASCII without blanks, quotes, `=` and backslashes.
-    pub(super) fn plain(&mut self, key: &str, text: &str) {
-        debug_assert!(text.bytes().all(is_bare) && !text.is_empty(), "{text:?} wants escaping");
-        self.key(key);
-        match self.format {
-            LogFormat::Json => {
-                self.out.push(b'"');
-                self.out.extend_from_slice(text.as_bytes());
-                self.out.push(b'"');
-            }
-            LogFormat::Text => self.out.extend_from_slice(text.as_bytes()),
-        }
-    }
-
-    /// Something that prints as visible ASCII without blanks, quotes, `=` and backslashes: an address, a host.
-    pub(super) fn display(&mut self, key: &str, value: &dyn fmt::Display) {
-        self.key(key);
-        let quote: &[u8] = match self.format {
-            LogFormat::Json => b"\"",
-            LogFormat::Text => b"",
-        };
-        self.out.extend_from_slice(quote);
-        // Writing to memory cannot fail.
-        let _ = write!(self.out, "{value}");
-        self.out.extend_from_slice(quote);
-    }
-
-    /// A whole number.
-    pub(super) fn number(&mut self, key: &str, number: u64) {
-        self.key(key);
-        decimal(self.out, number);
-    }
-
-    /// A duration in milliseconds, with three decimals.
-    pub(super) fn millis(&mut self, key: &str, duration: Duration) {
-        self.key(key);
-        let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        decimal(self.out, micros / 1000);
-        let rest = u32::try_from(micros % 1000).unwrap_or(0);
-        let digit = |place: u32| b'0' + u8::try_from(rest / place % 10).unwrap_or(0);
-        self.out.extend_from_slice(&[b'.', digit(100), digit(10), digit(1)]);
-    }
-
-    /// Yes or no.
-    pub(super) fn flag(&mut self, key: &str, flag: bool) {
-        self.key(key);
-        self.out.extend_from_slice(if flag { b"true" } else { b"false" });
-    }
-
-    fn key(&mut self, key: &str) {
-        match self.format {
-            LogFormat::Json => {
-                self.out.extend_from_slice(if self.first { b"\"" } else { b",\"" });
-                self.out.extend_from_slice(key.as_bytes());
-                self.out.extend_from_slice(b"\":");
-            }
-            LogFormat::Text => {
-                if !self.first {
-                    self.out.push(b' ');
-                }
-                self.out.extend_from_slice(key.as_bytes());
-                self.out.push(b'=');
-            }
-        }
-        self.first = false;
-    }
-
-    fn end(self) {
-        self.out.extend_from_slice(match self.format {
-            LogFormat::Json => b"}\n",
-            LogFormat::Text => b"\n",
-        });
     }
 }
 
@@ -440,11 +272,13 @@ struct Batch {
     channel: Channel,
     bytes: Vec<u8>,
     lines: u64,
+    /// When the last of the lines was written; only known of audit lines.
+    at: Timestamp,
 }
 
 /// What waits for the writer. The lock is a std mutex because it is held for a few pushes only, never across a write.
 #[derive(Debug)]
-struct Queue {
+pub(super) struct Queue {
     state: Mutex<State>,
     filled: Condvar,
     emptied: Condvar,
@@ -461,11 +295,26 @@ struct State {
     spare: Vec<Vec<u8>>,
     writing: bool,
     stopped: bool,
+    /// Audit lines lost and not yet told of, with the time of the last.
+    lost: (u64, Timestamp),
+}
+
+impl State {
+    fn lose(&mut self, batch: &Batch) {
+        if batch.channel == Channel::Audit {
+            self.lost = (self.lost.0.saturating_add(batch.lines), batch.at);
+        }
+    }
 }
 
 impl Queue {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes one audit line.
+    pub(super) fn push_audit(&self, at: Timestamp, bytes: Vec<u8>) {
+        self.push(Batch { channel: Channel::Audit, bytes, lines: 1, at });
     }
 
     /// Takes a batch, or drops it if too much waits; gives back an empty buffer for the next one.
@@ -476,6 +325,7 @@ impl Queue {
         };
         let mut state = self.lock();
         if state.stopped || state.bytes.saturating_add(batch.bytes.len()) > limit {
+            state.lose(&batch);
             drop(state);
             self.counts.dropped[batch.channel as usize].fetch_add(batch.lines, Ordering::Relaxed);
             batch.bytes.clear();
@@ -507,11 +357,22 @@ impl Queue {
             }
             state.writing = true;
             mem::swap(&mut state.pending, &mut taken);
+            let (lost, last) = mem::take(&mut state.lost);
             drop(state);
+            if lost > 0 {
+                // Only now is there room: whoever reads the log must know that something is missing from it.
+                let notice = Batch { channel: Channel::Audit, bytes: audit::lost(lost, last), lines: lost, at: last };
+                if sinks.write(Channel::Audit, &notice.bytes).is_err() {
+                    self.lock().lose(&notice);
+                }
+            }
             for batch in taken.drain(..) {
                 let counts = match sinks.write(batch.channel, &batch.bytes) {
                     Ok(()) => &self.counts.written,
-                    Err(()) => &self.counts.failed,
+                    Err(()) => {
+                        self.lock().lose(&batch);
+                        &self.counts.failed
+                    }
                 };
                 counts[batch.channel as usize].fetch_add(batch.lines, Ordering::Relaxed);
                 self.recycle(batch);
@@ -597,213 +458,23 @@ impl Sink {
     }
 }
 
-/// `2026-01-31T12:34:56.789Z`; only what changed since the last line is written anew.
-#[derive(Clone, Copy, Debug, Default)]
-struct Stamp {
-    second: u64,
-    text: [u8; 24],
-}
-
-impl Stamp {
-    fn at(&mut self, now: Timestamp) -> &str {
-        let second = now.unix_seconds();
-        if self.second != second || self.text[0] == 0 {
-            let text = humantime::format_rfc3339_millis(now.to_system_time()).to_string();
-            // A year above 9999 does not print; its second is then told as the epoch.
-            self.text.copy_from_slice(text.as_bytes().get(..24).unwrap_or(b"1970-01-01T00:00:00.000Z"));
-            self.second = second;
-        }
-        let millis = u32::try_from(now.unix_millis() % 1000).unwrap_or(0);
-        for (place, divisor) in [(20, 100), (21, 10), (22, 1)] {
-            self.text[place] = b'0' + u8::try_from(millis / divisor % 10).unwrap_or(0);
-        }
-        std::str::from_utf8(&self.text).unwrap_or("-")
-    }
-}
-
-/// Whether a byte needs no quotes in the text format.
-const fn is_bare(byte: u8) -> bool {
-    matches!(byte, 0x21..=0x7e) && !matches!(byte, b'"' | b'\\' | b'=')
-}
-
-/// As the inside of a JSON string (RFC 8259 section 7) in printable ASCII: everything else, and what is not UTF-8,
-/// becomes `\u` escapes, so that no line can be broken, forged or made to steer a terminal.
-fn escape(out: &mut Vec<u8>, mut bytes: &[u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let unit = |out: &mut Vec<u8>, unit: u16| {
-        let digit = |shift: u16| DIGITS[usize::from(unit >> shift & 15)];
-        out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
-    };
-    while !bytes.is_empty() {
-        let clean = bytes.iter().take_while(|b| matches!(b, 0x20..=0x7e) && !matches!(b, b'"' | b'\\')).count();
-        out.extend_from_slice(&bytes[..clean]);
-        bytes = &bytes[clean..];
-        let Some(&byte) = bytes.first() else { return };
-        match byte {
-            b'"' | b'\\' => {
-                out.extend_from_slice(&[b'\\', byte]);
-                bytes = &bytes[1..];
-            }
-            0..=0x7f => {
-                unit(out, u16::from(byte));
-                bytes = &bytes[1..];
-            }
-            0x80.. => {
-                // One chunk holds all up to the first bad sequence, hence at least one character or one bad sequence.
-                let run = bytes.iter().take_while(|b| !b.is_ascii()).count();
-                for chunk in bytes[..run].utf8_chunks() {
-                    for code in chunk.valid().encode_utf16() {
-                        unit(out, code);
-                    }
-                    if !chunk.invalid().is_empty() {
-                        unit(out, 0xfffd);
-                    }
-                }
-                bytes = &bytes[run..];
-            }
-        }
-    }
-}
-
-fn decimal(out: &mut Vec<u8>, mut number: u64) {
-    let mut digits = [0; 20];
-    let mut start = digits.len();
-    loop {
-        start -= 1;
-        digits[start] = b'0' + u8::try_from(number % 10).unwrap_or(0);
-        number /= 10;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[start..]);
-}
-
 /// Bytes of a worker's buffer at which it is handed over.
 const FLUSH_AT: usize = 16 << 10;
 /// How long a line may wait in a worker's buffer where [`WorkerLog::flush_as_needed`] runs.
 const FLUSH_AFTER: Duration = Duration::from_millis(50);
-/// Bytes of one text; a path may be as long as a whole request head.
-const MAX_TEXT: usize = 2 << 10;
 /// Buffers kept for reuse: two for each of 16 workers.
 const MAX_SPARE: usize = 32;
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     const NOON: Timestamp = Timestamp::from_unix_millis(1_893_499_200_123);
-
-    fn escaped(bytes: &[u8]) -> String {
-        let mut out = Vec::new();
-        escape(&mut out, bytes);
-        String::from_utf8(out).unwrap()
-    }
 
     fn to_file(path: &std::path::Path, format: LogFormat, queue_bytes: usize) -> Log {
         let sink = LogSink::File(path.to_owned());
         let settings = LogSettings { format, access: sink.clone(), audit: sink, queue_bytes, ..LogSettings::default() };
         Log::start(&settings).unwrap()
-    }
-
-    #[test]
-    fn texts_are_escaped_to_printable_ascii() {
-        for (given, expect) in [
-            (&b"plain /path?a=b"[..], r"plain /path?a=b"),
-            (b"a\"b\\c", r#"a\"b\\c"#),
-            (b"line\r\nbreak\0\x1b[31m\x7f", r"line\u000d\u000abreak\u0000\u001b[31m\u007f"),
-            ("größe".as_bytes(), r"gr\u00f6\u00dfe"),
-            ("😀".as_bytes(), r"\ud83d\ude00"),
-            ("\u{202e}".as_bytes(), r"\u202e"),
-            (b"\xff\xfeok\xc3", r"\ufffd\ufffdok\ufffd"),
-        ] {
-            assert_eq!(escaped(given), expect, "{given:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn a_json_reader_gets_back_what_was_written(text in any::<String>()) {
-            let json = format!("\"{}\"", escaped(text.as_bytes()));
-
-            prop_assert!(json.bytes().all(|b| (0x20..0x7f).contains(&b)));
-            prop_assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
-        }
-
-        #[test]
-        fn bytes_that_are_no_text_still_give_json(bytes in any::<Vec<u8>>()) {
-            let json = format!("\"{}\"", escaped(&bytes));
-
-            let read = serde_json::from_str::<String>(&json).unwrap();
-            prop_assert_eq!(read, String::from_utf8_lossy(&bytes).into_owned());
-        }
-
-        #[test]
-        fn decimals_are_those_of_the_standard_library(number in any::<u64>()) {
-            let mut out = Vec::new();
-            decimal(&mut out, number);
-            prop_assert_eq!(String::from_utf8(out).unwrap(), number.to_string());
-        }
-    }
-
-    #[test]
-    fn the_time_has_milliseconds_and_follows_the_clock() {
-        let mut stamp = Stamp::default();
-
-        assert_eq!(stamp.at(NOON), "2030-01-01T12:00:00.123Z");
-        assert_eq!(stamp.at(Timestamp::from_unix_millis(1_893_499_200_007)), "2030-01-01T12:00:00.007Z");
-        assert_eq!(stamp.at(NOON.plus(Duration::from_secs(86_400))), "2030-01-02T12:00:00.123Z");
-        assert_eq!(stamp.at(Timestamp::from_unix_millis(0)), "1970-01-01T00:00:00.000Z");
-    }
-
-    #[test]
-    fn an_audit_line_is_one_json_object() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("log");
-        let log = to_file(&path, LogFormat::Json, 1 << 20);
-
-        let fields = [("subject", Value::from("eve\n\"}")), ("ended", Value::from(3usize)), ("ok", Value::from(true))];
-        log.audit().record(NOON, "logout", &fields);
-        assert!(log.finish(Duration::from_secs(10)));
-
-        let text = std::fs::read_to_string(&path).unwrap();
-        let line: serde_json::Value = serde_json::from_str(text.strip_suffix('\n').unwrap()).unwrap();
-        assert_eq!(line["time"], "2030-01-01T12:00:00.123Z");
-        assert_eq!(line["event"], "logout");
-        assert_eq!(line["subject"], "eve\n\"}");
-        assert_eq!(line["ended"], 3);
-        assert_eq!(line["ok"], true);
-    }
-
-    #[test]
-    fn a_text_line_quotes_what_could_be_mistaken() {
-        let mut out = Vec::new();
-        let mut line = Line::begin(&mut out, LogFormat::Text);
-
-        line.text("a", b"bare/path?x");
-        line.text("b", b"has blank");
-        line.text("c", b"x=y");
-        line.text("d", b"");
-        line.text("e", b"new\nline \"quoted\"");
-        line.millis("f", Duration::from_micros(1_234_007));
-        line.end();
-
-        let expect = "a=bare/path?x b=\"has blank\" c=\"x=y\" d=\"\" e=\"new\\u000aline \\\"quoted\\\"\" f=1234.007\n";
-        assert_eq!(String::from_utf8(out).unwrap(), expect);
-    }
-
-    #[test]
-    fn a_long_text_is_cut() {
-        let mut out = Vec::new();
-        let mut line = Line::begin(&mut out, LogFormat::Json);
-
-        line.text("path", &vec![b'a'; 100_000]);
-        line.end();
-
-        assert!(out.len() < 2 * MAX_TEXT);
-        assert!(out.ends_with(b"a...\"}\n"));
     }
 
     #[test]
@@ -837,7 +508,7 @@ mod tests {
             limit: 100,
             counts: Arc::default(),
         };
-        let batch = |channel| Batch { channel, bytes: vec![b'x'; 60], lines: 2 };
+        let batch = |channel| Batch { channel, bytes: vec![b'x'; 60], lines: 2, at: NOON };
 
         // Nobody writes: what is taken stays.
         queue.push(batch(Channel::Access));
@@ -853,11 +524,40 @@ mod tests {
     }
 
     #[test]
+    fn lost_audit_lines_are_told_as_soon_as_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit");
+        let queue = Queue {
+            state: Mutex::default(),
+            filled: Condvar::new(),
+            emptied: Condvar::new(),
+            limit: 4,
+            counts: Arc::default(),
+        };
+        let later = NOON.plus(Duration::from_secs(7));
+        queue.push_audit(NOON, b"{\"n\":1}\n".to_vec());
+        queue.push_audit(NOON, b"{\"n\":2}\n".to_vec());
+        queue.push_audit(later, b"{\"n\":3}\n".to_vec());
+        queue.lock().stopped = true;
+
+        let sink = LogSink::File(path.clone());
+        queue.write_all(Sinks::open(&LogSettings { audit: sink, ..LogSettings::default() }).unwrap());
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!((&lines[0]["event"], &lines[0]["count"]), (&"audit.lost".into(), &2.into()));
+        assert_eq!(lines[0]["time"], "2030-01-01T12:00:07.123Z");
+        assert_eq!(lines[1]["n"], 1);
+        assert_eq!(lines.len(), 2);
+        assert_eq!(queue.lock().lost.0, 0);
+    }
+
+    #[test]
     fn finishing_does_not_wait_forever_for_a_stuck_sink() {
         let settings = LogSettings { access: LogSink::Off, audit: LogSink::Off, ..LogSettings::default() };
         let log = Log::start(&settings).unwrap();
         // Off starts no writer, which is the slowest sink there is.
-        log.queue.push(Batch { channel: Channel::Access, bytes: vec![b'x'], lines: 1 });
+        log.queue.push(Batch { channel: Channel::Access, bytes: vec![b'x'], lines: 1, at: NOON });
 
         assert!(!log.finish(Duration::from_millis(1)));
     }
@@ -867,8 +567,7 @@ mod tests {
         let settings = LogSettings { access: LogSink::Off, audit: LogSink::Off, ..LogSettings::default() };
         let log = Log::start(&settings).unwrap();
 
-        log.audit().record(NOON, "login", &[]);
-
+        assert!(!log.audit().is_on());
         assert!(!log.worker().is_on());
         assert!(log.queue.lock().pending.is_empty());
     }

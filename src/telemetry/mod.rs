@@ -8,13 +8,16 @@ use std::{path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use crate::clock::Timestamp;
 
+pub mod audit;
 pub mod endpoint;
+mod line;
 pub mod log;
 pub mod metrics;
 pub mod outcome;
 
+use audit::Audit;
 use endpoint::Readiness;
-use log::{Audit, Log, LogError, WorkerLog};
+use log::{Log, LogError, WorkerLog};
 use metrics::{Registry, WorkerMetrics};
 
 /// `[log]`, ready to use.
@@ -24,7 +27,7 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// One line for each request.
     pub access: LogSink,
-    /// Logins, logouts, revocations, administration.
+    /// Logins, logouts, revocations, administration; always in JSON.
     pub audit: LogSink,
     /// What of a request's query is logged (R34).
     pub query: QueryLog,
@@ -109,7 +112,7 @@ impl Telemetry {
         Rc::new(WorkerTelemetry { metrics: self.registry.worker(), log: self.log.worker() })
     }
 
-    /// The audit log; clones are cheap and may go anywhere.
+    /// The audit log: [`Audit::record`]; clones are cheap and may go anywhere.
     pub const fn audit(&self) -> &Audit {
         self.log.audit()
     }

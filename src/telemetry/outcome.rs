@@ -20,7 +20,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::{
     QueryLog, WorkerTelemetry,
-    log::Line,
+    line::Line,
     metrics::{RouteCounters, Series},
 };
 use crate::{

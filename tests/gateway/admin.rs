@@ -380,5 +380,6 @@ fn every_call_is_in_the_audit_log_with_its_token_s_name() {
         (&json!("test"), &json!("alice"), &json!("staff"))
     );
     assert_eq!(find("admin.call", Some(201))["action"], "sessions.create");
-    assert_eq!(find("admin.call", Some(401))["error"], "invalid_token");
+    assert_eq!(find("admin.call", Some(401))["why"], "invalid_token");
+    assert_eq!(find("admin.call", Some(401))["client"], "127.0.0.1");
 }

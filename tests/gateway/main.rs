@@ -89,6 +89,9 @@ mod admin_client;
 /// Access log, metrics, probes, and the headers that help operators.
 mod metrics;
 
+/// The audit log: who did what, from where, and why not.
+mod audit;
+
 /// Secrets in no log, metric or error text (R34).
 mod secrets;
 
