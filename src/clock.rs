@@ -66,6 +66,11 @@ pub struct Clock(Source);
 #[derive(Clone, Debug)]
 enum Source {
     System,
+    /// The system's time, or `start` and what has passed since, whichever is later.
+    NotBefore {
+        start: Timestamp,
+        since: Instant,
+    },
     Manual(Arc<AtomicU64>),
 }
 
@@ -83,13 +88,23 @@ impl Clock {
     /// The present moment.
     pub fn now(&self) -> Timestamp {
         match &self.0 {
-            Source::System => {
-                #[expect(clippy::disallowed_methods, reason = "the one place that may")]
-                let now = SystemTime::now();
-                let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
-                Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
-            }
+            Source::System => system_now(),
+            Source::NotBefore { start, since } => system_now().max(start.plus(since.elapsed())),
             Source::Manual(millis) => Timestamp(millis.load(Ordering::Acquire)),
+        }
+    }
+
+    /// A clock that goes on from `earliest` where this one is behind it, until this one has caught up: a machine's
+    /// clock may be set back, and what has expired must not come back (R27). A manual clock is moved.
+    #[must_use]
+    pub fn not_before(&self, earliest: Timestamp) -> Self {
+        match &self.0 {
+            Source::Manual(millis) => {
+                millis.fetch_max(earliest.0, Ordering::AcqRel);
+                self.clone()
+            }
+            Source::System | Source::NotBefore { .. } if self.now() >= earliest => self.clone(),
+            Source::System | Source::NotBefore { .. } => Self(Source::NotBefore { start: earliest, since: instant() }),
         }
     }
 
@@ -99,6 +114,13 @@ impl Clock {
             millis.fetch_add(u64::try_from(by.as_millis()).unwrap_or(u64::MAX), Ordering::AcqRel);
         }
     }
+}
+
+fn system_now() -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    let now = SystemTime::now();
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A reading of the monotonic clock, for measuring how long something took.

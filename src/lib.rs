@@ -24,6 +24,7 @@
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
 //! | How is a session stored, how does it end? | [`session`] |
+//! | What survives a restart, and how is it written? | [`durable`] |
 //! | How are people logged in? | [`login`], [`accounts`] |
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
@@ -41,7 +42,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
 //! 1 route, session, refusal, accounts
-//! 0 secret, clock, shutdown, host, listener, telemetry, certificate, id, client, inbound, policy, identity, page
+//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, policy, identity, page
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -104,6 +105,7 @@ pub mod config;
 pub mod cors;
 pub mod csrf;
 pub mod decide;
+pub mod durable;
 pub mod edge;
 
 pub mod gateway;

@@ -19,6 +19,7 @@ use crate::{
     admin,
     authn::{jwt::Issuer, token_cache::TokenCache},
     clock::Clock,
+    durable::Durable,
     headers, login,
     route::RouteTable,
     session,
@@ -60,6 +61,8 @@ pub struct Snapshot {
 pub struct Shared {
     /// The source of wall time.
     pub clock: Clock,
+    /// What survives a restart; `None`: nothing does.
+    pub durable: Option<Durable>,
     /// All sessions.
     pub sessions: Arc<session::Store>,
     /// Tokens that were verified before (R23).

@@ -30,6 +30,7 @@ const LAYERS: &[&[&str]] = &[
 const FOUNDATION: &[&str] = &[
     "secret",
     "clock",
+    "durable",
     "shutdown",
     "host",
     "listener",

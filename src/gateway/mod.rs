@@ -301,6 +301,7 @@ fn live(
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     let shared = Shared {
         clock: clock.clone(),
+        durable: None,
         sessions: Arc::new(Store::in_memory()),
         tokens: TokenCache::new(CacheLimits::default()),
         hasher: Hasher::start(hashing, HASHES_WAITING).map_err(failed("the hashing threads cannot be started"))?,

@@ -1,0 +1,423 @@
+//! What survives a restart: an embedded, crash-safe database in `server.state_dir` (R27).
+//!
+//! In: [`Batch`]es of records. Out: a future that is ready when they are on disk, and at start every record again.
+//! Memory is what requests ask; this is where memory is rebuilt from. One thread writes: whatever waits while it
+//! waits for the disk goes into the next transaction together, so many logins share one `fsync`.
+//! Invariants: a batch is there whole or not at all; batches take effect in the order in which they were handed in,
+//! on disk and, through [`Durable::commit_then`], in memory; what was answered with [`Unavailable`] is not on disk.
+//! Values are sealed (`seal`), keys are not: a key must tell nothing that a thief of the disk may not know.
+
+use std::{
+    fmt,
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use tokio::sync::oneshot;
+use zeroize::Zeroizing;
+
+use crate::clock::Clock;
+
+mod seal;
+mod storage;
+mod writer;
+
+use seal::Keyring;
+use storage::Disk;
+use writer::{Message, Writer};
+
+/// `server.state_dir` and `server.state_key_file`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Settings {
+    /// The directory; made if it is missing, with mode 0700.
+    pub dir: PathBuf,
+    /// The keys that records are sealed with; `None`: one is made inside `dir`, where it protects nothing.
+    pub key_file: Option<PathBuf>,
+}
+
+/// The open, locked, sealed database of `server.state_dir`. Clones are cheap and name the same one.
+#[derive(Clone)]
+pub struct Durable(Arc<Inner>);
+
+struct Inner {
+    sender: mpsc::Sender<Message>,
+    shared: Arc<Shared>,
+    keys: Arc<Keyring>,
+    clock: Clock,
+    /// Held for the life of the process: two gateways on one directory would each undo what the other wrote.
+    _lock: Option<File>,
+}
+
+/// What the writer's thread and everybody else know together.
+struct Shared {
+    /// `None` between a failure and the next successful opening. Locked for as long as it takes to clone the `Arc`.
+    database: Mutex<Option<Arc<Database>>>,
+    healthy: AtomicBool,
+    waiting: AtomicU64,
+    counts: Counts,
+}
+
+/// What the database did, for metrics.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Times the disk was asked to keep what was written (`fsync`).
+    pub syncs: Arc<AtomicU64>,
+    /// Transactions that are on disk.
+    pub commits: AtomicU64,
+    /// Batches that are on disk and were waited for; above `commits` where several shared one.
+    pub batches: AtomicU64,
+    /// Batches that were answered with [`Unavailable`].
+    pub failures: AtomicU64,
+}
+
+/// A named table. Each subject of the gateway has one of its own.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Table {
+    /// Second factors.
+    Factors,
+    /// API keys.
+    Keys,
+    /// What the database knows of itself.
+    Meta,
+    /// Revocations.
+    Revocations,
+    /// When sessions were last seen, many in a record.
+    Seen,
+    /// Sessions, by session key.
+    Sessions,
+    /// Keys that the gateway signs with.
+    Signing,
+    /// Users.
+    Users,
+}
+
+/// Changes that come into effect together or not at all.
+#[derive(Default)]
+pub struct Batch(Vec<Change>);
+
+struct Change {
+    table: Table,
+    key: Box<[u8]>,
+    /// `None`: the record goes. Wiped when dropped, since some records are secrets.
+    value: Option<Zeroizing<Vec<u8>>>,
+}
+
+/// A batch on its way to the disk.
+#[derive(Debug)]
+#[must_use = "what is not awaited may be answered before it is on disk"]
+pub struct Commit<T>(oneshot::Receiver<Result<T, Unavailable>>);
+
+impl<T> Future for Commit<T> {
+    type Output = Result<T, Unavailable>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(context).map(|answer| answer.unwrap_or(Err(Unavailable)))
+    }
+}
+
+/// The change is not on disk and does not hold: the disk is full, broken or too slow. Answer 503 and change nothing.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Unavailable;
+
+/// Why the database cannot be opened: what, where, and how to mend it.
+#[derive(Debug)]
+pub struct OpenError(String);
+
+/// Why a table cannot be read.
+#[derive(Debug)]
+pub struct LoadError(String);
+
+impl Durable {
+    /// Opens or makes the database, and starts the thread that writes. `watch` is told, on that thread, when the
+    /// database stops and starts working again.
+    ///
+    /// # Errors
+    /// [`OpenError`] when the directory cannot be used, another process uses it, or what is in it is damaged, of
+    /// another program, or sealed with other keys.
+    pub fn open(settings: &Settings, clock: &Clock, watch: impl Fn(bool) + Send + 'static) -> Result<Self, OpenError> {
+        let dir = &settings.dir;
+        make_dir(dir)?;
+        let lock = lock(dir)?;
+        let keys = Arc::new(Keyring::load(settings)?);
+        let path = dir.join(DATABASE);
+        let syncs = Arc::<AtomicU64>::default();
+        let counted = Arc::clone(&syncs);
+        let opener = move || Disk::open(&path, Arc::clone(&counted));
+        Self::start(opener, dir, keys, syncs, Some(lock), clock, Box::new(watch))
+    }
+
+    fn start<S: redb::StorageBackend>(
+        opener: impl Fn() -> io::Result<S> + Send + 'static,
+        dir: &Path,
+        keys: Arc<Keyring>,
+        syncs: Arc<AtomicU64>,
+        lock: Option<File>,
+        clock: &Clock,
+        watch: Box<dyn Fn(bool) + Send>,
+    ) -> Result<Self, OpenError> {
+        let database = open_database(&opener, true).map_err(|why| cannot_open(dir, &why))?;
+        let (sender, receiver) = mpsc::channel();
+        let shared = Arc::new(Shared {
+            database: Mutex::new(Some(Arc::new(database))),
+            healthy: AtomicBool::new(true),
+            waiting: AtomicU64::new(0),
+            counts: Counts { syncs, ..Counts::default() },
+        });
+        let reopen = Box::new(move || open_database(&opener, false));
+        let mut writer = Writer::new(receiver, Arc::clone(&shared), Arc::clone(&keys), reopen, clock.clone(), watch);
+        let clock = writer.begin().map_err(|why| cannot_open(dir, &why))?;
+        std::thread::Builder::new().name("durable".to_owned()).spawn(move || writer.run()).map_err(|error| {
+            OpenError(format!("the thread that writes to {} cannot be started: {error}", dir.display()))
+        })?;
+        Ok(Self(Arc::new(Inner { sender, shared, keys, clock, _lock: lock })))
+    }
+
+    /// Writes a batch; the future is ready when it is on disk. It is written whether or not the future is polled or
+    /// dropped.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: nothing of it is on disk.
+    pub fn commit(&self, batch: Batch) -> Commit<()> {
+        self.commit_then(batch, || ())
+    }
+
+    /// As [`Self::commit`]; `then` runs once the batch is on disk, before anybody hears of it, on the thread that
+    /// writes: so memory changes in the order of the disk, and also when nobody waits any more. It must be short.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: nothing of it is on disk, and `then` has not run.
+    pub fn commit_then<T: Send + 'static>(&self, batch: Batch, then: impl FnOnce() -> T + Send + 'static) -> Commit<T> {
+        let (done, answer) = oneshot::channel();
+        let waiting = &self.0.shared.waiting;
+        if waiting.fetch_add(1, Ordering::AcqRel) < MAX_WAITING {
+            let done = Box::new(move |written: bool| {
+                // Nobody may be waiting any more; `then` runs all the same.
+                let _ = done.send(if written { Ok(then()) } else { Err(Unavailable) });
+            });
+            // Without a receiver the answer's sender is dropped, which the future reads as `Unavailable`.
+            let _ = self.0.sender.send(Message::Commit { batch, done });
+        } else {
+            waiting.fetch_sub(1, Ordering::AcqRel);
+            self.0.shared.counts.failures.fetch_add(1, Ordering::Relaxed);
+        }
+        Commit(answer)
+    }
+
+    /// Writes a batch within five seconds. It may be lost in a crash, and is kept for later where the disk fails.
+    pub fn later(&self, batch: Batch) {
+        if !batch.is_empty() {
+            // Without a receiver the gateway is stopping.
+            let _ = self.0.sender.send(Message::Later(batch));
+        }
+    }
+
+    /// Every record of a table, in the order of keys. For the start: it reads from disk on the calling thread.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the disk fails, or a record is damaged or sealed with a key that is not there any more.
+    pub fn load(&self, table: Table, mut each: impl FnMut(&[u8], &[u8])) -> Result<(), LoadError> {
+        let database = self.0.shared.database().clone().ok_or_else(|| LoadError("it cannot be read".to_owned()))?;
+        let keys = &self.0.keys;
+        let read = || -> Result<(), String> {
+            let transaction = database.begin_read().map_err(|error| error.to_string())?;
+            let opened = match transaction.open_table(table.definition()) {
+                Ok(opened) => opened,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            };
+            let mut text = Zeroizing::new(Vec::new());
+            for record in opened.iter().map_err(|error| error.to_string())? {
+                let (key, value) = record.map_err(|error| error.to_string())?;
+                keys.open(table, key.value(), value.value(), &mut text)?;
+                each(key.value(), &text);
+            }
+            Ok(())
+        };
+        caught(read).map_err(|why| LoadError(format!("table `{}`: {why}", table.name())))
+    }
+
+    /// Whether the last write succeeded.
+    pub fn healthy(&self) -> bool {
+        self.0.shared.healthy.load(Ordering::Acquire)
+    }
+
+    /// What it did so far.
+    pub fn counts(&self) -> &Counts {
+        &self.0.shared.counts
+    }
+
+    /// The clock to go by: the one that was handed in, except that time has not been earlier than what is on disk.
+    pub fn clock(&self) -> &Clock {
+        &self.0.clock
+    }
+
+    /// Writes what was left for later, and stops writing; waits for at most `limit`. `true` if all of it is on disk.
+    pub fn close(&self, limit: Duration) -> bool {
+        let (done, answer) = mpsc::channel();
+        self.0.sender.send(Message::Close(done)).is_ok() && answer.recv_timeout(limit).unwrap_or(false)
+    }
+}
+
+impl fmt::Debug for Durable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Durable").field("healthy", &self.healthy()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    fn database(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
+        // Nothing panics while it is held.
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Batch {
+    /// Nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Writes a record, in the place of any of that key.
+    #[must_use]
+    pub fn put(mut self, table: Table, key: &[u8], value: Vec<u8>) -> Self {
+        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)) });
+        self
+    }
+
+    /// Removes a record, if there is one.
+    #[must_use]
+    pub fn remove(mut self, table: Table, key: &[u8]) -> Self {
+        self.0.push(Change { table, key: key.into(), value: None });
+        self
+    }
+
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Batch").field("changes", &self.0.len()).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// Its name on disk, which is part of what a record is sealed with.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Factors => "factors",
+            Self::Keys => "keys",
+            Self::Meta => "meta",
+            Self::Revocations => "revocations",
+            Self::Seen => "seen",
+            Self::Sessions => "sessions",
+            Self::Signing => "signing",
+            Self::Users => "users",
+        }
+    }
+
+    const fn definition(self) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+        TableDefinition::new(self.name())
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the change could not be written to disk")
+    }
+}
+
+impl std::error::Error for Unavailable {}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+impl fmt::Display for LoadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for LoadError {}
+
+/// Opens the database on a storage. `thorough`: verifies the checksum of every page, so that a damaged file is
+/// refused and not trusted.
+fn open_database<S: redb::StorageBackend>(
+    opener: &impl Fn() -> io::Result<S>,
+    thorough: bool,
+) -> Result<Database, String> {
+    let storage = opener().map_err(|error| error.to_string())?;
+    caught(|| {
+        Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(thorough)
+            .create_with_backend(storage)
+            .map_err(|error| error.to_string())
+    })
+}
+
+/// The database promises errors for whatever it finds on disk; should a damaged file make it panic all the same, that
+/// is an error too.
+fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it is damaged".to_owned()))
+}
+
+fn cannot_open(dir: &Path, why: &str) -> OpenError {
+    OpenError(format!("{} cannot be opened: {why}", dir.join(DATABASE).display()))
+}
+
+fn make_dir(dir: &Path) -> Result<(), OpenError> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(|error| OpenError(format!("the directory {} cannot be made: {error}", dir.display())))
+}
+
+fn lock(dir: &Path) -> Result<File, OpenError> {
+    let path = dir.join(LOCK);
+    let failed = |error: &dyn fmt::Display| OpenError(format!("{} cannot be used: {error}", path.display()));
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let file = file.map_err(|error| failed(&error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => {
+            Err(OpenError(format!("{} is in use by another gateway; each needs a directory of its own", dir.display())))
+        }
+        Err(TryLockError::Error(error)) => Err(failed(&error)),
+    }
+}
+
+/// The database's file in `state_dir`.
+const DATABASE: &str = "state.redb";
+
+/// Locked by the gateway that uses the directory.
+const LOCK: &str = "lock";
+
+/// What the database may keep in memory; the rest is the system's page cache's.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// Batches that may wait for the disk; the next one is refused.
+const MAX_WAITING: u64 = 16_384;
+
+#[cfg(test)]
+mod tests;
