@@ -20,7 +20,7 @@ use portcullis::{
     gateway::{self, Running},
     headers,
     id::RequestId,
-    identity::{Identity, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityParts, Via},
     route::path::CanonicalPath,
 };
 
@@ -146,6 +146,7 @@ fn build() -> Result<World> {
         scopes: Vec::new(),
         claims: serde_json::Map::new(),
         auth_time: None,
+        factor: Factor::One,
         via: Via::Session,
     })
     .map_err(|error| format!("{error:?}"))?;

@@ -31,7 +31,7 @@ use portcullis::{
     config::{self, Config},
     edge::{self, Handler, Peers, TlsSlot},
     gateway,
-    identity::{Identity, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityParts, Via},
     inbound::Inbound,
     shutdown::Shutdown,
     upstream::{self, Outgoing, Upstreams},
@@ -241,6 +241,7 @@ fn serve(mode: &str, folder: &Path) -> Result<()> {
             scopes: Vec::new(),
             claims: serde_json::Map::new(),
             auth_time: None,
+            factor: Factor::One,
             via: Via::Session,
         })
         .map_err(|error| format!("{error:?}"))?;

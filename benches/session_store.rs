@@ -14,7 +14,7 @@ use std::{
 use divan::{Bencher, black_box};
 use portcullis::{
     clock::Timestamp,
-    identity::{Identity, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityParts, Via},
     session::{Lookup, SameSite, SessionToken, Settings, Store},
 };
 
@@ -130,6 +130,7 @@ fn identity(i: usize) -> Arc<Identity> {
         scopes: vec![],
         claims: serde_json::Map::new(),
         auth_time: Some(NOW),
+        factor: Factor::One,
         via: Via::Session,
     };
     Arc::new(Identity::new(parts).expect("a fit subject"))

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     clock::Timestamp,
-    identity::Identity,
+    identity::{Factor, Identity},
     policy::{Access, AccessRule, IdentityValue, Requirement},
     route::Route,
 };
@@ -47,6 +47,11 @@ pub enum Denial {
     StaleLogin {
         /// `max_auth_age`.
         max_age: Duration,
+    },
+    /// The last login took fewer factors.
+    WeakLogin {
+        /// `max_auth_age`, which the next login has to meet as well.
+        max_age: Option<Duration>,
     },
 }
 
@@ -135,6 +140,13 @@ fn unmet(rule: &AccessRule, identity: &Identity, facts: &Facts<'_>, trace: &mut 
         let scope = require.any.iter().all(|requirement| matches!(requirement, Requirement::Scope(_)));
         return Some(Denial::Requirement { rule: "any", scope });
     }
+    if require.factor > Factor::One {
+        let strong = identity.factor() >= require.factor;
+        trace.step(&format_args!("factor: a login with {} factors", require.factor.count()), strong);
+        if !strong {
+            return Some(Denial::WeakLogin { max_age: require.max_auth_age });
+        }
+    }
     if let Some(max_age) = require.max_auth_age {
         let fresh = identity.auth_time().is_some_and(|at| facts.now.since(at) <= max_age);
         trace.step(&format_args!("max_auth_age: a login in the last {} seconds", max_age.as_secs()), fresh);
@@ -212,6 +224,7 @@ mod tests {
                 .cloned()
                 .unwrap(),
             auth_time: Some(Timestamp::from_unix_seconds(1_000)),
+            factor: Factor::One,
             via: Via::Session,
         }
     }
@@ -311,7 +324,7 @@ mod tests {
             any: any.iter().map(|r| role(r)).collect(),
             all: all.iter().map(|r| role(r)).collect(),
             none: none.iter().map(|r| role(r)).collect(),
-            max_auth_age: None,
+            ..Requirements::default()
         };
         for (require, expect) in [
             (require(&[], &[], &[]), true),
@@ -343,5 +356,23 @@ mod tests {
         assert!(matches!(verdict(within(599), Some(alice()), false), Err(Denial::StaleLogin { .. })));
         let unknown = IdentityParts { auth_time: None, ..alice() };
         assert!(matches!(verdict(within(600), Some(unknown), false), Err(Denial::StaleLogin { .. })));
+    }
+
+    #[test]
+    fn two_factors_are_asked_of_whoever_has_shown_one() {
+        let two = || Requirements { factor: Factor::Two, ..Requirements::default() };
+        let strong = || IdentityParts { factor: Factor::Two, ..alice() };
+
+        assert_eq!(verdict(two(), Some(alice()), false), Err(Denial::WeakLogin { max_age: None }));
+        assert_eq!(verdict(two(), Some(strong()), false), Ok(()));
+        assert_eq!(verdict(two(), None, true), Err(Denial::Anonymous), "optional or not");
+        let both = |age| Requirements { max_auth_age: Some(Duration::from_secs(age)), ..two() };
+        let max_age = Some(Duration::from_secs(600));
+        assert_eq!(verdict(both(600), Some(alice()), false), Err(Denial::WeakLogin { max_age }));
+        assert!(matches!(verdict(both(599), Some(strong()), false), Err(Denial::StaleLogin { .. })));
+        assert_eq!(verdict(both(600), Some(strong()), false), Ok(()));
+        let role = Requirements { all: Box::new([Requirement::Role("admin".into())]), ..two() };
+        let refused = verdict(role, Some(alice()), false);
+        assert!(matches!(refused, Err(Denial::Requirement { .. })), "a code would not help: {refused:?}");
     }
 }

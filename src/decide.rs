@@ -317,6 +317,7 @@ impl From<Denial> for Refusal {
             Denial::Anonymous => Self::NoCredential,
             Denial::Requirement { rule, scope } => Self::NotAllowed { rule, scope },
             Denial::StaleLogin { max_age } => Self::StaleLogin { max_age },
+            Denial::WeakLogin { max_age } => Self::WeakLogin { max_age },
         }
     }
 }

@@ -33,6 +33,39 @@ impl Via {
     }
 }
 
+/// How many independent proofs a login took: what somebody knows, and what somebody has.
+#[derive(Clone, Copy, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Factor {
+    /// One, or it is not known.
+    #[default]
+    One,
+    /// A password and a code, or what the source vouches for as much.
+    Two,
+}
+
+impl Factor {
+    /// The Authentication Context Class and Authentication Method Reference of two factors, in tokens and challenges
+    /// (RFC 8176 section 2, RFC 9470).
+    pub const TWO_NAME: &str = "mfa";
+
+    /// From a written count.
+    pub const fn from_count(count: u64) -> Option<Self> {
+        match count {
+            1 => Some(Self::One),
+            2 => Some(Self::Two),
+            _ => None,
+        }
+    }
+
+    /// 1 or 2.
+    pub const fn count(self) -> u64 {
+        match self {
+            Self::One => 1,
+            Self::Two => 2,
+        }
+    }
+}
+
 /// What an authenticator or the login knows about a caller, before it becomes an [`Identity`].
 #[derive(Clone, Debug)]
 pub struct IdentityParts {
@@ -56,6 +89,8 @@ pub struct IdentityParts {
     pub claims: Map<String, Value>,
     /// When the person last proved who they are (`auth_time`), if the source says so.
     pub auth_time: Option<Timestamp>,
+    /// How many factors that took.
+    pub factor: Factor,
     /// How this caller was authenticated.
     pub via: Via,
 }
@@ -93,6 +128,7 @@ pub struct Identity {
     scopes: Option<List>,
     claims: Option<Box<Map<String, Value>>>,
     auth_time: Option<Timestamp>,
+    factor: Factor,
     via: Via,
     email_verified: bool,
     extra: ArcSwapOption<ExtraHeaders>,
@@ -156,6 +192,7 @@ impl Identity {
             scopes: scopes.map(list),
             claims: (!parts.claims.is_empty()).then(|| Box::new(parts.claims)),
             auth_time: parts.auth_time,
+            factor: parts.factor,
             via: parts.via,
             email_verified: parts.email_verified,
             extra: ArcSwapOption::empty(),
@@ -212,6 +249,11 @@ impl Identity {
         self.auth_time
     }
 
+    /// How many factors that took.
+    pub const fn factor(&self) -> Factor {
+        self.factor
+    }
+
     /// How the caller was authenticated.
     pub const fn via(&self) -> &Via {
         &self.via
@@ -249,6 +291,7 @@ impl Identity {
             scopes: owned(&mut self.scopes()),
             claims: self.claims().cloned().unwrap_or_default(),
             auth_time: self.auth_time,
+            factor: self.factor,
             via: self.via.clone(),
         }
     }

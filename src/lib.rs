@@ -42,7 +42,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
 //! 1 route, session, refusal, accounts
-//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, policy, identity, page
+//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -82,6 +82,7 @@
 //! | A tunnel that nobody allowed, or bytes before the upstream agreed (h2c smuggling) | only a checked WebSocket handshake; a tunnel begins after the matching 101 | `src/upstream/upgrade.rs` | `anything_but_a_sound_websocket_handshake_is_an_ordinary_request`, `bytes_of_the_client_wait_for_the_101`, `a_101_that_does_not_answer_the_handshake_is_a_bad_gateway` |
 //! | Another site uses somebody's cookie, for a post, a tunnel, a login or a logout | `Sec-Fetch-Site`, else `Origin`; a form token for the login | `src/csrf.rs` | `an_unsafe_request_with_a_session_counts_from_our_own_pages_only`, `another_site_cannot_open_a_tunnel_with_somebodys_session`, `a_login_form_without_its_token_is_refused` |
 //! | Session fixation (GHSA-f24x-5g9q-753f) | a new id at every login, never one of the client's choice | `src/login/sign_in.rs` | `a_session_id_of_the_clients_choice_is_never_taken`, `each_login_makes_a_new_session_and_ends_the_one_before` |
+//! | A step-up ends in another account, or keeps the old session alive | same realm and subject, or nothing changes; a new id, the old one dies | `src/login/step_up.rs` | `a_step_up_ends_in_the_same_person_or_changes_nothing`, `a_step_up_gives_a_new_session_and_ends_the_one_before` |
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
 //! | Open redirect after the login (GHSA-qqxw-m5fj-f7gv) | local paths only, by a strict parser | `src/login/return_to.rs` | `nobody_is_led_to_another_site_after_the_login` |
 //! | User enumeration, guessing, and locking others out | one answer after the same work; a wait that is bounded and spares known places | `src/login/throttle.rs` | `an_unknown_user_and_a_wrong_password_get_the_same_answer`, `nobody_can_lock_a_user_out_of_where_they_log_in` |

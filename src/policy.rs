@@ -4,6 +4,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use ipnet::IpNet;
 
+use crate::identity::Factor;
+
 /// How one gets through a route.
 #[derive(Clone, Debug)]
 pub enum Access {
@@ -76,12 +78,19 @@ pub struct Requirements {
     pub none: Box<[Requirement]>,
     /// `auth_time` is known and at most this long ago (R6).
     pub max_auth_age: Option<Duration>,
+    /// The login took at least as many factors.
+    pub factor: Factor,
 }
 
 impl Requirements {
     /// Whether nothing is asked beyond a valid credential.
     pub fn is_empty(&self) -> bool {
-        self.any.is_empty() && self.all.is_empty() && self.none.is_empty() && self.max_auth_age.is_none()
+        self.any.is_empty() && self.all.is_empty() && self.none.is_empty() && !self.asks_for_login()
+    }
+
+    /// Whether how or when somebody logged in is asked, which another login can mend.
+    pub fn asks_for_login(&self) -> bool {
+        self.max_auth_age.is_some() || self.factor > Factor::One
     }
 
     /// Whether these do not imply the others, as far as their texts tell.
@@ -92,7 +101,7 @@ impl Requirements {
         let implied_all = other.all.iter().all(|rule| self.all.contains(rule) || *self.any == [rule.clone()]);
         let implied_none = other.none.iter().all(|rule| self.none.contains(rule));
         let implied_age = other.max_auth_age.is_none_or(|most| self.max_auth_age.is_some_and(|age| age <= most));
-        !(implied_any && implied_all && implied_none && implied_age)
+        !(implied_any && implied_all && implied_none && implied_age && self.factor >= other.factor)
     }
 }
 
@@ -276,6 +285,7 @@ mod tests {
     #[test]
     fn rules_are_laxer_where_they_do_not_imply_the_others() {
         let aged = |hours: u64| Requirements { max_auth_age: Some(Duration::from_secs(hours * 3600)), ..all([]) };
+        let two = Requirements { factor: Factor::Two, ..all([]) };
         let (a, b) = (role("a"), role("b"));
         for (name, this, other, laxer) in [
             ("nothing, something", all([]), all([a.clone()]), true),
@@ -290,6 +300,8 @@ mod tests {
             ("one of two, all", any([a.clone(), b]), all([a]), true),
             ("younger, older", aged(1), aged(2), false),
             ("older, younger", aged(2), aged(1), true),
+            ("one factor, two", all([]), two.clone(), true),
+            ("two factors, one", two, all([]), false),
         ] {
             assert_eq!(this.is_laxer_than(&other), laxer, "{name}");
         }

@@ -16,7 +16,7 @@ use http::{
 use maud::html;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{id::RequestId, inbound::Malformed, page};
+use crate::{id::RequestId, identity::Factor, inbound::Malformed, page};
 
 /// Why a request is not served. Each stage's error is converted into one of these; no other place makes a non-2xx.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -61,6 +61,11 @@ pub enum Refusal {
     StaleLogin {
         /// `max_auth_age`.
         max_age: Duration,
+    },
+    /// The login took too few factors (RFC 9470).
+    WeakLogin {
+        /// `max_auth_age` of the same route.
+        max_age: Option<Duration>,
     },
 
     // The client is known and may not.
@@ -166,9 +171,11 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NoCredential | Self::BadCredential(_) | Self::LoginFailed | Self::StaleLogin { .. } => {
-                StatusCode::UNAUTHORIZED
-            }
+            Self::NoCredential
+            | Self::BadCredential(_)
+            | Self::LoginFailed
+            | Self::StaleLogin { .. }
+            | Self::WeakLogin { .. } => StatusCode::UNAUTHORIZED,
             Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
                 StatusCode::FORBIDDEN
             }
@@ -200,6 +207,7 @@ impl Refusal {
             Self::BadCredential(BadCredential::Session) => "session_ended",
             Self::LoginFailed => "login_failed",
             Self::StaleLogin { .. } => "stale_login",
+            Self::WeakLogin { .. } => "weak_login",
             Self::NotAllowed { .. } => "not_allowed",
             Self::CrossSite => "cross_site",
             Self::IdentityTooLarge => "identity_too_large",
@@ -233,6 +241,7 @@ impl Refusal {
             | Self::BadCredential(BadCredential::Session)
             | Self::LoginFailed
             | Self::StaleLogin { .. }
+            | Self::WeakLogin { .. }
             | Self::CrossSite
             | Self::IdentityTooLarge
             | Self::TooMany { .. }
@@ -265,6 +274,7 @@ impl Refusal {
             | Self::BadCredential(_)
             | Self::LoginFailed
             | Self::StaleLogin { .. }
+            | Self::WeakLogin { .. }
             | Self::NotAllowed { .. }
             | Self::CrossSite
             | Self::IdentityTooLarge
@@ -296,6 +306,7 @@ impl Refusal {
             Self::BadCredential(BadCredential::Session) => "The session has ended. Please sign in again.",
             Self::LoginFailed => "User name or password is wrong.",
             Self::StaleLogin { .. } => "Please sign in again to do this.",
+            Self::WeakLogin { .. } => "Please sign in with your second factor to do this.",
             Self::NotAllowed { .. } => "You are not allowed to do this.",
             Self::CrossSite => "The request came from another site and was not carried out.",
             Self::IdentityTooLarge => "Your account has more roles or groups than can be passed on.",
@@ -308,9 +319,18 @@ impl Refusal {
         }
     }
 
+    /// How the login is asked to prove anew who is signed in: `prompt` of the login page.
+    const fn step_up(&self) -> Option<&'static str> {
+        match self {
+            Self::StaleLogin { .. } => Some("again"),
+            Self::WeakLogin { .. } => Some("factor"),
+            _ => None,
+        }
+    }
+
     /// Whether logging in would help.
     const fn asks_for_login(&self) -> bool {
-        matches!(self, Self::NoCredential | Self::BadCredential(BadCredential::Session) | Self::StaleLogin { .. })
+        matches!(self, Self::NoCredential | Self::BadCredential(BadCredential::Session)) || self.step_up().is_some()
     }
 
     /// The whole answer. Every 401 carries a challenge, everything is `no-store`.
@@ -367,12 +387,10 @@ impl Refusal {
             Self::NotAllowed { scope: true, .. } => {
                 HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"insufficient_scope\"")
             }
-            Self::StaleLogin { max_age } => HeaderValue::try_from(format!(
-                "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", \
-                 error_description=\"A more recent login is needed\", max_age=\"{}\"",
-                max_age.as_secs()
-            ))
-            .unwrap_or_else(|_| HeaderValue::from_static("Bearer realm=\"portcullis\"")),
+            Self::StaleLogin { max_age } => insufficient("A more recent login is needed", None, Some(*max_age)),
+            Self::WeakLogin { max_age } => {
+                insufficient("A login with two factors is needed", Some(Factor::TWO_NAME), *max_age)
+            }
             _ => HeaderValue::from_static("Bearer realm=\"portcullis\""),
         });
         let session = (asked.login_prefix.is_some() && self.status() == StatusCode::UNAUTHORIZED || !asked.bearer)
@@ -387,8 +405,7 @@ impl Refusal {
             Audience::Person { reading: true } => asked.return_to,
             _ => "",
         };
-        let prompt = matches!(self, Self::StaleLogin { .. });
-        Some(way_to_login(prefix, prompt, return_to))
+        Some(way_to_login(prefix, self.step_up(), return_to))
     }
 
     fn json(&self, asked: &Asked<'_>, login_url: Option<&str>) -> Response<Bytes> {
@@ -414,7 +431,7 @@ impl Refusal {
         let switch = asked
             .login_prefix
             .filter(|_| matches!(self, Self::NotAllowed { .. }))
-            .map(|prefix| way_to_login(prefix, true, asked.return_to));
+            .map(|prefix| way_to_login(prefix, Some("login"), asked.return_to));
         let title = self.title();
         let content = html! {
             (page::emblem())
@@ -439,9 +456,11 @@ impl Refusal {
             Blame::Upstream => "The service is not available",
             Blame::Gateway => "Please try again",
             Blame::Client => match self {
-                Self::NoCredential | Self::BadCredential(_) | Self::LoginFailed | Self::StaleLogin { .. } => {
-                    "Please sign in"
-                }
+                Self::NoCredential
+                | Self::BadCredential(_)
+                | Self::LoginFailed
+                | Self::StaleLogin { .. }
+                | Self::WeakLogin { .. } => "Please sign in",
                 Self::NoRoute | Self::UnknownHost => "Not found",
                 Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
                     "Not allowed"
@@ -536,13 +555,29 @@ fn redirect_to_login(url: &str) -> Response<Bytes> {
     response
 }
 
-/// Where to log in. `prompt`: also for somebody who is signed in, whose login is too old or whose rights are too few;
-/// without it the page would send them back where they were refused.
-fn way_to_login(prefix: &str, prompt: bool, return_to: &str) -> String {
+/// The challenge of RFC 9470 section 3.
+fn insufficient(description: &str, acr: Option<&str>, max_age: Option<Duration>) -> HeaderValue {
+    let mut text = format!(
+        "Bearer realm=\"portcullis\", error=\"insufficient_user_authentication\", error_description=\"{description}\""
+    );
+    if let Some(acr) = acr {
+        text.push_str(&format!(", acr_values=\"{acr}\""));
+    }
+    if let Some(max_age) = max_age {
+        text.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
+    }
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Bearer realm=\"portcullis\""))
+}
+
+/// Where to log in. `prompt`: also for somebody who is signed in: as anybody (`login`), or as the same person, whose
+/// login is too old (`again`) or took too few factors (`factor`). Without it the page would send them back where they
+/// were refused.
+fn way_to_login(prefix: &str, prompt: Option<&str>, return_to: &str) -> String {
     let mut url = format!("{prefix}/login");
     let mut separator = '?';
-    if prompt {
-        url.push_str("?prompt=login");
+    if let Some(prompt) = prompt {
+        url.push_str("?prompt=");
+        url.push_str(prompt);
         separator = '&';
     }
     if !matches!(return_to, "" | "/") {
@@ -625,6 +660,7 @@ mod tests {
             Refusal::BadCredential(BadCredential::Session),
             Refusal::LoginFailed,
             Refusal::StaleLogin { max_age: Duration::from_secs(60) },
+            Refusal::WeakLogin { max_age: None },
         ];
         for refusal in refusals {
             for bearer in [true, false] {
@@ -649,6 +685,38 @@ mod tests {
         assert_eq!(refusal.reason(), "wrong_signature");
         assert!(!String::from_utf8_lossy(answer.body()).contains("wrong_signature"));
         assert!(answer.headers()[WWW_AUTHENTICATE].to_str().unwrap().contains("error=\"invalid_token\""));
+    }
+
+    /// RFC 9470 section 3.
+    #[test]
+    fn a_program_is_told_which_login_would_do() {
+        let id = RequestId::generate();
+        let minute = Duration::from_secs(60);
+        for (refusal, expect) in [
+            (Refusal::StaleLogin { max_age: minute }, ", max_age=\"60\""),
+            (Refusal::WeakLogin { max_age: None }, ", acr_values=\"mfa\""),
+            (Refusal::WeakLogin { max_age: Some(minute) }, ", acr_values=\"mfa\", max_age=\"60\""),
+        ] {
+            let answer = refusal.answer(&asked(&id, Audience::Program));
+            let challenge = answer.headers()[WWW_AUTHENTICATE].to_str().unwrap();
+
+            assert!(challenge.contains("error=\"insufficient_user_authentication\""), "{challenge}");
+            assert!(challenge.ends_with(expect), "{challenge}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_asked_to_prove_anew_who_they_are() {
+        let id = RequestId::generate();
+        let way = |refusal: Refusal| {
+            let answer = refusal.answer(&asked(&id, Audience::Person { reading: true }));
+            answer.headers()[LOCATION].to_str().unwrap().to_owned()
+        };
+
+        let stale = way(Refusal::StaleLogin { max_age: Duration::from_secs(60) });
+        assert_eq!(stale, "/_auth/login?prompt=again&return_to=/app%3Fx%3D1%26y%3D2");
+        let weak = way(Refusal::WeakLogin { max_age: None });
+        assert_eq!(weak, "/_auth/login?prompt=factor&return_to=/app%3Fx%3D1%26y%3D2");
     }
 
     #[test]

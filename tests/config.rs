@@ -529,3 +529,21 @@ fn sources_may_grant_what_is_written() {
     assert!(matches!(config.snapshot.login.providers[0].grants, Grants::All));
     assert_eq!(&*config.snapshot.issuers[0].realm, "staff");
 }
+
+/// A route that nobody can pass is no route; whoever signs tokens may vouch for two factors.
+#[test]
+fn a_second_factor_that_nobody_can_give_is_warned_about() {
+    let workspace = Workspace::new();
+    let admin = "max_auth_age = \"1h\" }";
+    let asking = shipped().replace(admin, "max_auth_age = \"1h\", factor = 2 }");
+    let warnings = |text: &str| {
+        let config = workspace.load(text).unwrap_or_else(|report| panic!("{report}"));
+        config.warnings.iter().map(ToString::to_string).filter(|text| text.contains("two factors")).count()
+    };
+
+    assert!(shipped().contains(admin));
+    assert_eq!(warnings(&shipped()), 0);
+    assert_eq!(warnings(&asking), 1);
+    let by_token = asking.replace("auth = [\"session\"]", "auth = [\"session\", \"jwt\"]");
+    assert_eq!(warnings(&by_token), 0);
+}

@@ -7,7 +7,7 @@ use std::{hint::black_box, sync::Arc, time::Duration};
 
 use portcullis::{
     clock::Timestamp,
-    identity::{Identity, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityParts, Via},
     session::{SameSite, Settings, Store},
 };
 
@@ -76,6 +76,7 @@ fn reference_identity(realm: &Arc<str>, i: usize, now: Timestamp) -> Arc<Identit
         scopes: vec![],
         claims: serde_json::Map::new(),
         auth_time: Some(now),
+        factor: Factor::One,
         via: Via::Session,
     };
     assert_eq!((parts.subject.len(), parts.name.as_ref().map(String::len)), (36, Some(24)));

@@ -39,8 +39,8 @@ const FOUNDATION: &[&str] = &[
     "id",
     "client",
     "inbound",
-    "policy",
     "identity",
+    "policy",
     "page",
 ];
 

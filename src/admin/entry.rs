@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, error::Category};
 
 use super::problem::Problem;
-use crate::clock::Timestamp;
+use crate::{clock::Timestamp, identity::Factor};
 
 /// An entry, checked.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ pub(super) struct Entry {
     pub(super) groups: Vec<String>,
     pub(super) claims: Map<String, Value>,
     pub(super) auth_time: Option<Timestamp>,
+    pub(super) factor: Factor,
     pub(super) legacy: Option<LegacyCookie>,
 }
 
@@ -66,6 +67,10 @@ impl Entry {
                 Some(_) => return Err(bad("`claims` is an object")),
             },
             auth_time,
+            factor: match raw.factor {
+                None => Factor::One,
+                Some(count) => count.as_u64().and_then(Factor::from_count).ok_or_else(|| bad(FACTOR))?,
+            },
             legacy: raw.legacy.map(LegacyCookie::parse).transpose()?,
         })
     }
@@ -101,6 +106,7 @@ struct RawEntry {
     groups: Option<Value>,
     claims: Option<Value>,
     auth_time: Option<Value>,
+    factor: Option<Value>,
     legacy: Option<Value>,
 }
 
@@ -172,6 +178,8 @@ fn sha256(text: &str) -> Option<[u8; 32]> {
     Some(bytes)
 }
 
+const FACTOR: &str = "`factor` is 1 or 2: how many factors the login took";
+
 /// How far the login application's clock may be ahead of ours.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(60);
 
@@ -229,6 +237,8 @@ mod tests {
             (r#"{"subject":"u","email_verified":"s3cret"}"#, "`email_verified` is true or false"),
             (r#"{"subject":"u","auth_time":"s3cret"}"#, "`auth_time` is a whole number"),
             (r#"{"subject":"u","auth_time":1900000100}"#, "`auth_time` lies in the future"),
+            (r#"{"subject":"u","factor":3}"#, "`factor` is 1 or 2"),
+            (r#"{"subject":"u","factor":"2"}"#, "`factor` is 1 or 2"),
             (r#"{"subject":"u","legacy":"s3cret"}"#, "`legacy` is an object"),
             (r#"{"subject":"u","legacy":{"cookie":"a=s3cret"}}"#, "`legacy.cookie` is the old cookie's name"),
             (r#"{"subject":"u","legacy":{"cookie":"a","sha256":"s3cret"}}"#, "`legacy.sha256` is the SHA-256"),

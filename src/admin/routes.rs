@@ -47,6 +47,7 @@ fn access(context: &Context<'_>, access: &Access) -> Value {
             "all": texts(&require.all),
             "none": texts(&require.none),
             "max_auth_age_seconds": require.max_auth_age.map(|age| age.as_secs()),
+            "factor": require.factor.count(),
         },
     })
 }

@@ -49,7 +49,7 @@ impl Creator {
     /// Opens the session that an entry describes, or notes that its old cookie will open it.
     pub(super) fn create(&self, text: &[u8]) -> Result<Map<String, Value>, Problem> {
         let now = self.clock.now();
-        let Entry { subject, name, email, email_verified, mut roles, mut groups, claims, auth_time, legacy } =
+        let Entry { subject, name, email, email_verified, mut roles, mut groups, claims, auth_time, factor, legacy } =
             Entry::parse(text, now)?;
         let dropped = self.grants.filter(&mut roles, &mut groups);
         let identity = Identity::new(IdentityParts {
@@ -63,6 +63,7 @@ impl Creator {
             scopes: Vec::new(),
             claims,
             auth_time,
+            factor,
             via: Via::Session,
         });
         let identity = Arc::new(identity.map_err(unfit)?);
@@ -230,6 +231,7 @@ fn describe(context: &Context<'_>, session: &Session) -> Value {
         "roles": identity.roles().collect::<Vec<_>>(),
         "groups": identity.groups().collect::<Vec<_>>(),
         "auth_time": identity.auth_time().map(time),
+        "factor": identity.factor().count(),
         "created_at": time(session.created()),
         "last_seen_at": time(session.last_seen()),
         "idle_expires_at": time(session.idle_expires(context.session)),

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     clock::Timestamp,
-    identity::{Identity, IdentityError, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityError, IdentityParts, Via},
     policy::{ClaimPath, Grants},
     secret,
 };
@@ -558,10 +558,19 @@ fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Resu
         scopes: list(scopes, "scopes", |text| text.split(' ').map(str::to_owned).collect())?,
         // A login in the future would satisfy `max_auth_age` for as long as the issuer's clock is wrong.
         auth_time: date(&claims, "auth_time")?.filter(|&auth_time| auth_time <= now.plus(issuer.leeway)),
+        factor: factor(&claims),
         via: Via::Jwt(Arc::clone(&issuer.name)),
         claims,
     };
     Ok((Identity::new(parts).map_err(JwtError::Subject)?, dropped))
+}
+
+/// Two factors where `amr` lists `mfa` (RFC 8176 section 2) or `acr` is it, as our challenge asks (RFC 9470 section 6.2);
+/// whatever else is there, or nothing, is one.
+fn factor(claims: &Map<String, Value>) -> Factor {
+    let is_two = |value: &Value| value.as_str() == Some(Factor::TWO_NAME);
+    let listed = matches!(claims.get("amr"), Some(Value::Array(methods)) if methods.iter().any(is_two));
+    if listed || claims.get("acr").is_some_and(is_two) { Factor::Two } else { Factor::One }
 }
 
 /// A string of the issuer's choosing; `null` is an absent one.

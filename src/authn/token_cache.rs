@@ -447,7 +447,7 @@ mod tests {
     use super::*;
     use crate::{
         authn::signer::now,
-        identity::{IdentityParts, Via},
+        identity::{Factor, IdentityParts, Via},
     };
 
     fn verified(generation: Generation, name: &str, claims: Value) -> Arc<VerifiedToken> {
@@ -462,6 +462,7 @@ mod tests {
             scopes: Vec::new(),
             claims: claims.as_object().cloned().unwrap_or_default(),
             auth_time: None,
+            factor: Factor::One,
             via: Via::Jwt(Arc::from("id")),
         });
         let expires_at = now().plus(Duration::from_secs(60));

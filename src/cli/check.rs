@@ -107,6 +107,7 @@ fn identity(who: &AsIdentity, now: crate::clock::Timestamp) -> Result<Arc<Identi
         scopes: who.scopes.clone(),
         claims: who.claims.clone(),
         auth_time: who.auth_age.map(|age| now.minus(age)),
+        factor: who.factor,
         via: who.via.clone(),
     };
     Identity::new(parts).map(Arc::new)

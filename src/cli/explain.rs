@@ -15,7 +15,7 @@ use crate::{
     clock::{Clock, Timestamp},
     config::Config,
     host::Authority,
-    identity::{Identity, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityParts, Via},
     policy::{Access, AccessRule},
     refusal::Refusal,
     route::{Route, Target},
@@ -89,6 +89,7 @@ fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timesta
         scopes: Vec::new(),
         claims: serde_json::Map::new(),
         auth_time: Some(now),
+        factor: Factor::One,
         via: match issuer {
             Some(issuer) if rule.is_some_and(|rule| !rule.session) => Via::Jwt(Arc::clone(&issuer.name)),
             _ => Via::Session,
@@ -110,6 +111,13 @@ fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timesta
             "realm" => parts.realm = value.into(),
             "roles" | "role" => parts.roles.push(value.to_owned()),
             "groups" | "group" => parts.groups.push(value.to_owned()),
+            "factor" => {
+                parts.factor = value
+                    .parse()
+                    .ok()
+                    .and_then(Factor::from_count)
+                    .ok_or_else(|| Failure::new(format!("--as factor={value}: a login has 1 or 2 factors")))?;
+            }
             "scopes" | "scope" => parts.scopes.push(value.to_owned()),
             other => match other.strip_prefix("claim:") {
                 Some(claim) => {
@@ -117,8 +125,8 @@ fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timesta
                 }
                 None => {
                     return Err(Failure::new(format!(
-                        "--as does not know {other:?}; it knows sub, name, email, realm, roles, groups, scopes and \
-                         claim:NAME"
+                        "--as does not know {other:?}; it knows sub, name, email, realm, roles, groups, scopes, \
+                         factor and claim:NAME"
                     )));
                 }
             },

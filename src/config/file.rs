@@ -429,6 +429,8 @@ table! {
         none: Option<At<Vec<At<Rule>>>>,
         /// The login is at most this long ago.
         max_auth_age: Option<Positive>,
+        /// The login took as many factors.
+        factor: Option<At<Number<1, 2>>>,
     }
 
     /// `csrf = { … }` of a route.
@@ -505,6 +507,8 @@ table! {
         via: Option<At<AuthName>>,
         /// How long ago the person logged in.
         auth_age: Option<Duration>,
+        /// How many factors that took.
+        factor: Option<Number<1, 2>>,
     }
 
     /// `expect` of a test.

@@ -148,6 +148,8 @@ pub struct AsIdentity {
     pub via: Via,
     /// How long ago the person logged in; `None`: not known.
     pub auth_age: Option<Duration>,
+    /// How many factors that took.
+    pub factor: crate::identity::Factor,
 }
 
 /// `expect` of a test.

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     client::Scheme,
-    identity::IdentityParts,
+    identity::{Factor, IdentityParts},
     policy::{AccessRule, Csrf, Requirements},
     route::{RouteLimits, Target},
 };
@@ -39,6 +39,7 @@ pub(super) fn identity() -> Identity {
         scopes: Vec::new(),
         claims: serde_json::Map::new(),
         auth_time: None,
+        factor: Factor::One,
         via: Via::Session,
     })
     .unwrap()

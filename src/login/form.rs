@@ -13,7 +13,10 @@ use http_body_util::BodyExt;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::return_to::{decode, parameter};
+use super::{
+    return_to::{decode, parameter},
+    step_up::StepUp,
+};
 use crate::{refusal::Refusal, secret::Secret};
 
 /// The two kinds of bodies that are read.
@@ -30,6 +33,8 @@ pub(super) struct Credentials {
     pub(super) password: Secret<String>,
     pub(super) provider: Option<String>,
     pub(super) return_to: Option<String>,
+    /// Whether it has to be whoever is signed in; a program ends one session and opens another.
+    pub(super) step_up: Option<StepUp>,
     /// The form's hidden token; JSON has none.
     pub(super) token: Option<String>,
 }
@@ -79,6 +84,7 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
                 password: Secret::new(password.into_owned()),
                 provider: field(text, "provider")?.map(Cow::into_owned),
                 return_to: field(text, "return_to")?.map(Cow::into_owned),
+                step_up: field(text, "prompt")?.as_deref().and_then(StepUp::parse),
                 token: field(text, "token")?.map(Cow::into_owned),
             })
         }
@@ -90,6 +96,7 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
                 password: Secret::new(json.password),
                 provider: json.provider,
                 return_to: json.return_to,
+                step_up: None,
                 token: None,
             })
         }

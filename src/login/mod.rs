@@ -24,7 +24,7 @@ use crate::{
     accounts::{Accounts, Hasher, User},
     client::{ClientView, Scheme},
     clock::Timestamp,
-    identity::{Identity, IdentityError, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityError, IdentityParts, Via},
     page,
     policy::Grants,
     refusal::Refusal,
@@ -37,6 +37,7 @@ mod form;
 pub mod return_to;
 mod sign_in;
 mod sign_out;
+mod step_up;
 mod throttle;
 mod views;
 mod who;
@@ -120,7 +121,8 @@ pub enum Event {
     Told,
     /// A session was opened.
     LoggedIn,
-    /// Wrong user name or password, in a form; a program gets [`Refusal::LoginFailed`].
+    /// Wrong user name or password, or not who had to prove it anew, in a form; a program gets
+    /// [`Refusal::LoginFailed`].
     LoginFailed,
     /// A form whose token has expired, or which another site made.
     FormRefused,
@@ -168,6 +170,7 @@ pub fn identity_of(provider: &Provider, user: &User, now: Timestamp) -> Result<(
         scopes: Vec::new(),
         claims: Map::new(),
         auth_time: Some(now),
+        factor: Factor::One,
         via: Via::Session,
     })?;
     Ok((identity, dropped))

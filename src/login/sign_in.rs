@@ -17,6 +17,7 @@ use super::{
     identity_of, query, require_encryption,
     return_to::ReturnTo,
     see_other, shown_name,
+    step_up::StepUp,
     views::{self, Note, SignIn},
     who::describe,
 };
@@ -54,13 +55,15 @@ pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
 
 fn sign_in_page(head: &Parts, context: Context<'_>) -> Answer {
     let return_to = ReturnTo::or_root(query(head, "return_to").as_deref());
-    let asks_anew = query(head, "prompt").as_deref() == Some("login");
+    let prompt = query(head, "prompt");
+    let step_up = prompt.as_deref().and_then(StepUp::parse);
+    let asks_anew = step_up.is_some() || prompt.as_deref() == Some("login");
     if let Some(session) = context.session.filter(|_| !asks_anew) {
         let content = views::signed_in(&context.login.prefix, shown_name(session.identity()), &return_to);
         return Answer::told(page::page(StatusCode::OK, "Signed in", &content));
     }
     let note = query(head, "signed_out").map(|_| Note::SignedOut);
-    Answer::told(form_page(StatusCode::OK, &head.headers, &return_to, note, context))
+    Answer::told(form_page(StatusCode::OK, &head.headers, &return_to, step_up, note, context))
 }
 
 async fn sign_in_by_form(
@@ -69,8 +72,9 @@ async fn sign_in_by_form(
     context: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
+    let step_up = credentials.step_up;
     if !is_own_form(headers, credentials.token.as_deref()) {
-        let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, Some(Note::Expired), context);
+        let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, step_up, Some(Note::Expired), context);
         context.tell_form_refused();
         return Ok(Answer { response, event: Event::FormRefused });
     }
@@ -82,8 +86,14 @@ async fn sign_in_by_form(
             Ok(Answer { response, event: Event::LoggedIn })
         }
         Attempted::Failed => {
-            let mut response = form_page(StatusCode::UNAUTHORIZED, headers, &return_to, Some(Note::Failed), context);
+            let status = StatusCode::UNAUTHORIZED;
+            let mut response = form_page(status, headers, &return_to, step_up, Some(Note::Failed), context);
             response.headers_mut().insert(WWW_AUTHENTICATE, challenge(context));
+            Ok(Answer { response, event: Event::LoginFailed })
+        }
+        Attempted::OtherUser => {
+            let note = Some(Note::OtherUser);
+            let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, step_up, note, context);
             Ok(Answer { response, event: Event::LoginFailed })
         }
     }
@@ -99,7 +109,7 @@ async fn sign_in_by_json(credentials: Credentials, context: Context<'_>) -> Resu
             response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
             Ok(Answer { response, event: Event::LoggedIn })
         }
-        Attempted::Failed => Err(Refusal::LoginFailed),
+        Attempted::Failed | Attempted::OtherUser => Err(Refusal::LoginFailed),
     }
 }
 
@@ -107,6 +117,7 @@ async fn sign_in_by_json(credentials: Credentials, context: Context<'_>) -> Resu
 enum Attempted {
     LoggedIn { token: SessionToken, session: Arc<Session> },
     Failed,
+    OtherUser,
 }
 
 async fn log_in(credentials: Credentials, context: Context<'_>) -> Result<Attempted, Refusal> {
@@ -132,6 +143,13 @@ async fn log_in(credentials: Credentials, context: Context<'_>) -> Result<Attemp
     context.throttle.succeeded(attempt, context.now);
     let (identity, dropped_grants) =
         identity_of(provider, &user, context.now).map_err(|_| Refusal::IdentityTooLarge)?;
+    if let Some(session) = context.session
+        && credentials.step_up.is_some()
+        && !StepUp::allows(session, &identity)
+    {
+        kept_out(What::LoginFailed, "other_user");
+        return Ok(Attempted::OtherUser);
+    }
     let opened = context.store.open(Arc::new(identity), context.sessions, context.now);
     let (token, session) = opened.map_err(|error| match error {
         OpenError::Full | OpenError::TooManyCookies => {
@@ -157,6 +175,7 @@ fn form_page(
     status: StatusCode,
     headers: &HeaderMap,
     return_to: &ReturnTo,
+    step_up: Option<StepUp>,
     note: Option<Note>,
     context: Context<'_>,
 ) -> Response<Bytes> {
@@ -167,6 +186,7 @@ fn form_page(
         providers: &context.login.providers,
         token: &browser.key().to_string(),
         return_to,
+        step_up: step_up.zip(context.session).map(|(step_up, session)| (step_up, shown_name(session.identity()))),
         note,
     };
     let mut response = page::page(status, "Sign in", &sign_in.render());

@@ -453,7 +453,7 @@ async fn a_caller_learns_who_they_are_and_nobody_else_does() {
         json!({
             "authenticated": true, "subject": "u-1", "realm": "staff", "name": "Alice Ä. <b>",
             "email": "alice@example.com", "email_verified": true, "roles": ["user"], "groups": ["ops"], "scopes": [],
-            "via": "session", "auth_time": 1_800_000_000, "expires_at": 1_800_043_200,
+            "via": "session", "auth_time": 1_800_000_000, "factor": 1, "expires_at": 1_800_043_200,
             "idle_expires_at": 1_800_001_800,
         })
     );

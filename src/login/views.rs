@@ -5,7 +5,7 @@
 
 use maud::{Markup, html};
 
-use super::{Provider, return_to::ReturnTo};
+use super::{Provider, return_to::ReturnTo, step_up::StepUp};
 use crate::page::emblem;
 
 /// The login form.
@@ -15,6 +15,8 @@ pub(super) struct SignIn<'a> {
     pub(super) providers: &'a [Provider],
     pub(super) token: &'a str,
     pub(super) return_to: &'a ReturnTo,
+    /// Why somebody who is signed in has to prove it anew, and who that is.
+    pub(super) step_up: Option<(StepUp, &'a str)>,
     pub(super) note: Option<Note>,
 }
 
@@ -25,6 +27,8 @@ pub(super) enum Note {
     Expired,
     /// Wrong user name or password.
     Failed,
+    /// Not whoever is signed in.
+    OtherUser,
     /// Logged out a moment ago.
     SignedOut,
 }
@@ -33,17 +37,31 @@ impl SignIn<'_> {
     pub(super) fn render(&self) -> Markup {
         html! {
             (emblem())
-            h1 { "Sign in" }
-            p.lead { "to " (self.host) }
+            @match self.step_up {
+                Some((why, who)) => {
+                    h1 { "Is it still you?" }
+                    p.lead { "You are signed in as " strong { (who) } ". " (reason(why)) }
+                }
+                None => {
+                    h1 { "Sign in" }
+                    p.lead { "to " (self.host) }
+                }
+            }
             @match self.note {
                 Some(Note::Expired) => p.alert role="alert" { "This page had expired. Please sign in again." }
                 Some(Note::Failed) => p.alert #problem role="alert" { "The user name or the password is wrong." }
+                Some(Note::OtherUser) => p.alert #problem role="alert" {
+                    "That was somebody else. To go on, sign in as the same person, or use another account below."
+                }
                 Some(Note::SignedOut) => p.note role="status" { "You have signed out." }
                 None => {}
             }
             form method="post" action={ (self.prefix) "/login" } {
                 input type="hidden" name="token" value=(self.token);
                 input type="hidden" name="return_to" value=(self.return_to.as_str());
+                @if let Some((why, _)) = self.step_up {
+                    input type="hidden" name="prompt" value=(why.as_str());
+                }
                 @if self.providers.len() > 1 {
                     label for="provider" { "Account of" }
                     select #provider name="provider" {
@@ -61,11 +79,29 @@ impl SignIn<'_> {
                     aria-describedby=[self.problem()];
                 button type="submit" { "Sign in" }
             }
+            @if self.step_up.is_some() {
+                (other_account(self.prefix, self.return_to))
+            }
         }
     }
 
     fn problem(&self) -> Option<&'static str> {
-        (self.note == Some(Note::Failed)).then_some("problem")
+        matches!(self.note, Some(Note::Failed | Note::OtherUser)).then_some("problem")
+    }
+}
+
+fn reason(step_up: StepUp) -> &'static str {
+    match step_up {
+        StepUp::Again => "This page asks for a fresh sign-in.",
+        StepUp::Factor => "This page asks for your second factor.",
+    }
+}
+
+fn other_account(prefix: &str, return_to: &ReturnTo) -> Markup {
+    html! {
+        a.button.quiet href={ (prefix) "/login?prompt=login&return_to=" (return_to.encoded()) } {
+            "Use another account"
+        }
     }
 }
 
@@ -76,9 +112,7 @@ pub(super) fn signed_in(prefix: &str, who: &str, return_to: &ReturnTo) -> Markup
         h1 { "You are signed in" }
         p.lead { "as " strong { (who) } }
         a.button href=(return_to.as_str()) { "Continue" }
-        a.button.quiet href={ (prefix) "/login?prompt=login&return_to=" (return_to.encoded()) } {
-            "Use another account"
-        }
+        (other_account(prefix, return_to))
         p.fine { a href={ (prefix) "/logout" } { "Sign out" } }
     }
 }

@@ -45,6 +45,7 @@ pub(super) fn describe(
     tell("scopes", list(&mut identity.scopes()).into());
     tell("via", identity.via().label().into());
     tell("auth_time", identity.auth_time().map(Timestamp::unix_seconds).into());
+    tell("factor", identity.factor().count().into());
     if let Some(session) = session {
         tell("expires_at", session.expires(context.sessions).unix_seconds().into());
         tell("idle_expires_at", session.idle_expires(context.sessions).unix_seconds().into());

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use proptest::prelude::*;
 
 use super::*;
-use crate::identity::{IdentityParts, Via};
+use crate::identity::{Factor, IdentityParts, Via};
 
 pub(super) fn settings() -> Settings {
     Settings {
@@ -31,6 +31,7 @@ fn identity_in(realm: &str, subject: &str) -> Arc<Identity> {
         scopes: vec![],
         claims: Map::new(),
         auth_time: Some(START),
+        factor: Factor::One,
         via: Via::Session,
     };
     Arc::new(Identity::new(parts).unwrap())

@@ -20,6 +20,7 @@ use crate::{
         scalar::{AuthName, CorsOrigin, RoutePath},
     },
     host::Host,
+    identity::Factor,
     policy::{Access, AccessRule, Cors, Csrf, Requirement, Requirements},
     route::{Own, Route, RouteLimits, RouteTable, Target},
     upstream,
@@ -358,9 +359,10 @@ impl Build<'_> {
                 self.judge_rule(rule, route, sources);
             }
         }
-        let nothing = lists.iter().all(|(_, list)| list.is_none()) && require.max_auth_age.is_none();
+        let nothing =
+            lists.iter().all(|(_, list)| list.is_none()) && require.max_auth_age.is_none() && require.factor.is_none();
         if nothing {
-            self.findings.problem(place, "an empty `require`", "`any`, `all`, `none` or `max_auth_age`");
+            self.findings.problem(place, "an empty `require`", "`any`, `all`, `none`, `max_auth_age` or `factor`");
         }
         if optional.is_some_and(|optional| optional.value) {
             if let Some(none) = &require.none {
@@ -373,6 +375,13 @@ impl Build<'_> {
                 self.findings.warn(place, message);
             }
         }
+        let factor = require.factor.as_ref().and_then(|count| Factor::from_count(count.value.0)).unwrap_or_default();
+        if let Some(written) = require.factor.as_ref().filter(|_| factor > Factor::One)
+            && !sources.iter().any(|source| source.second_factor)
+        {
+            let message = "no source of this route's callers can prove two factors: nobody gets through here";
+            self.findings.warn(&written.place, message);
+        }
         let rules = |list: &Option<At<Vec<At<Rule>>>>| {
             list.iter().flat_map(|list| &list.value).map(|rule| rule.value.0.clone()).collect()
         };
@@ -381,6 +390,7 @@ impl Build<'_> {
             all: rules(&require.all),
             none: rules(&require.none),
             max_auth_age: require.max_auth_age.map(|positive| positive.0),
+            factor,
         })
     }
 

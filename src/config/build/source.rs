@@ -43,6 +43,8 @@ pub(super) struct Source {
     pub(super) grants: Grants,
     /// Whether an email of it can count as verified (R6).
     pub(super) can_vouch: bool,
+    /// Whether it can prove two factors: issuers and admin tokens may say so of their users.
+    pub(super) second_factor: bool,
     /// Whether it said what it may grant, and where it was written.
     grants_written: bool,
     place: Place,
@@ -57,6 +59,7 @@ impl Sources {
                 realm: realm_of(name, realm),
                 grants: grants(written),
                 can_vouch,
+                second_factor: true,
                 grants_written: written.is_some(),
                 place: place.clone(),
             };
@@ -66,9 +69,13 @@ impl Sources {
         });
         let providers = file.login.0.iter().flat_map(|login| &login.provider.0).map(|At { value, place }| {
             let can_vouch = value.trust_email.unwrap_or(false);
-            source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), can_vouch, place)
+            let written = source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), can_vouch, place);
+            Source { second_factor: false, ..written }
         });
-        let implied = implied_provider(file).map(|place| source(&Name(LOCAL.into()), None, None, false, &place));
+        let implied = implied_provider(file).map(|place| {
+            let written = source(&Name(LOCAL.into()), None, None, false, &place);
+            Source { second_factor: false, ..written }
+        });
         let tokens = file.admin.0.iter().flatten().flat_map(|admin| &admin.value.token.0);
         let creators = tokens.filter(|token| opens_sessions(&token.value)).map(|At { value, place }| {
             source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place)

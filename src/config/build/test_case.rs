@@ -17,7 +17,7 @@ use crate::{
         report::{did_you_mean, one_of},
         scalar::{AuthName, NonEmpty},
     },
-    identity::Via,
+    identity::{Factor, Via},
 };
 
 impl Build<'_> {
@@ -118,6 +118,7 @@ impl Build<'_> {
             claims,
             via,
             auth_age: written.auth_age,
+            factor: written.factor.and_then(|count| Factor::from_count(count.0)).unwrap_or_default(),
         })
     }
 
