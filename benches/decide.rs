@@ -13,7 +13,7 @@ use std::sync::{Arc, LazyLock};
 use divan::{Bencher, black_box};
 use http::{Request, request::Parts};
 use portcullis::{
-    client::{Connection, PeerAddr, Tls},
+    client::{Connection, Cutter, PeerAddr, Tls},
     clock::{Clock, Timestamp},
     config,
     decide::{Decision, Question, Verdict, decide},
@@ -159,6 +159,7 @@ fn build() -> Result<World> {
             peer: PeerAddr::Ip("192.0.2.1:5000".parse()?),
             local_port: 443,
             tls: Some(Tls { server_name: None, version: "1.3" }),
+            cutter: Cutter::default(),
         },
         now,
         session: session.expose().to_owned(),

@@ -3,7 +3,11 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::Waker,
 };
 
 use http::HeaderValue;
@@ -63,6 +67,34 @@ pub struct Connection {
     pub local_port: u16,
     /// What TLS negotiated; `None` on plain listeners.
     pub tls: Option<Tls>,
+    /// Ends it from within one of its requests.
+    pub cutter: Cutter,
+}
+
+/// Ends a connection at once and without a word, whatever its client does or does not take.
+#[derive(Debug, Default)]
+pub struct Cutter {
+    is_cut: AtomicBool,
+    waker: OnceLock<Waker>,
+}
+
+impl Cutter {
+    /// Ends the connection.
+    pub fn cut(&self) {
+        self.is_cut.store(true, Relaxed);
+        if let Some(waker) = self.waker.get() {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whether it was ended. Asked by the connection's one task, whose waker stays the same for its life.
+    pub fn is_cut(&self, waker: &Waker) -> bool {
+        if self.waker.get().is_none() {
+            // Only one task asks, so nobody was faster.
+            let _ = self.waker.set(waker.clone());
+        }
+        self.is_cut.load(Relaxed)
+    }
 }
 
 /// The TLS of a connection.

@@ -14,6 +14,8 @@ use crate::{
     authn::{
         self, Answer,
         credential::{self, Credential},
+        jwt::VerifiedToken,
+        proof::Proof,
     },
     authz::{self, Denial, Facts, Permit, Silent, Trace},
     client::{ClientView, Connection, Scheme},
@@ -51,6 +53,8 @@ pub struct Findings {
     pub identity: Option<Arc<Identity>>,
     /// The session that proved it.
     pub session: Option<Arc<Session>>,
+    /// The token that proved it.
+    pub token: Option<Arc<VerifiedToken>>,
     /// A session that replaces an old cookie of another system: its cookie goes out with the answer.
     pub opened: Option<SessionToken>,
 }
@@ -191,7 +195,11 @@ fn prove(
     match found {
         Credential::Bearer(token) => {
             match authn::authenticate_bearer(token, &snapshot.issuers, rule, &shared.tokens, now) {
-                Answer::Valid(verified) => Ok(Some(Arc::clone(verified.identity()))),
+                Answer::Valid(verified) => {
+                    let identity = Arc::clone(verified.identity());
+                    findings.token = Some(verified);
+                    Ok(Some(identity))
+                }
                 Answer::Absent => Ok(None),
                 Answer::Invalid(why) => Err(Refusal::BadCredential(why)),
                 Answer::Unavailable => Err(Refusal::Unavailable),
@@ -292,6 +300,12 @@ fn is_local(view: &ClientView, headers: &HeaderMap) -> bool {
 }
 
 impl Findings {
+    /// Takes out what proved the caller's identity, if anything did: for an exchange that may outlast it.
+    pub fn take_proof(&mut self, now: Timestamp) -> Option<Proof> {
+        let session = self.session.take().map(Proof::Session);
+        session.or_else(|| self.token.take().map(|token| Proof::of_token(token, now)))
+    }
+
     /// Whether the client came by https, as it sees it.
     pub fn is_https(&self) -> bool {
         self.view.as_ref().is_some_and(|view| view.scheme == Scheme::Https)

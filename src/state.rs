@@ -73,6 +73,8 @@ pub struct Shared {
     pub throttle: login::Throttle,
     /// What happened at our own endpoints.
     pub login_counts: login::Counts,
+    /// Exchanges that were cut because what they were permitted by had ended (R28).
+    pub exchanges_cut: AtomicU64,
     /// Health and counters of upstream servers, by name.
     pub upstreams: Arc<upstream::Shared>,
     /// Logs and metrics.

@@ -187,6 +187,11 @@ impl VerifiedToken {
         self.dropped_grants
     }
 
+    /// How far the issuer's clock may be off.
+    pub const fn leeway(&self) -> Duration {
+        self.leeway
+    }
+
     /// Whether it counts at this moment, with the issuer's leeway.
     ///
     /// # Errors

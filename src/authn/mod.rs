@@ -16,6 +16,7 @@ pub mod credential;
 mod json;
 pub mod jwt;
 pub mod keys;
+pub mod proof;
 #[cfg(test)]
 mod signer;
 pub mod token_cache;

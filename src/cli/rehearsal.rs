@@ -6,7 +6,7 @@ use http::{HeaderMap, Method, StatusCode, Uri, header::HOST, request::Parts};
 
 use crate::{
     authz::Trace,
-    client::{Connection, PeerAddr, Scheme, Tls},
+    client::{Connection, Cutter, PeerAddr, Scheme, Tls},
     clock::Timestamp,
     decide::{self, Decision, Findings, Question, Verdict},
     headers,
@@ -62,7 +62,7 @@ impl Rehearsal {
             .then(|| Tls { server_name: Some(authority.host.as_str().into()), version: "1.3" });
         let peer = PeerAddr::Ip(([127, 0, 0, 1], 0).into());
         let local_port = authority.port.unwrap_or_else(|| scheme.default_port());
-        Self { head, connection: Connection { id: 0, peer, local_port, tls }, now }
+        Self { head, connection: Connection { id: 0, peer, local_port, tls, cutter: Cutter::default() }, now }
     }
 
     /// Judges it as sent by `identity`.

@@ -389,6 +389,8 @@ table! {
         cache: Option<Cache>,
         /// Whether requests count as activity (R26).
         touch: Option<bool>,
+        /// Whether a download that has begun outlasts its session (R28).
+        keep_downloads: Option<bool>,
         /// Of a request body.
         max_body: Option<Size<0, { u64::MAX }>>,
         /// To the upstream's first byte.

@@ -38,7 +38,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::{
-    client::{Connection, PeerAddr, Tls},
+    client::{Connection, Cutter, PeerAddr, Tls},
     clock::{self, Clock},
     edge::{
         Counters, Handler, Limits,
@@ -100,7 +100,7 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
     };
     progress.set_waiting(Waiting::Message);
     let context = Rc::new(Exchange {
-        connection: Arc::new(Connection { id: next_connection_id(), peer, local_port, tls }),
+        connection: Arc::new(Connection { id: next_connection_id(), peer, local_port, tls, cutter: Cutter::default() }),
         worker: Rc::clone(&worker),
         progress: Arc::clone(&progress),
     });
@@ -131,6 +131,7 @@ async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
         builder.max_headers(limits.max_headers);
     }
     let progress = Arc::clone(&context.progress);
+    let client = Arc::clone(&context.connection);
     let index = AtomicU64::new(0);
     let service = service_fn(move |request| {
         let index = index.fetch_add(1, Relaxed) + 1;
@@ -140,6 +141,9 @@ async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
     let mut told = false;
     let ended = poll_fn(|cx| {
         progress.remember(cx.waker());
+        if client.cutter.is_cut(cx.waker()) {
+            return Poll::Ready(Ok(()));
+        }
         if progress.is_closing() && !std::mem::replace(&mut told, true) {
             connection.as_mut().graceful_shutdown();
         }
@@ -162,11 +166,15 @@ async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT);
     let progress = Arc::clone(&context.progress);
+    let client = Arc::clone(&context.connection);
     let service = service_fn(move |request| answer_http2(Rc::clone(&context), request));
     let mut connection = pin!(builder.serve_connection(wire, service));
     let mut told = false;
     let ended = poll_fn(|cx| {
         progress.remember(cx.waker());
+        if client.cutter.is_cut(cx.waker()) {
+            return Poll::Ready(Ok(()));
+        }
         if progress.is_closing() && !std::mem::replace(&mut told, true) {
             connection.as_mut().graceful_shutdown();
         }

@@ -81,6 +81,12 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     exposition
         .counter("portcullis_logouts_total", "Sessions ended by a logout.")
         .value(&[], counts.logouts.load(Relaxed));
+    exposition
+        .counter(
+            "portcullis_exchanges_cut_total",
+            "Tunnels and answers under way that were cut because their session or token had ended.",
+        )
+        .value(&[], shared.exchanges_cut.load(Relaxed));
     let tokens = shared.tokens.statistics();
     let mut lookups = exposition.counter("portcullis_token_cache_lookups_total", "Look-ups of bearer tokens.");
     lookups.value(&[("result", "hit")], tokens.hits);

@@ -3,7 +3,14 @@
 //! Read [`start`] as a list: logs, state, TLS, sockets, edges, control thread. Everything that can fail does so before
 //! the first connection is accepted, and says what and where. The control thread does what no request should wait for.
 
-use std::{fmt, io, net::SocketAddr, path::PathBuf, sync::Arc, thread::JoinHandle, time::Duration};
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::Response;
@@ -226,6 +233,7 @@ impl Gateway {
         let worker = pipeline::Worker::new(Arc::clone(live));
         let telemetry = std::rc::Rc::clone(worker.telemetry());
         tokio::task::spawn_local(async move { telemetry.flush_as_needed().await });
+        tokio::task::spawn_local(worker.cut_ended());
         Self(worker)
     }
 }
@@ -307,6 +315,7 @@ fn live(
         hasher: Hasher::start(hashing, HASHES_WAITING).map_err(failed("the hashing threads cannot be started"))?,
         throttle: login::Throttle::new(),
         login_counts: login::Counts::default(),
+        exchanges_cut: AtomicU64::new(0),
         upstreams: upstream::Shared::new(trust, own_listeners.into()),
         telemetry: Arc::clone(telemetry),
         shutdown,

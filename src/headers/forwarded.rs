@@ -284,11 +284,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{client::Tls, headers::tests::settings};
+    use crate::{
+        client::{Cutter, Tls},
+        headers::tests::settings,
+    };
 
     fn connection(peer: &str, tls: bool) -> Connection {
         let peer = peer.parse().map_or(PeerAddr::Unix, |ip: IpAddr| PeerAddr::Ip(SocketAddr::new(ip, 5000)));
-        Connection { id: 1, peer, local_port: 443, tls: tls.then_some(Tls { server_name: None, version: "1.3" }) }
+        let tls = tls.then_some(Tls { server_name: None, version: "1.3" });
+        Connection { id: 1, peer, local_port: 443, tls, cutter: Cutter::default() }
     }
 
     fn trusting(family: ForwardedFamily) -> Settings {

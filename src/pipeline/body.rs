@@ -2,6 +2,7 @@
 //! `Outcome` on board, so that its end is the request's end.
 
 use std::{
+    fmt,
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -12,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 
+use super::exchanges::Watched;
 use crate::{
     telemetry::outcome::{Metered, Outcome},
     upstream::{self, UpstreamError},
@@ -25,8 +27,28 @@ pub struct Body(Metered<Content>);
 #[derive(Debug)]
 pub(super) enum Content {
     Own(Full<Bytes>),
-    Upstream(upstream::Body),
+    Upstream(upstream::Body, Watched),
 }
+
+/// Why an answer breaks off.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum BodyError {
+    /// What the request was permitted by has ended (R28). Carries the word for logs.
+    Ended(&'static str),
+    /// The upstream's answer did.
+    Upstream(UpstreamError),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(reason) => f.write_str(reason),
+            Self::Upstream(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for BodyError {}
 
 /// Reads and forgets the body of a request that is refused, within bounds: a client that is still sending would
 /// otherwise see a reset instead of the answer (RFC 9112 section 9.3, RFC 9113 section 8.1). What comes beyond the bounds
@@ -62,8 +84,8 @@ impl Content {
         Self::Own(Full::new(bytes))
     }
 
-    pub(super) const fn upstream(body: upstream::Body) -> Self {
-        Self::Upstream(body)
+    pub(super) const fn upstream(body: upstream::Body, watched: Watched) -> Self {
+        Self::Upstream(body, watched)
     }
 
     /// Completes it: when the body ends or is dropped, the request is over.
@@ -74,42 +96,57 @@ impl Content {
 
 impl HttpBody for Content {
     type Data = Bytes;
-    type Error = UpstreamError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut *self {
             Self::Own(body) => Pin::new(body).poll_frame(context).map_err(|never| match never {}),
-            Self::Upstream(body) => Pin::new(body).poll_frame(context),
+            Self::Upstream(body, watched) => {
+                let polled = Pin::new(&mut *body).poll_frame(context).map_err(BodyError::Upstream);
+                // What is complete by now has nothing left to cut.
+                if !matches!(polled, Poll::Ready(None | Some(Err(_))))
+                    && !HttpBody::is_end_stream(body)
+                    && let Poll::Ready(ended) = watched.poll_ended(context.waker())
+                {
+                    *body = upstream::Body::empty();
+                    return Poll::Ready(Some(Err(BodyError::Ended(ended.reason()))));
+                }
+                polled
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Own(body) => body.is_end_stream(),
-            Self::Upstream(body) => body.is_end_stream(),
+            Self::Upstream(body, _) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Own(body) => body.size_hint(),
-            Self::Upstream(body) => body.size_hint(),
+            Self::Upstream(body, _) => body.size_hint(),
         }
     }
 }
 
 impl HttpBody for Body {
     type Data = Bytes;
-    type Error = UpstreamError;
+    type Error = BodyError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        Pin::new(&mut self.0).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let polled = Pin::new(&mut self.0).poll_frame(context);
+        if let Poll::Ready(Some(Err(BodyError::Ended(reason)))) = polled {
+            self.0.outcome_mut().cut(reason);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

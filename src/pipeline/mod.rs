@@ -9,7 +9,7 @@ use std::{rc::Rc, sync::Arc};
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
-    header::{LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
+    header::{CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
     request::Parts,
 };
 use http_body::Body as _;
@@ -32,15 +32,17 @@ use crate::{
         WorkerTelemetry,
         outcome::{Began, Outcome},
     },
-    upstream::{self, Outgoing, UpstreamError, WebSocket},
+    upstream::{self, Outgoing, Tunnel, UpstreamError, WebSocket},
 };
 
 mod body;
+mod exchanges;
 mod own;
 
 use body::Content;
+use exchanges::{Exchanges, Stage, Watched};
 
-pub use body::Body;
+pub use body::{Body, BodyError};
 
 /// What one worker thread brings to its requests.
 pub struct Worker {
@@ -48,6 +50,7 @@ pub struct Worker {
     snapshots: SnapshotCache,
     upstreams: upstream::Upstreams,
     telemetry: Rc<WorkerTelemetry>,
+    exchanges: Rc<Exchanges>,
 }
 
 impl Worker {
@@ -55,7 +58,12 @@ impl Worker {
     pub fn new(live: Arc<Live>) -> Self {
         let upstreams = upstream::Upstreams::new(Arc::clone(&live.shared.upstreams), live.shared.shutdown.clone());
         let telemetry = live.shared.telemetry.worker();
-        Self { snapshots: SnapshotCache::default(), upstreams, telemetry, live }
+        Self { snapshots: SnapshotCache::default(), upstreams, telemetry, exchanges: Rc::default(), live }
+    }
+
+    /// Cuts exchanges that outlast what they were permitted by, for as long as it is polled.
+    pub fn cut_ended(&self) -> impl Future<Output = ()> + use<> {
+        Rc::clone(&self.exchanges).sweep(Arc::clone(&self.live))
     }
 
     /// Serves one request, on the one snapshot that is current now.
@@ -87,14 +95,17 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     let mut outcome = Outcome::begin(&worker.telemetry, began);
 
     let question = Question { head: &head, connection: &connection, malformed, now };
-    let Decision { findings, verdict } = decide::decide(snapshot, &worker.live.shared, question);
+    let Decision { mut findings, verdict } = decide::decide(snapshot, &worker.live.shared, question);
     note(&mut outcome, &findings);
 
     let ending = Ending::of(&head, &findings, &verdict);
     let relayed = match verdict {
         Verdict::Allow(permit) => {
             outcome.allowed();
-            relay(worker, snapshot, permit, &findings, head, body, &request_id, &mut outcome).await
+            let upstream = matches!(permit.route().target, Target::Upstream(_));
+            let proof = upstream.then(|| findings.take_proof(now)).flatten();
+            let watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
+            relay(worker, snapshot, permit, &findings, head, body, &request_id, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(&findings, &head)),
         Verdict::Refuse(refusal) => {
@@ -115,6 +126,7 @@ async fn relay(
     head: Parts,
     body: Incoming,
     request_id: &RequestId,
+    mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
     let (Some(view), Some(path)) = (&findings.view, &findings.path) else {
@@ -139,12 +151,19 @@ async fn relay(
                 response_timeout: route.limits.response_timeout,
                 ..upstream::Limits::default()
             };
-            let mut response = upstream::forward(&worker.upstreams, settings, request, &limits).await?;
+            let forwarding = upstream::forward(&worker.upstreams, settings, request, &limits);
+            let mut response = watched.until_ended(forwarding).await??;
+            watched.answered();
             // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of it.
             outcome.upstream(*index, &settings.name, outcome.elapsed());
             let websocket_accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if websocket_accepted {
                 outcome.protocol("websocket");
+            }
+            if let Some(tunnel) = response.extensions_mut().remove::<Tunnel>() {
+                watched.follow(tunnel);
+            } else if route.limits.keep_downloads && response.headers().contains_key(CONTENT_LENGTH) {
+                watched.unbind();
             }
             let context = headers::response::Context {
                 route: &route,
@@ -156,7 +175,7 @@ async fn relay(
             if route.cors.is_some() {
                 cors::strip_fields(response.headers_mut());
             }
-            Ok(response.map(Content::upstream))
+            Ok(response.map(|body| Content::upstream(body, watched)))
         }
         Target::Own(own) => {
             let asked = own::Asked { permit: &permit, findings, head: &head, request_id };

@@ -66,6 +66,8 @@ pub struct RouteLimits {
     pub max_body: Option<u64>,
     /// Until the upstream's first byte.
     pub response_timeout: Option<Duration>,
+    /// Whether an answer of known length that has begun outlasts the session or token behind it (R28).
+    pub keep_downloads: bool,
 }
 
 /// Where a permitted request goes.

@@ -189,6 +189,11 @@ impl Outcome {
         };
     }
 
+    /// The answer that was begun is broken off by us.
+    pub const fn cut(&mut self, reason: &'static str) {
+        self.reason = Some(reason);
+    }
+
     /// The answer's status.
     pub const fn status(&mut self, status: StatusCode) {
         self.status = Some(status);
@@ -343,6 +348,11 @@ impl<B: Body> Metered<B> {
             outcome.finished();
         }
         Self { body, outcome, left }
+    }
+
+    /// What is known of its request.
+    pub const fn outcome_mut(&mut self) -> &mut Outcome {
+        &mut self.outcome
     }
 }
 

@@ -13,7 +13,7 @@ use portcullis::{
         jwt::{self, Audience, ClaimMapping, Generation, Issuer},
         keys::{Algorithm, KeySet},
     },
-    client::{Connection, PeerAddr},
+    client::{Connection, Cutter, PeerAddr},
     clock::Timestamp,
     config,
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
@@ -153,7 +153,13 @@ pub(crate) fn forwarded(data: &[u8]) {
         }
     }
     let peer: IpAddr = if first & 1 == 0 { [10, 0, 0, 1].into() } else { [192, 0, 2, 1].into() };
-    let connection = Connection { id: 1, peer: PeerAddr::Ip((peer, 4321).into()), local_port: 443, tls: None };
+    let connection = Connection {
+        id: 1,
+        peer: PeerAddr::Ip((peer, 4321).into()),
+        local_port: 443,
+        tls: None,
+        cutter: Cutter::default(),
+    };
     let authority: Authority = "app.example:8443".parse().unwrap_or_else(|_| panic!("an authority"));
     let family = if first & 2 == 0 { ForwardedFamily::XForwarded } else { ForwardedFamily::Forwarded };
 

@@ -71,6 +71,9 @@ mod logout;
 /// The session and its cookie (R26).
 mod session;
 
+/// What is under way ends with the session or token that it was permitted by (R28).
+mod cut;
+
 /// Redirects, cross-site requests, CORS and our own pages, as browsers see them (R30 to R33).
 mod browsers;
 

@@ -133,6 +133,7 @@ impl Build<'_> {
         let cache = options.cache.or_else(|| inherited?.cache);
         let max_body = options.max_body.or_else(|| inherited?.max_body);
         let response_timeout = options.response_timeout.or_else(|| inherited?.response_timeout);
+        let keep_downloads = options.keep_downloads.or_else(|| inherited?.keep_downloads);
         Some(Route {
             name: route.name.value.0.as_str().into(),
             index,
@@ -146,6 +147,7 @@ impl Build<'_> {
             limits: RouteLimits {
                 max_body: max_body.map(|size| size.0),
                 response_timeout: response_timeout.map(|positive| positive.0),
+                keep_downloads: keep_downloads.unwrap_or(false),
             },
             websocket: upgrade.is_some_and(|list| !list.is_empty()),
             cache_public: matches!(cache, Some(Cache::Public)),

@@ -174,6 +174,12 @@ impl Request {
         self.header("Content-Type", "application/json").body(body.to_string())
     }
 
+    /// The value of its `Cookie` header.
+    #[track_caller]
+    pub(crate) fn cookies(&self) -> String {
+        self.first("cookie").expect("it has a cookie").to_owned()
+    }
+
     /// As a browser marks a navigation that a person began.
     pub(crate) fn navigation(self) -> Self {
         self.header("Sec-Fetch-Mode", "navigate")

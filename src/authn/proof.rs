@@ -1,0 +1,58 @@
+//! What a caller's identity rests on, for whatever lasts longer than the moment of its decision: a tunnel, an event
+//! stream, a long poll, a download (R28).
+//!
+//! In: the session or the token that was accepted. Out, asked again and again: a [`Standing`]. Pure: the time and the
+//! settings are handed in.
+
+use std::sync::Arc;
+
+use super::jwt::VerifiedToken;
+use crate::{
+    clock::Timestamp,
+    session::{self, Session},
+};
+
+/// The credential that was accepted.
+#[derive(Clone, Debug)]
+pub enum Proof {
+    /// A session.
+    Session(Arc<Session>),
+    /// A bearer token.
+    Token {
+        /// The token.
+        token: Arc<VerifiedToken>,
+        /// When it ends: at `exp`, or, accepted after that by grace of the issuer's leeway, when that is over.
+        ends: Timestamp,
+    },
+}
+
+/// What has become of a [`Proof`].
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Standing {
+    /// It is as good as when it was accepted.
+    Holds,
+    /// Its time is over.
+    Expired,
+    /// Somebody ended it.
+    Revoked,
+}
+
+impl Proof {
+    /// Of a token that was accepted at `now`.
+    pub fn of_token(token: Arc<VerifiedToken>, now: Timestamp) -> Self {
+        let exp = token.expires_at();
+        let ends = if now < exp { exp } else { exp.plus(token.leeway()) };
+        Self::Token { token, ends }
+    }
+
+    /// What has become of it.
+    pub fn standing(&self, sessions: &session::Settings, now: Timestamp) -> Standing {
+        match self {
+            Self::Session(session) if now >= session.expires(sessions) => Standing::Expired,
+            Self::Session(session) if session.is_ended() => Standing::Revoked,
+            Self::Session(session) if session.is_expired(sessions, now) => Standing::Expired,
+            Self::Token { ends, .. } if now >= *ends => Standing::Expired,
+            Self::Session(_) | Self::Token { .. } => Standing::Holds,
+        }
+    }
+}
