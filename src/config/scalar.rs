@@ -16,6 +16,7 @@ use super::{
     tree::{Node, Value},
 };
 use crate::{
+    accounts,
     admin::Scope,
     authn::keys::Algorithm,
     client::Scheme,
@@ -146,7 +147,7 @@ pub(super) struct Location(pub(super) HeaderValue);
 #[derive(Clone, Debug)]
 pub(super) struct Claim(pub(super) ClaimPath);
 
-/// A PHC string of argon2id.
+/// A hash of a password, whose kind is judged with all users.
 #[derive(Clone, Debug)]
 pub(super) struct PasswordHash(pub(super) String);
 
@@ -806,14 +807,16 @@ pub(super) fn dotted(text: &str) -> Option<ClaimPath> {
 
 impl Text for PasswordHash {
     fn expected() -> String {
-        String::from("an argon2id hash ($argon2id$v=19$…)")
+        String::from("a hash: argon2id ($argon2id$v=19$…) or bcrypt ($2b$…)")
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
-        if text.starts_with("$argon2id$") {
+        if accounts::looks_like_a_hash(text) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Unreadable::secret("`portcullis hash-password` makes one; passwords are never written here in the clear"))
+        Err(Unreadable::secret(
+            "`portcullis hash-password` makes one; neither crypt(3) nor passwords in the clear are read",
+        ))
     }
 }
 

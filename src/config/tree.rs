@@ -91,6 +91,11 @@ impl Node {
 
 /// Reads and parses a file. `file` is its place; problems are noted and answered with `None`.
 pub(super) fn read(path: &Path, file: &Place, findings: &mut Findings) -> Option<Node> {
+    parse(&text(path, file, findings)?, file, findings)
+}
+
+/// Reads the text of a file; problems are noted and answered with `None`.
+pub(super) fn text(path: &Path, file: &Place, findings: &mut Findings) -> Option<String> {
     let bytes = match fs::read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -98,11 +103,11 @@ pub(super) fn read(path: &Path, file: &Place, findings: &mut Findings) -> Option
             return None;
         }
     };
-    let Ok(text) = String::from_utf8(bytes) else {
+    let text = String::from_utf8(bytes).ok();
+    if text.is_none() {
         findings.problem(file, "bytes that are not UTF-8", "a text file in UTF-8");
-        return None;
-    };
-    parse(&text, file, findings)
+    }
+    text
 }
 
 /// Parses the text of a file.

@@ -22,6 +22,7 @@ mod server;
 mod source;
 mod test_case;
 mod upstream;
+mod users;
 
 /// What every part of the work needs.
 pub(super) struct Build<'a> {

@@ -5,9 +5,9 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use argon2::{Argon2, PasswordHasher};
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::{Build, grants, secret::Loaded};
+use super::{Build, grants, secret::Loaded, users};
 use crate::{
-    accounts::{Accounts, User},
+    accounts::{self, Accounts, User},
     admin::{self, AdminToken, Scope},
     authn::{
         jwt::{Audience, ClaimMapping, Generation, Issuer},
@@ -15,11 +15,10 @@ use crate::{
     },
     config::{
         DemoIssuer, DemoUser,
-        decode::{At, decode_leniently},
+        decode::{At, Text, decode_leniently},
         file::{self, File, KeyFiles, Password, exactly_one},
         place::Place,
-        scalar::{Claim, Name, NonEmpty},
-        tree,
+        scalar::{Claim, Name, NonEmpty, PasswordHash},
     },
     listener::Listener,
     login,
@@ -353,11 +352,15 @@ impl Build<'_> {
         let file_place = Place::file(self.files, path, folder);
         self.files += 1;
         if !path.is_file() {
-            self.findings.problem(place, format!("no file {}", path.display()), "a file of [[user]] entries");
+            self.findings.problem(
+                place,
+                format!("no file {}", path.display()),
+                "a file of [[user]] entries, or one made by htpasswd -B",
+            );
             return Vec::new();
         }
         self.warn_if_readable_by_others(path, place);
-        let Some(root) = tree::read(path, &file_place, self.findings) else {
+        let Some(root) = users::read(path, &file_place, self.findings) else {
             return Vec::new();
         };
         decode_leniently::<file::UsersFile>(&root, self.findings).map(|file| file.user.0).unwrap_or_default()
@@ -399,14 +402,10 @@ impl Build<'_> {
         };
         let Loaded { value, generated } = self.secret(source, place)?;
         let Some(file) = generated else {
-            let hash = std::str::from_utf8(value.expose()).ok().filter(|text| text.starts_with("$argon2id$"));
+            let hash = std::str::from_utf8(value.expose()).ok().filter(|text| accounts::looks_like_a_hash(text));
             if hash.is_none() {
                 self.findings
-                    .problem(
-                        place,
-                        "a secret that is no hash (not repeated here)",
-                        "an argon2id hash ($argon2id$v=19$…)",
-                    )
+                    .problem(place, "a secret that is no hash (not repeated here)", <PasswordHash as Text>::expected())
                     .help("`portcullis hash-password` makes one");
             }
             return hash.map(Into::into);
