@@ -132,7 +132,9 @@ fn build() -> Result<World> {
     std::fs::write(folder.path().join("admin.token"), people::opaque_token())?;
     let config = config::load_text("gateway.toml", &text, folder.path(), []).map_err(|report| report.to_string())?;
     let settings = config.snapshot.session.clone();
-    let gateway = gateway::start(config, Clock::system())?;
+    let place = folder.path().to_owned();
+    let again = Box::new(move || config::load_text("gateway.toml", &text, &place, []));
+    let gateway = gateway::start(config, Clock::system(), again)?;
     let now = Clock::system().now();
     let person = Person::number(7);
     let identity = Identity::new(IdentityParts {

@@ -221,12 +221,13 @@ const SOMEBODY: &str = "[[user]]\nname = \"nobody\"\npassword = \"$argon2id$v=19
 
 /// The gateway, or what is left of it without its middle, until stdin ends.
 fn serve(mode: &str, folder: &Path) -> Result<()> {
-    let config = config::load(&folder.join("gateway.toml"), []).map_err(|report| report.to_string())?;
+    let file = folder.join("gateway.toml");
+    let config = config::load(&file, []).map_err(|report| report.to_string())?;
     if mode == "bare" {
         return serve_bare(config);
     }
     let settings_of_sessions = (mode == "session").then(|| config.snapshot.session.clone());
-    let running = gateway::start(config, Clock::system())?;
+    let running = gateway::start(config, Clock::system(), Box::new(move || config::load(&file, [])))?;
     let address = running.addresses().gateway[0];
     let token = settings_of_sessions.map_or(Ok(String::new()), |settings| {
         let person = Person::number(7);
@@ -255,8 +256,8 @@ fn serve(mode: &str, folder: &Path) -> Result<()> {
 }
 
 fn serve_bare(config: Config) -> Result<()> {
-    let Config { startup, snapshot, .. } = config;
-    let tls = startup.tls.ok_or("no [tls]")?;
+    let Config { startup, tls, snapshot, .. } = config;
+    let tls = tls.ok_or("no [tls]")?;
     let config::TlsSource::Files(files) = tls.source else { return Err("no certificate".into()) };
     let clock = Clock::system();
     let (certificate, _) = Certificate::load(&files[0].cert, &files[0].key, clock.now())?;

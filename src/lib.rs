@@ -28,6 +28,7 @@
 //! | How are people logged in? | [`login`], [`accounts`] |
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
+//! | What does a reload do, and when is it refused? | [`reload`], [`change`] |
 //!
 //! # Layers
 //!
@@ -35,6 +36,7 @@
 //!
 //! ```text
 //! 9 main, cli(→gateway), gateway
+//! 8 reload
 //! 7 config
 //! 6 edge
 //! 5 pipeline
@@ -42,7 +44,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
 //! 1 route, session, refusal, accounts
-//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page
+//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -93,6 +95,8 @@
 //! | Secrets in logs, metrics or error texts | redacted types; queries omitted; client text escaped | `src/telemetry/log.rs` | `no_secret_is_told_whatever_became_of_its_request`, `what_a_client_sent_is_escaped_in_both_formats` |
 //! | A password typed in place of the user name stays in the audit log; a flood of lines hides what was done | only names that are somebody's are told; audit lines have room of their own, and losses are told in the log | `src/telemetry/audit.rs` | `a_password_typed_as_the_name_is_not_told`, `lost_audit_lines_are_told_as_soon_as_there_is_room` |
 //! | A constant or demonstration secret opens a real set-up | random, 0600, for this machine only; `check --production` refuses them | `src/config/build/secret.rs` | `generated_secrets_serve_this_machine_only`, `check_for_production_refuses_the_demonstration` |
+//! | Half a configuration is in use: an error midway, a request decided by one and served by another, a certificate without its key | everything is built first and swapped once; one snapshot a request | `src/reload/mod.rs` | `a_bad_file_changes_nothing_and_says_why_wherever_one_asks`, `ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation`, `a_certificate_whose_key_does_not_fit_keeps_the_old_pair_and_all_the_rest` |
+//! | What was verified or prepared before a reload counts after it | settings have generations, and caches ask for them | `src/reload/mod.rs` | `an_issuer_that_is_gone_counts_no_more_not_even_for_tokens_known_before`, `headers_prepared_under_earlier_settings_are_prepared_anew` |
 //! | The admin API through a browser or a rebound name | bearer only, scoped, `Origin` and `Host` checked, its own listener | `src/admin/guard.rs` | `browsers_and_rebound_names_are_refused`, `a_token_may_do_what_it_lists_and_nothing_else`, `the_admin_api_is_nowhere_else` |
 
 pub mod accounts;
@@ -100,7 +104,7 @@ pub mod admin;
 pub mod authn;
 pub mod authz;
 pub mod certificate;
-
+pub mod change;
 pub mod cli;
 pub mod client;
 pub mod clock;
@@ -124,6 +128,7 @@ pub mod page;
 pub mod pipeline;
 pub mod policy;
 pub mod refusal;
+pub mod reload;
 pub mod route;
 pub mod secret;
 pub mod session;

@@ -13,11 +13,13 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::{
     accounts::Hasher,
     admin,
     authn::{jwt::Issuer, token_cache::TokenCache},
+    change::Reloads,
     clock::Clock,
     durable::Durable,
     headers, login,
@@ -81,6 +83,8 @@ pub struct Shared {
     pub telemetry: Arc<Telemetry>,
     /// The stop signal.
     pub shutdown: Shutdown,
+    /// Where a reload is asked for.
+    pub reloads: Reloads,
 }
 
 /// The process's state: one current snapshot, and what outlives it.
@@ -88,6 +92,8 @@ pub struct Live {
     snapshot: ArcSwap<Snapshot>,
     /// Raised after each swap; lets workers see without touching a shared reference count that nothing changed.
     swaps: AtomicU64,
+    /// Wakes whoever holds on to a snapshot between requests.
+    swapped: watch::Sender<()>,
     /// What outlives every snapshot.
     pub shared: Shared,
 }
@@ -95,13 +101,24 @@ pub struct Live {
 impl Live {
     /// Begins with this snapshot.
     pub fn new(snapshot: Snapshot, shared: Shared) -> Self {
-        Self { snapshot: ArcSwap::from_pointee(snapshot), swaps: AtomicU64::new(1), shared }
+        Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            swaps: AtomicU64::new(1),
+            swapped: watch::Sender::new(()),
+            shared,
+        }
     }
 
     /// Replaces the snapshot; requests under way finish on theirs.
     pub fn swap(&self, snapshot: Snapshot) {
         self.snapshot.store(Arc::new(snapshot));
         self.swaps.fetch_add(1, Ordering::Release);
+        self.swapped.send_replace(());
+    }
+
+    /// Tells of each swap from now on.
+    pub fn swaps(&self) -> watch::Receiver<()> {
+        self.swapped.subscribe()
     }
 
     /// The current snapshot, for whoever is not on the request path.

@@ -96,7 +96,7 @@ fn the_shipped_configuration_is_accepted_and_serves_this_machine_only() {
     assert!(config.warnings.is_empty(), "{:?}", config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>());
     assert_eq!(config.startup.edge.listeners, [Listener::Https("127.0.0.1:8443".parse().expect("an address"))]);
     assert!(matches!(&config.startup.telemetry, Some(Listener::Http(address)) if address.port() == 9091));
-    let tls = config.startup.tls.expect("[tls]");
+    let tls = config.tls.expect("[tls]");
     assert!(matches!(&tls.source, TlsSource::SelfSigned { names, folder }
         if names.len() == 2 && *folder == workspace.path("certs")));
     assert!(config.snapshot.demo_secrets);

@@ -42,6 +42,7 @@ const FOUNDATION: &[&str] = &[
     "identity",
     "policy",
     "page",
+    "change",
 ];
 
 /// Imports within a layer: (who, whom).

@@ -6,6 +6,8 @@
 //! DELETE /api/v1/sessions?realm&subject        end all of a subject                   sessions.revoke
 //! DELETE /api/v1/sessions/{key}                end one                                sessions.revoke
 //! GET    /api/v1/routes                        the route table                        routes
+//! POST   /api/v1/reload                        read the configuration again           reload
+//! GET    /api/v1/reload                        what came of the last time             reload
 //! ```
 //! In: a request's head and body, and what the handlers work on ([`Context`]). Out: JSON, and a line in the audit log
 //! for every call. Host and browser are judged first, then the token, then what it may do; only then is a body read.
@@ -19,6 +21,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::{
+    change::Reloads,
     client::PeerAddr,
     clock::Clock,
     host::Host,
@@ -35,6 +38,7 @@ mod bulk;
 mod entry;
 mod guard;
 mod problem;
+mod reload;
 mod routes;
 mod sessions;
 
@@ -94,6 +98,8 @@ pub enum Scope {
     Routes,
     /// `explain`.
     Explain,
+    /// `reload`: read the configuration again.
+    Reload,
 }
 
 impl Scope {
@@ -102,6 +108,7 @@ impl Scope {
         match self {
             Self::All => "all",
             Self::Explain => "explain",
+            Self::Reload => "reload",
             Self::Routes => "routes",
             Self::SessionsCreate => "sessions.create",
             Self::SessionsRead => "sessions.read",
@@ -125,6 +132,10 @@ pub struct Context<'a> {
     pub issuers: &'a [Arc<str>],
     /// Names of the upstreams, by the index that routes hold.
     pub upstreams: &'a [Arc<str>],
+    /// Which snapshot this is.
+    pub generation: u64,
+    /// Where a reload is asked for.
+    pub reloads: &'a Reloads,
     /// Where sessions live.
     pub store: &'a Arc<Store>,
     /// The time.
@@ -185,6 +196,7 @@ impl Call<'_> {
 
 /// What a path names.
 enum Resource<'a> {
+    Reload,
     Routes,
     Session(&'a str),
     Sessions,
@@ -211,6 +223,7 @@ where
 
     let path = head.uri.path().strip_prefix("/api/v1/").unwrap_or_default();
     let resource = match path {
+        "reload" => Resource::Reload,
         "routes" => Resource::Routes,
         "sessions" => Resource::Sessions,
         _ => Resource::Session(path.strip_prefix("sessions/").ok_or(Problem::NotFound)?),
@@ -218,6 +231,18 @@ where
     let query = head.uri.query().unwrap_or_default();
     let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
     match (resource, method) {
+        (Resource::Reload, &Method::GET) => {
+            call.begin("reload.read", Scope::Reload)?;
+            Ok(json(&reload::last(context)))
+        }
+        (Resource::Reload, &Method::POST) => {
+            call.begin("reload", Scope::Reload)?;
+            let (status, told) = reload::reload(context).await?;
+            let mut response = json(&told);
+            *response.status_mut() = status;
+            Ok(response)
+        }
+        (Resource::Reload, _) => Err(Problem::MethodNotAllowed("GET, HEAD, POST")),
         (Resource::Routes, &Method::GET) => {
             call.begin("routes.read", Scope::Routes)?;
             Ok(json(&routes::list(context)))

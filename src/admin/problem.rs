@@ -43,6 +43,8 @@ pub(super) enum Problem {
         /// The bound.
         limit: usize,
     },
+    /// The gateway stops, and reloads no more.
+    Stopping,
     /// The store takes no more.
     StoreFull,
     /// Too many different names of old cookies.
@@ -71,6 +73,7 @@ impl Problem {
             Self::NoToken => "no_token",
             Self::NotFound => "not_found",
             Self::SessionTooLarge { .. } => "session_too_large",
+            Self::Stopping => "stopping",
             Self::StoreFull => "store_full",
             Self::TooManyCookies => "too_many_cookies",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -97,10 +100,13 @@ impl Problem {
             Self::MissingScope(scope) => format!("this token needs \"{}\" in its `allow`", scope.as_str()),
             Self::NoSession => "no living session has this key".to_owned(),
             Self::NoToken => "send one header `Authorization: Bearer <token>`".to_owned(),
-            Self::NotFound => "there are /api/v1/sessions, /api/v1/sessions/{key} and /api/v1/routes".to_owned(),
+            Self::NotFound => {
+                "there are /api/v1/sessions, /api/v1/sessions/{key}, /api/v1/routes and /api/v1/reload".to_owned()
+            }
             Self::SessionTooLarge { bytes, limit } => {
                 format!("the identity has {bytes} bytes, and session.max_session_bytes is {limit}")
             }
+            Self::Stopping => "the gateway is about to stop".to_owned(),
             Self::StoreFull => "the store holds session.max_sessions sessions".to_owned(),
             Self::TooManyCookies => "too many different names in legacy.cookie".to_owned(),
             Self::UnsupportedMediaType => {
@@ -118,7 +124,7 @@ impl Problem {
             Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::StoreFull | Self::TooManyCookies => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Stopping | Self::StoreFull | Self::TooManyCookies => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
         }
@@ -143,6 +149,7 @@ impl Problem {
             | Self::NoSession
             | Self::NotFound
             | Self::SessionTooLarge { .. }
+            | Self::Stopping
             | Self::TooManyCookies
             | Self::UnsupportedMediaType
             | Self::WrongHost => None,

@@ -240,7 +240,7 @@ fn describe(context: &Context<'_>, session: &Session) -> Value {
     })
 }
 
-fn time(time: Timestamp) -> Value {
+pub(super) fn time(time: Timestamp) -> Value {
     humantime::format_rfc3339_seconds(time.to_system_time()).to_string().into()
 }
 

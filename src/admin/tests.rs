@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    change::Ask,
     clock::Timestamp,
     policy::{Access, Csrf},
     route::{RouteLimits, Target},
@@ -34,6 +35,9 @@ struct Bench {
     store: Arc<Store>,
     clock: Clock,
     peer: PeerAddr,
+    reloads: Reloads,
+    /// Nobody reloads here.
+    _asks: tokio::sync::mpsc::Receiver<Ask>,
 }
 
 fn token(name: &str, allow: &[Scope], realm: &str, grants: Grants) -> AdminToken {
@@ -44,6 +48,7 @@ fn token(name: &str, allow: &[Scope], realm: &str, grants: Grants) -> AdminToken
 
 impl Bench {
     fn new() -> Self {
+        let (reloads, asks) = Reloads::new(NOW);
         let folder = tempfile::tempdir().unwrap();
         let audit = LogSink::File(folder.path().join("audit"));
         let log = LogSettings { access: LogSink::Off, audit, ..LogSettings::default() };
@@ -71,6 +76,8 @@ impl Bench {
             store: Arc::default(),
             clock: Clock::manual(NOW),
             peer: PeerAddr::Unix,
+            reloads,
+            _asks: asks,
         }
     }
 
@@ -86,6 +93,8 @@ impl Bench {
             routes: &self.routes,
             issuers: &["keycloak".into()],
             upstreams: &["legacy".into()],
+            generation: 1,
+            reloads: &self.reloads,
             store: &self.store,
             clock: &self.clock,
             audit: self.telemetry.audit(),

@@ -25,9 +25,12 @@ pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
     std::fs::create_dir_all(&folder)
         .map_err(|error| Failure::new(format!("{} cannot be made: {error}", folder.display())))?;
     let text = text(arguments);
-    let config = config::load_text("portcullis dev", &text, &folder, environment())
-        .map_err(|report| Failure::new(format!("these arguments do not fit\n\n{report}")))?;
-    run::serve(config, &folder)
+    let read = {
+        let folder = folder.clone();
+        move || config::load_text("portcullis dev", &text, &folder, environment())
+    };
+    let config = read().map_err(|report| Failure::new(format!("these arguments do not fit\n\n{report}")))?;
+    run::serve(config, &folder, Box::new(read))
 }
 
 /// The shipped file with another upstream and listener. Quoted by JSON's rules, which TOML's basic strings share.

@@ -16,6 +16,7 @@ mod dev;
 mod explain;
 mod hash_password;
 mod rehearsal;
+mod reload;
 mod revoke;
 mod run;
 mod token;
@@ -52,6 +53,8 @@ enum Command {
     HashPassword(hash_password::Arguments),
     /// Log somebody out everywhere, through the admin API.
     Revoke(revoke::Arguments),
+    /// Let a running gateway read its configuration again, and say what came of it.
+    Reload(reload::Arguments),
     /// Start the gateway (the default).
     Run,
     /// Sign a JWT with the secret of a configured issuer, to try things out.
@@ -100,6 +103,7 @@ pub fn main() -> ExitCode {
         Command::Explain(arguments) => explain::run(&config, &arguments),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
         Command::Revoke(arguments) => revoke::run(&config, &arguments),
+        Command::Reload(arguments) => reload::run(&config, &arguments),
         Command::Run => run::run(&config),
         Command::Token(arguments) => token::run(&config, &arguments),
     };

@@ -2,26 +2,30 @@
 
 use std::path::Path;
 
-use super::{Failure, load, welcome};
+use super::{Failure, environment, load, welcome};
 use crate::{
+    change::Cause,
     clock::Clock,
-    config::Config,
+    config::{self, Config},
     gateway::{self, Running},
-    telemetry,
+    reload, telemetry,
 };
 
 pub(super) fn run(path: &Path) -> Result<(), Failure> {
-    serve(load(path)?, path.parent().unwrap_or_else(|| Path::new("")))
+    let again = path.to_owned();
+    let source = Box::new(move || config::load(&again, environment()));
+    serve(load(path)?, path.parent().unwrap_or_else(|| Path::new("")), source)
 }
 
-/// Serves a configuration until SIGTERM or SIGINT, then drains. A second signal ends the process at once.
-pub(super) fn serve(config: Config, folder: &Path) -> Result<(), Failure> {
+/// Serves a configuration until SIGTERM or SIGINT, then drains. A second signal ends the process at once. SIGHUP reads
+/// the configuration again from `source`.
+pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Result<(), Failure> {
     telemetry::log::install_diagnostics(&config.startup.log).map_err(|error| Failure::new(error.to_string()))?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     let welcome = welcome::Welcome::of(&config);
-    let running = gateway::start(config, Clock::system()).map_err(|error| Failure::new(error.to_string()))?;
+    let running = gateway::start(config, Clock::system(), source).map_err(|error| Failure::new(error.to_string()))?;
     match welcome {
         Some(welcome) => print!("{}", welcome.text(&running, folder)),
         None => {
@@ -30,7 +34,7 @@ pub(super) fn serve(config: Config, folder: &Path) -> Result<(), Failure> {
             }
         }
     }
-    wait_for_signal()?;
+    wait_for_signal(&running)?;
     end(running)
 }
 
@@ -43,7 +47,7 @@ fn end(running: Running) -> Result<(), Failure> {
     }
 }
 
-fn wait_for_signal() -> Result<(), Failure> {
+fn wait_for_signal(running: &Running) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -53,11 +57,16 @@ fn wait_for_signal() -> Result<(), Failure> {
         let unlistenable = |error| Failure::new(format!("signals cannot be received: {error}"));
         let mut terminate = signal(SignalKind::terminate()).map_err(unlistenable)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(unlistenable)?;
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+        let mut hangup = signal(SignalKind::hangup()).map_err(unlistenable)?;
+        let reloads = &running.live().shared.reloads;
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                // What comes of it is in the log.
+                _ = hangup.recv() => drop(reloads.reload(Cause::Signal).await),
+            }
         }
-        Ok(())
     })?;
     // Whoever asks twice does not want to wait for the drain.
     std::thread::spawn(move || {

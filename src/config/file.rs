@@ -99,6 +99,8 @@ table! {
         drain_timeout: Option<Duration>,
         /// `Strict-Transport-Security`.
         hsts: Option<Hsts>,
+        /// Whether a change of one of the files is a reload (R37).
+        watch: Option<bool>,
     }
 
     /// `[tls]`.

@@ -32,12 +32,15 @@ mod build;
 mod decode;
 mod environment;
 mod file;
+mod inputs;
 mod place;
 mod report;
 mod requirement;
 mod scalar;
+mod startup;
 mod tree;
 
+pub use inputs::{Inputs, Stamps};
 pub use place::Place;
 pub use report::{Problem, Report, Warning};
 
@@ -45,6 +48,10 @@ pub use report::{Problem, Report, Warning};
 pub struct Config {
     /// What needs a restart.
     pub startup: Startup,
+    /// `[tls]`; `None`: no listener needs certificates.
+    pub tls: Option<Tls>,
+    /// `server.watch`: whether a change of one of `inputs` is a reload.
+    pub watch: bool,
     /// What a reload swaps; generation 1.
     pub snapshot: Snapshot,
     /// `[[test]]`.
@@ -55,6 +62,8 @@ pub struct Config {
     pub unfit_for_production: Vec<Warning>,
     /// The generated secrets, if there are any: then only this machine is served (R35).
     pub demo: Option<DemoInfo>,
+    /// The files that it was made from.
+    pub inputs: Inputs,
 }
 
 /// What cannot change without a restart.
@@ -62,12 +71,12 @@ pub struct Config {
 pub struct Startup {
     /// Sockets, threads, bounds of connections.
     pub edge: edge::Settings,
-    /// `[tls]`; `None`: no listener needs certificates.
-    pub tls: Option<Tls>,
     /// `[log]`.
     pub log: telemetry::LogSettings,
     /// `telemetry.listen`; `None`: off.
     pub telemetry: Option<Listener>,
+    /// `admin.listen`; `None`: off.
+    pub admin: Option<Listener>,
 }
 
 /// `[tls]`.

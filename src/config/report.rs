@@ -6,12 +6,13 @@
 
 use std::{error, fmt};
 
-use super::place::Place;
+use super::{inputs::Inputs, place::Place};
 
 /// Why a configuration is refused. `Display` is meant for people: one paragraph for each problem.
 #[derive(Clone, Debug)]
 pub struct Report {
     problems: Vec<Problem>,
+    inputs: Inputs,
 }
 
 /// One thing that is wrong.
@@ -38,6 +39,11 @@ impl Report {
     /// In the order of files and lines.
     pub fn problems(&self) -> &[Problem] {
         &self.problems
+    }
+
+    /// What was read until then.
+    pub const fn inputs(&self) -> &Inputs {
+        &self.inputs
     }
 }
 
@@ -100,6 +106,15 @@ pub(super) struct Findings {
     building: bool,
     warnings: Vec<Warning>,
     unfit_for_production: Vec<Warning>,
+    /// What was read so far. No part of a configuration is read past it.
+    pub(super) inputs: Inputs,
+}
+
+/// What is left when there was no problem.
+pub(super) struct Finished {
+    pub(super) warnings: Vec<Warning>,
+    pub(super) unfit_for_production: Vec<Warning>,
+    pub(super) inputs: Inputs,
 }
 
 impl Findings {
@@ -139,12 +154,12 @@ impl Findings {
 
     /// The report of what was found so far.
     pub(super) fn into_report(self) -> Report {
-        Report { problems: self.decoded }
+        Report { problems: self.decoded, inputs: self.inputs }
     }
 
-    /// Every warning and everything unfit for production, or the report if there was a problem.
-    pub(super) fn finish(self) -> Result<(Vec<Warning>, Vec<Warning>), Report> {
-        let Self { decoded, built, mut warnings, mut unfit_for_production, .. } = self;
+    /// Every warning, everything unfit for production and what was read, or the report if there was a problem.
+    pub(super) fn finish(self) -> Result<Finished, Report> {
+        let Self { decoded, built, mut warnings, mut unfit_for_production, inputs, .. } = self;
         let follows = |late: &Problem| {
             decoded.iter().any(|early| {
                 let section = early.place.key().split(['.', '[']).next().unwrap_or_default();
@@ -157,10 +172,10 @@ impl Findings {
         if problems.is_empty() {
             warnings.sort_by(|a, b| a.place.compare(&b.place));
             unfit_for_production.sort_by(|a, b| a.place.compare(&b.place));
-            return Ok((warnings, unfit_for_production));
+            return Ok(Finished { warnings, unfit_for_production, inputs });
         }
         problems.sort_by(|a, b| a.place.compare(&b.place));
-        Err(Report { problems })
+        Err(Report { problems, inputs })
     }
 }
 

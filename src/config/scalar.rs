@@ -218,6 +218,7 @@ choices!(Scope {
     "sessions.revoke" => Self::SessionsRevoke,
     "routes" => Self::Routes,
     "explain" => Self::Explain,
+    "reload" => Self::Reload,
     "all" => Self::All,
 });
 

@@ -1,7 +1,7 @@
 //! The text of one TOML file as a tree whose every node knows its place. The only user of the `toml` crate: syntax
 //! errors, all of them, are reported here; a file with one is not looked at further.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use toml::{
     Spanned,
@@ -96,7 +96,7 @@ pub(super) fn read(path: &Path, file: &Place, findings: &mut Findings) -> Option
 
 /// Reads the text of a file; problems are noted and answered with `None`.
 pub(super) fn text(path: &Path, file: &Place, findings: &mut Findings) -> Option<String> {
-    let bytes = match fs::read(path) {
+    let bytes = match findings.inputs.read(path) {
         Ok(bytes) => bytes,
         Err(error) => {
             findings.problem(file, format!("no readable file ({error})"), "a configuration file in TOML");

@@ -71,6 +71,7 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     let shared = &live.shared;
     exposition.gauge("portcullis_sessions", "Sessions in the store.").value(&[], shared.sessions.len());
     exposition.gauge("portcullis_config_generation", "Counts reloads, from 1.").value(&[], live.snapshot().generation);
+    reloads(exposition, live);
     let counts = &shared.login_counts;
     let mut logins = exposition.counter("portcullis_logins_total", "Attempts to log in, by result.");
     for (result, counter) in
@@ -100,6 +101,30 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     exposition
         .counter("portcullis_grants_dropped_total", "Roles and groups that a source claimed and may not grant.")
         .value(&[], tokens.dropped_grants);
+}
+
+fn reloads(exposition: &mut Exposition, live: &Live) {
+    let (reloads, counts) = (&live.shared.reloads, live.shared.reloads.counts());
+    let mut results = exposition.counter("portcullis_reloads_total", "Reloads, by result.");
+    for (result, counter) in [
+        ("applied", &counts.applied),
+        ("refused", &counts.refused),
+        ("restart_needed", &counts.restart_needed),
+        ("unchanged", &counts.unchanged),
+    ] {
+        results.value(&[("result", result)], counter.load(Relaxed));
+    }
+    let good = reloads.last().is_none_or(|(_, outcome)| outcome.is_success());
+    exposition
+        .gauge("portcullis_config_last_reload_successful", "1 if the last reload was applied, else 0.")
+        .value(&[], u64::from(good));
+    exposition
+        .gauge("portcullis_config_last_success_seconds", "When the files were last taken into use, Unix time.")
+        .value(&[], reloads.last_success());
+    let mut sessions =
+        exposition.counter("portcullis_sessions_revised_total", "Sessions that followed a change of their source.");
+    sessions.value(&[("result", "ended")], counts.sessions_ended.load(Relaxed));
+    sessions.value(&[("result", "updated")], counts.sessions_updated.load(Relaxed));
 }
 
 fn upstreams(exposition: &mut Exposition, live: &Live) {

@@ -16,18 +16,21 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use hyper::body::Incoming;
+use tokio::sync::mpsc::Receiver;
 
 use crate::{
     accounts::Hasher,
     admin,
     authn::token_cache::{CacheLimits, TokenCache},
-    certificate::{self, Certificate, CertificateResolver},
+    certificate::CertificateResolver,
+    change::{Ask, Reloads},
     clock::Clock,
-    config::{Config, Startup, Tls, TlsSource},
+    config::{Config, Startup, Tls},
     edge::{self, Bound, Counters, Handler, Peers, Redirect, TlsSlot},
     inbound::Inbound,
     listener::Listener,
     login, pipeline,
+    reload::{self, Certificates, Followed, Reloader},
     session::Store,
     shutdown::Shutdown,
     state::{Live, Shared, Snapshot},
@@ -43,6 +46,7 @@ pub struct Running {
     live: Arc<Live>,
     edges: Vec<edge::Running>,
     control: Option<JoinHandle<()>>,
+    reloader: Option<JoinHandle<()>>,
     authority: Option<PathBuf>,
 }
 
@@ -74,12 +78,13 @@ impl fmt::Display for StartError {
 
 impl std::error::Error for StartError {}
 
-/// Starts a gateway. It serves when this returns.
+/// Starts a gateway. It serves when this returns. `source` is where a reload reads the configuration again.
 ///
 /// # Errors
 /// [`StartError`] names the listener, certificate or log that could not be had; nothing is left running.
-pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
-    let Config { startup, snapshot, .. } = config;
+pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Running, StartError> {
+    let followed = Followed::of(&config);
+    let Config { startup, tls, snapshot, .. } = config;
     // Two descriptors for each proxied connection; a limit that cannot be raised is met when it is reached.
     let _ = edge::raise_descriptor_limit();
 
@@ -87,7 +92,7 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
     let listeners = bind_all(&startup.edge.listeners)?;
     let redirect = startup.edge.redirect_http.map(|at| bind(&Listener::Http(at))).transpose()?;
     let probes = startup.telemetry.as_ref().map(bind).transpose()?;
-    let administration = snapshot.admin.as_ref().map(|admin| bind(&admin.listen)).transpose()?;
+    let administration = startup.admin.as_ref().map(bind).transpose()?;
     let addresses = Addresses {
         gateway: listeners.iter().filter_map(Bound::local_addr).collect(),
         redirect: redirect.as_ref().and_then(Bound::local_addr),
@@ -95,24 +100,27 @@ pub fn start(config: Config, clock: Clock) -> Result<Running, StartError> {
         admin: administration.as_ref().and_then(Bound::local_addr),
     };
 
-    let certificates = certificates(&startup, &clock)?;
-    let authority = certificates.authority;
-    let resolver = Arc::new(CertificateResolver::new(certificates.all));
-    let tls = startup.tls.as_ref().map(|tls| slot(tls, &resolver)).transpose()?;
+    let Certificates { all, authority, warnings } = certificates(tls.as_ref(), &clock)?;
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    let resolver = Arc::new(CertificateResolver::new(all));
+    let tls = tls.map(|settings| slot(settings, &resolver)).transpose()?;
 
     let own_listeners = [&addresses.gateway[..], addresses.admin.as_slice(), addresses.telemetry.as_slice()].concat();
-    let live = live(snapshot, &telemetry, &clock, own_listeners)?;
+    let (reloads, asks) = Reloads::new(clock.now());
+    let live = live(snapshot, &telemetry, &clock, own_listeners, reloads)?;
     let counters = Arc::<Counters>::default();
     metrics::register(&live, &counters, &resolver);
 
-    let base = Base { startup: &startup, tls: tls.as_ref(), live: &live, clock: &clock };
+    let base = Base { startup: &startup, tls: tls.as_ref().map(|tls| &tls.slot), live: &live, clock: &clock };
     let mut edges = vec![base.gateway(listeners, counters)?];
     edges.extend(redirect.map(|bound| base.redirect(bound, &addresses)).transpose()?);
     edges.extend(probes.map(|bound| base.probes(bound)).transpose()?);
     edges.extend(administration.map(|bound| base.administration(bound)).transpose()?);
     let control = control(Arc::clone(&live)).map_err(failed("the control thread cannot be started"))?;
+    let reloader = Reloader { live: Arc::clone(&live), startup, resolver, tls, source };
+    let reloader = reload(reloader, followed, asks).map_err(failed("the reload thread cannot be started"))?;
     telemetry.readiness().clear(endpoint::STARTING);
-    Ok(Running { addresses, live, edges, control: Some(control), authority })
+    Ok(Running { addresses, live, edges, control: Some(control), reloader: Some(reloader), authority })
 }
 
 impl Running {
@@ -145,9 +153,9 @@ impl Running {
         for edge in self.edges.drain(..) {
             drained &= edge.join();
         }
-        if let Some(control) = self.control.take() {
+        for thread in [self.control.take(), self.reloader.take()].into_iter().flatten() {
             // It only panics if the system cannot run timers; there is nothing left to do for it then.
-            let _ = control.join();
+            let _ = thread.join();
         }
         shared.telemetry.finish(LAST_LINES) && drained
     }
@@ -186,17 +194,19 @@ impl Base<'_> {
     }
 
     fn gateway(&self, listeners: Vec<Bound>, counters: Arc<Counters>) -> Result<edge::Running, StartError> {
-        let trusted: Arc<[_]> = self.live.snapshot().headers.trusted_proxies.iter().copied().collect();
-        let uncounted = Arc::clone(&trusted);
+        let (trusting, counting) = (Arc::clone(self.live), Arc::clone(self.live));
         let setup = edge::Setup {
             workers: self.startup.edge.workers,
             counters,
             peers: Peers {
                 // Without trusted proxies plain listeners are on loopback: `config` allows no other.
                 plain_allowed: Arc::new(move |ip| {
+                    let trusted = &trusting.snapshot().headers.trusted_proxies;
                     trusted.is_empty() || trusted.iter().any(|network| network.contains(&ip))
                 }),
-                uncounted: Arc::new(move |ip| uncounted.iter().any(|network| network.contains(&ip))),
+                uncounted: Arc::new(move |ip| {
+                    counting.snapshot().headers.trusted_proxies.iter().any(|network| network.contains(&ip))
+                }),
             },
             ..self.setup("worker", listeners)
         };
@@ -233,6 +243,7 @@ impl Gateway {
         let worker = pipeline::Worker::new(Arc::clone(live));
         let telemetry = std::rc::Rc::clone(worker.telemetry());
         tokio::task::spawn_local(async move { telemetry.flush_as_needed().await });
+        tokio::task::spawn_local(worker.forget_as_needed());
         tokio::task::spawn_local(worker.cut_ended());
         Self(worker)
     }
@@ -282,6 +293,8 @@ impl Handler for Administration {
             issuers: &issuers,
             upstreams: &upstreams,
             store: &shared.sessions,
+            generation: snapshot.generation,
+            reloads: &shared.reloads,
             clock: &shared.clock,
             audit: shared.telemetry.audit(),
             peer: inbound.connection.peer,
@@ -296,15 +309,11 @@ fn live(
     telemetry: &Arc<Telemetry>,
     clock: &Clock,
     own_listeners: Vec<SocketAddr>,
+    reloads: Reloads,
 ) -> Result<Arc<Live>, StartError> {
-    let uses_tls = |settings: &upstream::Settings| {
-        settings.servers.iter().any(|server| matches!(server, upstream::Server::Https(_)))
-    };
-    let trust = if snapshot.upstreams.iter().any(|settings| uses_tls(settings)) {
-        Some(upstream::system_trust().map_err(failed("https:// upstreams cannot be verified"))?)
-    } else {
-        None
-    };
+    let upstreams = upstream::Shared::new(None, own_listeners.into());
+    let trust = reload::trust(&snapshot, &upstreams).map_err(failed("the upstreams cannot be served"))?;
+    trust.into_iter().for_each(|trust| upstreams.verify_by(trust));
     let shutdown = Shutdown::new();
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     let shared = Shared {
@@ -315,46 +324,26 @@ fn live(
         hasher: Hasher::start(hashing, HASHES_WAITING).map_err(failed("the hashing threads cannot be started"))?,
         throttle: login::Throttle::new(),
         login_counts: login::Counts::default(),
+        upstreams,
         exchanges_cut: AtomicU64::new(0),
-        upstreams: upstream::Shared::new(trust, own_listeners.into()),
         telemetry: Arc::clone(telemetry),
         shutdown,
+        reloads,
     };
     Ok(Arc::new(Live::new(snapshot, shared)))
 }
 
-/// The certificates to serve, and the authority that was made for them.
-struct Certificates {
-    all: Vec<Certificate>,
-    authority: Option<PathBuf>,
-}
-
-fn slot(tls: &Tls, resolver: &Arc<CertificateResolver>) -> Result<Arc<TlsSlot>, StartError> {
-    edge::server_config(Arc::clone(resolver) as _, tls.min_version, &tls.groups)
-        .map(|config| Arc::new(TlsSlot::new(config)))
+fn slot(settings: Tls, resolver: &Arc<CertificateResolver>) -> Result<reload::Slot, StartError> {
+    edge::server_config(Arc::clone(resolver) as _, settings.min_version, &settings.groups)
+        .map(|config| reload::Slot { slot: Arc::new(TlsSlot::new(config)), settings })
         .map_err(failed("the TLS settings cannot be used"))
 }
 
-fn certificates(startup: &Startup, clock: &Clock) -> Result<Certificates, StartError> {
-    let now = clock.now();
-    match startup.tls.as_ref().map(|tls| &tls.source) {
-        None => Ok(Certificates { all: Vec::new(), authority: None }),
-        Some(TlsSource::SelfSigned { names, folder }) => {
-            let made = certificate::local_authority(names, folder, now)
-                .map_err(failed("the local certificate cannot be made"))?;
-            Ok(Certificates { all: vec![made.certificate], authority: Some(made.authority) })
-        }
-        Some(TlsSource::Files(pairs)) => {
-            let mut all = Vec::with_capacity(pairs.len());
-            for pair in pairs {
-                let (certificate, warnings) = Certificate::load(&pair.cert, &pair.key, now)
-                    .map_err(failed(format!("the certificate {} cannot be served", pair.cert.display())))?;
-                for warning in warnings {
-                    tracing::warn!(certificate = %pair.cert.display(), "{warning}");
-                }
-                all.push(certificate);
-            }
-            Ok(Certificates { all, authority: None })
+fn certificates(tls: Option<&Tls>, clock: &Clock) -> Result<Certificates, StartError> {
+    match tls {
+        None => Ok(Certificates { all: Vec::new(), authority: None, warnings: Vec::new() }),
+        Some(tls) => {
+            reload::load_certificates(&tls.source, clock.now()).map_err(failed("clients cannot be served over TLS"))
         }
     }
 }
@@ -400,6 +389,12 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
             }
         });
     })
+}
+
+/// Reading a configuration takes files and time; nothing else waits for this thread.
+fn reload(reloader: Reloader, followed: Followed, asks: Receiver<Ask>) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::Builder::new().name("reload".into()).spawn(move || runtime.block_on(reloader.run(followed, asks)))
 }
 
 /// Long enough for a slow disk, short enough for whoever waits for the process to end.

@@ -4,7 +4,7 @@
 //! permit in hand. There is one exit: [`conclude`] makes the answer, and the request's `Outcome` rides in its body, so
 //! that log line and metrics are written once, when the last byte is out or the client is gone.
 
-use std::{rc::Rc, sync::Arc};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -47,7 +47,7 @@ pub use body::{Body, BodyError};
 /// What one worker thread brings to its requests.
 pub struct Worker {
     live: Arc<Live>,
-    snapshots: SnapshotCache,
+    snapshots: Rc<SnapshotCache>,
     upstreams: upstream::Upstreams,
     telemetry: Rc<WorkerTelemetry>,
     exchanges: Rc<Exchanges>,
@@ -58,7 +58,7 @@ impl Worker {
     pub fn new(live: Arc<Live>) -> Self {
         let upstreams = upstream::Upstreams::new(Arc::clone(&live.shared.upstreams), live.shared.shutdown.clone());
         let telemetry = live.shared.telemetry.worker();
-        Self { snapshots: SnapshotCache::default(), upstreams, telemetry, exchanges: Rc::default(), live }
+        Self { snapshots: Rc::default(), upstreams, telemetry, exchanges: Rc::default(), live }
     }
 
     /// Cuts exchanges that outlast what they were permitted by, for as long as it is polled.
@@ -70,6 +70,27 @@ impl Worker {
     pub async fn handle(&self, inbound: Inbound) -> Response<Body> {
         let snapshot = self.snapshots.current(&self.live);
         handle(self, &snapshot, inbound).await
+    }
+
+    /// Lets go of what only earlier generations used, at each swap: snapshots, and connections to upstreams that are
+    /// gone. Ends never; for a task of its own.
+    pub fn forget_as_needed(&self) -> impl Future<Output = ()> + use<> {
+        let (live, snapshots, upstreams) = (Arc::clone(&self.live), Rc::clone(&self.snapshots), self.upstreams.clone());
+        async move {
+            let mut swaps = live.swaps();
+            while swaps.changed().await.is_ok() {
+                // Requests under way hold on to what they began with.
+                loop {
+                    let current = snapshots.current(&live);
+                    let settled = upstreams.settle(&current.upstreams);
+                    drop(current);
+                    if settled {
+                        break;
+                    }
+                    tokio::time::sleep(SETTLE_EVERY).await;
+                }
+            }
+        }
     }
 
     /// What this worker writes its log lines and metrics to.
@@ -314,5 +335,8 @@ impl From<UpstreamError> for Refusal {
         }
     }
 }
+
+/// How often a worker looks whether requests of an earlier generation have ended.
+const SETTLE_EVERY: Duration = Duration::from_secs(1);
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

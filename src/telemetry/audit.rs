@@ -49,6 +49,8 @@ pub enum What {
     Logout,
     /// Audit lines were lost before this one: `count`.
     Lost,
+    /// The configuration was read again: what came of it.
+    Reload,
     /// An administrator opened a session.
     SessionCreated,
     /// An administrator ended sessions.
@@ -67,6 +69,7 @@ impl What {
             Self::LoginThrottled => "login.throttled",
             Self::Logout => "logout",
             Self::Lost => "audit.lost",
+            Self::Reload => "reload",
             Self::SessionCreated => "session.created",
             Self::SessionsEnded => "sessions.ended",
             Self::SessionsImported => "sessions.imported",

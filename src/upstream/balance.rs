@@ -12,6 +12,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
+
 use super::{Balance, Server, Settings};
 use crate::clock;
 
@@ -20,7 +22,7 @@ use crate::clock;
 pub struct Shared {
     /// Asked only when a worker first meets the settings of a new generation.
     states: Mutex<Vec<Arc<UpstreamState>>>,
-    pub(super) tls: Option<Arc<rustls::ClientConfig>>,
+    pub(super) tls: ArcSwapOption<rustls::ClientConfig>,
     pub(super) own_listeners: Box<[std::net::SocketAddr]>,
     began: Instant,
 }
@@ -70,7 +72,22 @@ impl Shared {
     /// `tls` verifies `https` servers, see [`super::system_trust`]; without it they are unreachable. A connection to
     /// one of `own_listeners` is refused (R36).
     pub fn new(tls: Option<Arc<rustls::ClientConfig>>, own_listeners: Box<[std::net::SocketAddr]>) -> Arc<Self> {
-        Arc::new(Self { states: Mutex::default(), tls, own_listeners, began: clock::instant() })
+        Arc::new(Self {
+            states: Mutex::default(),
+            tls: ArcSwapOption::new(tls),
+            own_listeners,
+            began: clock::instant(),
+        })
+    }
+
+    /// Whether `https` servers can be verified.
+    pub fn can_verify(&self) -> bool {
+        self.tls.load().is_some()
+    }
+
+    /// Verifies `https` servers by this from now on.
+    pub fn verify_by(&self, tls: Arc<rustls::ClientConfig>) {
+        self.tls.store(Some(tls));
     }
 
     /// Every upstream that is in use, for metrics and the admin interface.

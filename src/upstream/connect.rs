@@ -123,7 +123,7 @@ impl Target {
             Server::Echo => Ok(Io::Memory(echo::connect(Arc::clone(&self.upstream)))),
             Server::Http(authority) => self.tcp(authority, HTTP_PORT, limit).await.map(Io::Tcp),
             Server::Https(authority) => {
-                let tls = self.shared.tls.clone().ok_or(UpstreamError::Unreachable("no_trust_anchors"))?;
+                let tls = self.shared.tls.load_full().ok_or(UpstreamError::Unreachable("no_trust_anchors"))?;
                 let name = bare(authority).to_owned();
                 let name = ServerName::try_from(name).map_err(|_| UpstreamError::Unreachable("bad_name"))?;
                 let stream = self.tcp(authority, HTTPS_PORT, limit).await?;

@@ -153,6 +153,20 @@ impl Upstreams {
         }
     }
 
+    /// Takes over the settings of a new generation: unchanged servers keep their connections, idle ones to servers that
+    /// nobody asks for any more are closed. `false` while requests under way use other settings: ask again later.
+    pub fn settle(&self, settings: &[Arc<Settings>]) -> bool {
+        let current: Vec<Rc<Entry>> = settings.iter().map(|settings| self.entry(settings)).collect();
+        let mut entries = self.0.entries.borrow_mut();
+        entries.retain(|entry| entry.settings.strong_count() > 0);
+        for server in &*self.0.servers.borrow() {
+            if !entries.iter().any(|entry| entry.servers.iter().any(|used| Rc::ptr_eq(used, server))) {
+                server.idle.borrow_mut().clear();
+            }
+        }
+        entries.len() == current.len()
+    }
+
     pub(super) fn shutdown(&self) -> &Shutdown {
         &self.0.shutdown
     }

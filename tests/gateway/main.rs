@@ -92,6 +92,9 @@ mod admin;
 /// Commands that use it.
 mod admin_client;
 
+/// A new configuration for a running gateway (R37).
+mod reload;
+
 /// Access log, metrics, probes, and the headers that help operators.
 mod metrics;
 

@@ -6,12 +6,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use super::{
-    Config, DemoInfo, Startup,
+    Config, DemoInfo, Startup, TestCase, Tls,
     decode::decode_leniently,
     environment::Environment,
     file::{File, Fragment},
     place::Place,
-    report::{Findings, Report},
+    report::{Findings, Finished, Report},
     tree::{self, Node},
 };
 use crate::{policy, state::Snapshot};
@@ -33,17 +33,26 @@ pub(super) struct Build<'a> {
     files: usize,
 }
 
+/// What is built.
+struct Parts {
+    startup: Startup,
+    tls: Option<Tls>,
+    watch: bool,
+    snapshot: Snapshot,
+    tests: Vec<TestCase>,
+}
+
 /// Builds a configuration from the tree of its main file.
 pub(super) fn build(root: &Node, environment: &Environment, mut findings: Findings) -> Result<Config, Report> {
     let mut build = Build { findings: &mut findings, environment, demo: DemoInfo::default(), files: 1 };
     let parts = build.parts(root);
     let demo = std::mem::take(&mut build.demo);
-    let (warnings, unfit_for_production) = findings.finish()?;
+    let Finished { warnings, unfit_for_production, inputs } = findings.finish()?;
     match parts {
-        Some((startup, mut snapshot, tests)) => {
+        Some(Parts { startup, tls, watch, mut snapshot, tests }) => {
             let demo = (!demo.users.is_empty() || !demo.issuers.is_empty()).then_some(demo);
             snapshot.demo_secrets = demo.is_some();
-            Ok(Config { startup, snapshot, tests, warnings, unfit_for_production, demo })
+            Ok(Config { startup, tls, watch, snapshot, tests, warnings, unfit_for_production, demo, inputs })
         }
         // Nothing is left out without a problem being noted; if it were, it must not pass.
         None => {
@@ -55,12 +64,13 @@ pub(super) fn build(root: &Node, environment: &Environment, mut findings: Findin
 }
 
 impl Build<'_> {
-    fn parts(&mut self, root: &Node) -> Option<(Startup, Snapshot, Vec<super::TestCase>)> {
+    fn parts(&mut self, root: &Node) -> Option<Parts> {
         let mut file: File = decode_leniently(root, self.findings)?;
         self.include(&mut file);
         self.findings.begin_building();
 
         let startup = self.startup(&file);
+        let tls = self.tls(&file);
         let login = self.login(&file);
         let issuers = self.issuers(&file);
         let admin = self.admin(&file);
@@ -80,7 +90,8 @@ impl Build<'_> {
             (None, _) | (_, None) => None,
         };
 
-        let startup = startup?;
+        let admin = admin?;
+        let startup = Startup { admin: admin.as_ref().map(|admin| admin.listen.clone()), ..startup? };
         let table = table?;
         let snapshot = Snapshot {
             generation: 1,
@@ -91,12 +102,13 @@ impl Build<'_> {
             login: login?,
             headers: headers?,
             upstreams: upstreams?,
-            admin: admin?,
+            admin,
             hsts,
             max_body: startup.edge.limits.max_body,
             query_log: file.log.0?.query.unwrap_or_default(),
         };
-        Some((startup, snapshot, tests?))
+        let watch = file.server.0?.table.watch.unwrap_or(true);
+        Some(Parts { startup, tls: tls?, watch, snapshot, tests: tests? })
     }
 
     /// Adds what `include` names, in the order of the patterns and, within one, of the file names.
@@ -134,6 +146,7 @@ impl Build<'_> {
             self.findings.problem(place, "another `*`", expected);
             return Vec::new();
         }
+        self.findings.inputs.note(folder);
         let entries = match std::fs::read_dir(folder) {
             Ok(entries) => entries,
             Err(error) => {

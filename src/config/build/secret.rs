@@ -82,7 +82,7 @@ impl Build<'_> {
 
     /// Reads a file of any kind; a problem is noted and answered with `None`.
     pub(super) fn file(&mut self, path: &Path, place: &Place, expected: &str) -> Option<Vec<u8>> {
-        match fs::read(path) {
+        match self.findings.inputs.read(path) {
             Ok(bytes) => Some(bytes),
             Err(error) => {
                 self.findings.problem(place, format!("no readable file {} ({error})", path.display()), expected);

@@ -1,4 +1,4 @@
-//! `[server]`, `[tls]`, `[limits]`, `[log]`, `[telemetry]`: what needs a restart to change. Who listens where without
+//! `[server]`, `[tls]`, `[limits]`, `[log]`, `[telemetry]`: mostly what needs a restart to change. Who listens where without
 //! encryption is decided here: only where nobody can listen in, or where a trusted proxy speaks (R20, R36).
 
 use std::{
@@ -25,13 +25,12 @@ use crate::{
 };
 
 impl Build<'_> {
-    /// Everything that needs a restart.
+    /// Everything that needs a restart, but where `[admin]` listens.
     pub(super) fn startup(&mut self, file: &File) -> Option<Startup> {
         let listeners = self.listeners(file);
         let limits = limits(file);
         let log = self.log(file);
         let telemetry = self.telemetry(file);
-        let tls = self.tls(file);
         self.judge_addresses(file);
 
         let server = &file.server.0.as_ref()?.table;
@@ -47,9 +46,9 @@ impl Build<'_> {
                 drain_timeout: server.drain_timeout.unwrap_or(Duration::from_secs(30)),
                 limits: limits?,
             },
-            tls: tls?,
             log: log?,
             telemetry: telemetry?,
+            admin: None,
         })
     }
 
@@ -81,7 +80,8 @@ impl Build<'_> {
         Some(listeners)
     }
 
-    fn tls(&mut self, file: &File) -> Option<Option<Tls>> {
+    /// `[tls]`.
+    pub(super) fn tls(&mut self, file: &File) -> Option<Option<Tls>> {
         let Some(At { value: tls, place }) = file.tls.0.as_ref()? else {
             return Some(None);
         };

@@ -351,6 +351,7 @@ impl Build<'_> {
         let folder = path.parent().unwrap_or_else(|| std::path::Path::new(""));
         let file_place = Place::file(self.files, path, folder);
         self.files += 1;
+        self.findings.inputs.note(path);
         if !path.is_file() {
             self.findings.problem(
                 place,
@@ -510,7 +511,7 @@ fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {
 fn opens_sessions(token: &file::AdminToken) -> bool {
     token.allow.value.iter().any(|scope| match scope {
         Scope::All | Scope::SessionsCreate => true,
-        Scope::Explain | Scope::Routes | Scope::SessionsRead | Scope::SessionsRevoke => false,
+        Scope::Explain | Scope::Reload | Scope::Routes | Scope::SessionsRead | Scope::SessionsRevoke => false,
     })
 }
 

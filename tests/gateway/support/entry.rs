@@ -21,7 +21,9 @@ impl InProcess {
     /// Reads the file and starts. `Err` is what a user would read.
     pub(crate) fn start(path: &Path, environment: &[(String, String)], clock: Clock) -> Result<Self, String> {
         let config = config::load(path, environment.iter().cloned()).map_err(|report| report.to_string())?;
-        gateway::start(config, clock).map(Self).map_err(|error| error.to_string())
+        let (path, environment) = (path.to_owned(), environment.to_vec());
+        let again = Box::new(move || config::load(&path, environment.iter().cloned()));
+        gateway::start(config, clock, again).map(Self).map_err(|error| error.to_string())
     }
 
     pub(crate) fn addresses(&self) -> Addresses {

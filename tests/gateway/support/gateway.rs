@@ -24,6 +24,7 @@ pub(crate) struct Gateway {
     directory: TempDir,
     pki: Pki,
     hosts: Vec<String>,
+    include: Option<PathBuf>,
     server: Vec<String>,
     tables: Vec<String>,
     routes: Vec<Route>,
@@ -67,6 +68,7 @@ impl Gateway {
             directory: tempfile::tempdir().expect("a directory can be made"),
             pki: Pki::new(),
             hosts: vec!["app.test".into()],
+            include: None,
             server: Vec::new(),
             tables: vec![tables.to_owned()],
             routes: Vec::new(),
@@ -83,6 +85,12 @@ impl Gateway {
     /// One more host.
     pub(crate) fn host(mut self, host: &str) -> Self {
         self.hosts.push(host.to_owned());
+        self
+    }
+
+    /// With the files of this pattern.
+    pub(crate) fn include(mut self, pattern: &std::path::Path) -> Self {
+        self.include = Some(pattern.to_owned());
         self
     }
 
@@ -254,12 +262,18 @@ impl Gateway {
         let folder = self.directory.path();
         let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
         let files = self.pki.issue(folder, &hosts);
-        let mut text = String::from("version = 1\n\n[server]\n");
+        let mut text = String::from("version = 1\n");
+        if let Some(pattern) = &self.include {
+            text.push_str(&format!("include = [{pattern:?}]\n"));
+        }
+        text.push_str("\n[server]\n");
         for (key, value) in [
             ("listen", "[\"https://127.0.0.1:0\"]".to_owned()),
             ("hosts", format!("{hosts:?}")),
             ("workers", "2".to_owned()),
             ("drain_timeout", "\"5s\"".to_owned()),
+            // Tests reload when they say so.
+            ("watch", "false".to_owned()),
         ] {
             if !self.server.iter().any(|line| line.trim_start().starts_with(key)) {
                 text.push_str(&format!("{key} = {value}\n"));
@@ -432,6 +446,28 @@ impl Running {
 
     pub(crate) const fn pki(&self) -> &Pki {
         &self.pki
+    }
+
+    /// Writes something else in place of a part of its gateway.toml.
+    #[track_caller]
+    pub(crate) fn edit(&self, part: &str, other: &str) {
+        let path = self.directory.path().join("gateway.toml");
+        let text = fs::read_to_string(&path).expect("gateway.toml is there");
+        assert!(text.contains(part), "gateway.toml has no {part:?}:\n{text}");
+        fs::write(&path, text.replace(part, other)).expect("it can be written");
+    }
+
+    /// Reads the configuration again, by the admin API; its answer.
+    pub(crate) fn reload(&self) -> Response {
+        self.admin().post("/api/v1/reload", "").send()
+    }
+
+    /// Stops it; all lines of its audit log.
+    pub(crate) fn stop_and_read_audit(mut self) -> Vec<String> {
+        if let Some(inner) = self.inner.take() {
+            inner.stop();
+        }
+        self.audit_lines()
     }
 
     /// Stops it; `true` if everything ended by itself in time.

@@ -18,10 +18,11 @@ use super::{Client, eventually, patience};
 /// `portcullis run`. Dropping it kills it.
 pub(crate) struct Process {
     child: Child,
+    lines: mpsc::Receiver<String>,
     address: SocketAddr,
     host: String,
     roots: Arc<RootCertStore>,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Process {
@@ -61,7 +62,7 @@ impl Process {
             }
             heard.push(line);
         };
-        Self { child, address, host: host.to_owned(), roots, _directory: directory }
+        Self { child, lines: hears, address, host: host.to_owned(), roots, directory }
     }
 
     /// A client that trusts it and asks for its first host.
@@ -73,6 +74,24 @@ impl Process {
     pub(crate) fn terminate(&self) {
         let sent = Command::new("kill").arg(self.child.id().to_string()).status();
         assert!(sent.is_ok_and(|status| status.success()), "the signal is sent");
+    }
+
+    /// Its gateway.toml.
+    pub(crate) fn config(&self) -> std::path::PathBuf {
+        self.directory.path().join("gateway.toml")
+    }
+
+    /// Sends SIGHUP and waits for what it says of the reload.
+    #[track_caller]
+    pub(crate) fn reload(&self) -> String {
+        let sent = Command::new("kill").args(["-HUP", &self.child.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "the signal is sent");
+        loop {
+            let line = self.lines.recv_timeout(patience()).expect("it says what came of it");
+            if line.contains("the configuration was reloaded") || line.contains("the reload was refused") {
+                return line;
+            }
+        }
     }
 
     /// How it ended, once it has.

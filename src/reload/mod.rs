@@ -1,0 +1,251 @@
+//! A new configuration for a running gateway (R37).
+//!
+//! ```text
+//! signal, admin API, watch → read and build everything → compare what needs a restart → swap once → sessions follow
+//! ```
+//! One thread does all of it, off the workers. In: wishes ([`Ask`]) and the files. Out: an [`Outcome`], in the log,
+//! in metrics and to whoever asked. Invariants: everything that can fail comes before the first thing that changes, so
+//! that a reload is applied whole or not at all; requests under way finish on the snapshot that they began with;
+//! sockets, counters, sessions and connections to unchanged upstreams stay.
+
+use std::sync::Arc;
+
+use tokio::{sync::mpsc::Receiver, time::MissedTickBehavior};
+
+use crate::{
+    certificate::{Certificate, CertificateResolver},
+    change::{Applied, Ask, Cause, Outcome},
+    config::{Config, Report, Startup, Tls},
+    edge::{self, TlsSlot},
+    state::{Live, Snapshot},
+    telemetry::audit::{Event, Origin, What},
+    upstream,
+};
+
+mod certificates;
+mod watch;
+
+pub use certificates::{Certificates, load as load_certificates};
+use watch::Watch;
+
+/// Reads the configuration anew: the same files, the environment as it is.
+pub type Source = Box<dyn Fn() -> Result<Config, Report> + Send>;
+
+/// What reloads a gateway.
+pub struct Reloader {
+    /// What there is to change.
+    pub live: Arc<Live>,
+    /// What cannot change, as it was at the start.
+    pub startup: Startup,
+    /// Where certificates are served from.
+    pub resolver: Arc<CertificateResolver>,
+    /// How TLS is spoken; `None`: no listener speaks it.
+    pub tls: Option<Slot>,
+    /// Where the configuration comes from.
+    pub source: Source,
+}
+
+/// TLS as it is spoken, and the settings that it was made from.
+pub struct Slot {
+    /// What new connections get.
+    pub slot: Arc<TlsSlot>,
+    /// The settings.
+    pub settings: Tls,
+}
+
+/// Everything that a reload needs, built; nothing of it is in use yet.
+struct Built {
+    snapshot: Snapshot,
+    certificates: Option<Vec<Certificate>>,
+    tls: Option<(Tls, Arc<rustls::ServerConfig>)>,
+    trust: Option<Arc<rustls::ClientConfig>>,
+    warnings: Vec<String>,
+}
+
+impl Reloader {
+    /// Reloads whenever it is asked to, and when files change if `server.watch` says so, until the gateway stops.
+    /// `first` is the configuration that it was started with. For a thread of its own: it reads files.
+    pub async fn run(mut self, first: Followed, mut asks: Receiver<Ask>) {
+        let mut followed = first;
+        let mut looks = tokio::time::interval(watch::EVERY);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            let live = Arc::clone(&self.live);
+            let cause = tokio::select! {
+                () = live.shared.shutdown.triggered() => return,
+                ask = asks.recv() => match ask {
+                    Some(first) => {
+                        // Whoever asked before the reading begins gets what it brings.
+                        let mut waiting = vec![first];
+                        while let Ok(ask) = asks.try_recv() {
+                            waiting.push(ask);
+                        }
+                        let cause = waiting[0].cause;
+                        let outcome = self.reload(cause, &mut followed);
+                        for ask in waiting {
+                            let _ = ask.reply.send(outcome.clone());
+                        }
+                        continue;
+                    }
+                    None => return,
+                },
+                _ = looks.tick() => Cause::Watch,
+            };
+            if followed.watched && followed.watch.look() {
+                self.reload(cause, &mut followed);
+            }
+        }
+    }
+
+    /// One reload, told to everybody who should know.
+    fn reload(&mut self, cause: Cause, followed: &mut Followed) -> Outcome {
+        let outcome = self.attempt(cause, followed);
+        let (now, shared) = (self.live.shared.clock.now(), &self.live.shared);
+        match &outcome {
+            Outcome::Applied(applied) => {
+                tracing::info!(
+                    cause = cause.label(),
+                    generation = applied.generation,
+                    sessions_ended = applied.sessions_ended,
+                    sessions_updated = applied.sessions_updated,
+                    "the configuration was reloaded"
+                );
+                applied.changes.iter().for_each(|change| tracing::info!(generation = applied.generation, "{change}"));
+                applied.warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+            }
+            Outcome::Refused(problems) => {
+                for problem in problems {
+                    tracing::error!(cause = cause.label(), "the reload was refused, nothing has changed: {problem}");
+                }
+            }
+            Outcome::RestartNeeded(keys) => tracing::error!(
+                cause = cause.label(),
+                keys = keys.join(", "),
+                "the reload was refused, nothing has changed: these keys need a restart"
+            ),
+            Outcome::Unchanged => tracing::debug!(cause = cause.label(), "the files say what is in use already"),
+        }
+        if outcome != Outcome::Unchanged {
+            let generation = self.live.snapshot().generation;
+            let more = [
+                ("cause", cause.label().into()),
+                ("result", outcome.label().into()),
+                ("generation", generation.into()),
+            ];
+            shared.telemetry.audit().record(&Event { more: &more, ..Event::new(What::Reload, Origin::gateway(now)) });
+        }
+        shared.reloads.note(now, &outcome);
+        outcome
+    }
+
+    fn attempt(&mut self, cause: Cause, followed: &mut Followed) -> Outcome {
+        let config = match (self.source)() {
+            Ok(config) => config,
+            Err(report) => {
+                let problems = report.problems().iter().map(ToString::to_string).collect();
+                followed.read(report.inputs());
+                return Outcome::Refused(problems);
+            }
+        };
+        followed.read(&config.inputs);
+        let digest = config.inputs.digest();
+        if cause == Cause::Watch && digest == followed.applied {
+            return Outcome::Unchanged;
+        }
+        let keys = self.startup.differences(&config.startup);
+        if !keys.is_empty() {
+            return Outcome::RestartNeeded(keys);
+        }
+        let watched = config.watch;
+        let built = match self.build(config) {
+            Ok(built) => built,
+            Err(problem) => return Outcome::Refused(vec![problem]),
+        };
+        followed.applied = digest;
+        followed.watched = watched;
+        Outcome::Applied(self.apply(built))
+    }
+
+    /// The last things that can fail.
+    fn build(&self, config: Config) -> Result<Built, String> {
+        let Config { tls, mut snapshot, warnings, .. } = config;
+        let mut warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        let shared = &self.live.shared;
+        let certificates = match &tls {
+            None => None,
+            Some(tls) => {
+                let loaded = certificates::load(&tls.source, shared.clock.now())?;
+                warnings.extend(loaded.warnings);
+                Some(loaded.all)
+            }
+        };
+        // A new configuration makes new ticket keys, and every client's next handshake is a full one: only if it must.
+        let tls = match (tls, &self.tls) {
+            (Some(new), Some(Slot { settings: old, .. }))
+                if (new.min_version, &new.groups) != (old.min_version, &old.groups) =>
+            {
+                let config = edge::server_config(Arc::clone(&self.resolver) as _, new.min_version, &new.groups)
+                    .map_err(|error| format!("the TLS settings cannot be used: {error}"))?;
+                Some((new, config))
+            }
+            (Some(_) | None, _) => None,
+        };
+        let trust = trust(&snapshot, &shared.upstreams)?;
+        let before = self.live.snapshot();
+        snapshot.generation = before.generation + 1;
+        // What was prepared under other settings is prepared anew (R13).
+        snapshot.headers.generation = snapshot.generation;
+        Ok(Built { snapshot, certificates, tls, trust, warnings })
+    }
+
+    /// Takes everything into use. Nothing here can fail.
+    fn apply(&mut self, built: Built) -> Applied {
+        let Built { snapshot, certificates, tls, trust, warnings } = built;
+        let shared = &self.live.shared;
+        let generation = snapshot.generation;
+        if let Some(trust) = trust {
+            shared.upstreams.verify_by(trust);
+        }
+        if let Some(certificates) = certificates {
+            self.resolver.replace(certificates);
+        }
+        if let (Some(slot), Some((settings, config))) = (&mut self.tls, tls) {
+            slot.slot.replace(config);
+            slot.settings = settings;
+        }
+        self.live.swap(snapshot);
+        Applied { generation, changes: Vec::new(), warnings, sessions_ended: 0, sessions_updated: 0 }
+    }
+}
+
+/// Which files are followed, and what of them is in use.
+pub struct Followed {
+    watch: Watch,
+    watched: bool,
+    /// The contents in use.
+    applied: [u8; 32],
+}
+
+impl Followed {
+    /// The files of a configuration that is in use.
+    pub fn of(config: &Config) -> Self {
+        let inputs = config.inputs.clone();
+        Self { applied: inputs.digest(), watched: config.watch, watch: Watch::of(inputs) }
+    }
+
+    fn read(&mut self, inputs: &crate::config::Inputs) {
+        self.watch = Watch::of(inputs.clone());
+    }
+}
+
+/// What `https` upstreams are verified by, if there are some and it was not needed before. Reads a file.
+///
+/// # Errors
+/// Why they cannot be verified.
+pub fn trust(snapshot: &Snapshot, upstreams: &upstream::Shared) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
+    let is_https = |server: &upstream::Server| matches!(server, upstream::Server::Https(_));
+    if upstreams.can_verify() || !snapshot.upstreams.iter().any(|upstream| upstream.servers.iter().any(is_https)) {
+        return Ok(None);
+    }
+    upstream::system_trust().map(Some).map_err(|error| format!("https:// upstreams cannot be verified: {error}"))
+}

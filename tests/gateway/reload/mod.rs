@@ -1,0 +1,13 @@
+//! Reloading: what it changes, when it changes nothing, who asks for it, and what happens meanwhile.
+
+/// What a reload can change, one kind after the other.
+mod kinds;
+
+/// Requests and connections while it happens, and what must not grow.
+mod load;
+
+/// When nothing changes, and who is told why.
+mod refused;
+
+/// Changes of files.
+mod watched;
