@@ -16,7 +16,12 @@ use http::{
 use maud::html;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::{id::RequestId, identity::Factor, inbound::Malformed, page};
+use crate::{
+    id::RequestId,
+    identity::Factor,
+    inbound::Malformed,
+    page::{self, Face, Text},
+};
 
 /// Why a request is not served. Each stage's error is converted into one of these; no other place makes a non-2xx.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -154,6 +159,8 @@ pub struct Asked<'a> {
     pub bearer: bool,
     /// Who is signed in with a session, for people.
     pub signed_in_as: Option<&'a str>,
+    /// How pages look, in the reader's language.
+    pub face: Face<'a>,
 }
 
 impl Refusal {
@@ -282,40 +289,45 @@ impl Refusal {
         }
     }
 
-    /// What the client is told, in one sentence of ours.
+    /// What the client is told, in one sentence of ours, in English.
     pub const fn description(&self) -> &'static str {
         match self {
-            Self::Malformed(_) => "The request is not well-formed HTTP.",
-            Self::BadPath(_) => "The path can be read in more than one way and is not accepted.",
-            Self::BadHost(_) => "The request names no valid host.",
-            Self::UnknownHost => "This host is not served here.",
-            Self::NoRoute => "There is nothing at this address.",
-            Self::MethodNotAllowed { .. } => "This method is not allowed here.",
-            Self::BodyTooLarge => "The request body is too large.",
-            Self::BodyIncomplete => "The request body did not arrive whole.",
             Self::BadBody(what) => what,
-            Self::UnsupportedMediaType => "The body must be application/json or a form.",
-            Self::DemoOnly => {
-                "The demo set-up answers only requests from this machine to localhost. Replace the generated secrets \
-                 to use it elsewhere."
-            }
-            Self::NotEncrypted => "This needs https.",
-            Self::NoCredential => "Please sign in, or send a token.",
-            Self::BadCredential(BadCredential::Ambiguous(_)) => "More than one credential was sent.",
-            Self::BadCredential(BadCredential::Bearer(_)) => "The token is not valid.",
-            Self::BadCredential(BadCredential::Session) => "The session has ended. Please sign in again.",
-            Self::LoginFailed => "User name or password is wrong.",
-            Self::StaleLogin { .. } => "Please sign in again to do this.",
-            Self::WeakLogin { .. } => "Please sign in with your second factor to do this.",
-            Self::NotAllowed { .. } => "You are not allowed to do this.",
-            Self::CrossSite => "The request came from another site and was not carried out.",
-            Self::IdentityTooLarge => "Your account has more roles or groups than can be passed on.",
-            Self::TooMany { .. } => "Too many attempts. Please wait a little.",
-            Self::UpstreamUnreachable => "The service behind this gateway cannot be reached.",
-            Self::UpstreamInvalid => "The service behind this gateway gave no valid answer.",
-            Self::UpstreamTimeout => "The service behind this gateway did not answer in time.",
-            Self::Unavailable => "This cannot be checked at the moment. Please try again.",
-            Self::StoreFull => "No more sessions can be opened at the moment.",
+            _ => self.text().english(),
+        }
+    }
+
+    /// What people are told, in their language.
+    const fn text(&self) -> Text {
+        match self {
+            Self::Malformed(_) => Text::Malformed,
+            Self::BadPath(_) => Text::BadPath,
+            Self::BadHost(_) => Text::BadHost,
+            Self::UnknownHost => Text::UnknownHost,
+            Self::NoRoute => Text::NoRoute,
+            Self::MethodNotAllowed { .. } => Text::MethodNotAllowed,
+            Self::BodyTooLarge => Text::BodyTooLarge,
+            Self::BodyIncomplete => Text::BodyIncomplete,
+            Self::BadBody(_) => Text::BadBody,
+            Self::UnsupportedMediaType => Text::UnsupportedMediaType,
+            Self::DemoOnly => Text::DemoOnly,
+            Self::NotEncrypted => Text::NotEncrypted,
+            Self::NoCredential => Text::NoCredential,
+            Self::BadCredential(BadCredential::Ambiguous(_)) => Text::AmbiguousCredential,
+            Self::BadCredential(BadCredential::Bearer(_)) => Text::InvalidToken,
+            Self::BadCredential(BadCredential::Session) => Text::SessionEnded,
+            Self::LoginFailed => Text::LoginFailed,
+            Self::StaleLogin { .. } => Text::StaleLogin,
+            Self::WeakLogin { .. } => Text::WeakLogin,
+            Self::NotAllowed { .. } => Text::NotAllowed,
+            Self::CrossSite => Text::CrossSite,
+            Self::IdentityTooLarge => Text::IdentityTooLarge,
+            Self::TooMany { .. } => Text::TooMany,
+            Self::UpstreamUnreachable => Text::UpstreamUnreachable,
+            Self::UpstreamInvalid => Text::UpstreamInvalid,
+            Self::UpstreamTimeout => Text::UpstreamTimeout,
+            Self::Unavailable => Text::Unavailable,
+            Self::StoreFull => Text::StoreFull,
         }
     }
 
@@ -432,41 +444,41 @@ impl Refusal {
             .login_prefix
             .filter(|_| matches!(self, Self::NotAllowed { .. }))
             .map(|prefix| way_to_login(prefix, Some("login"), asked.return_to));
-        let title = self.title();
+        let face = asked.face;
+        let title = face.say(self.title());
         let content = html! {
-            (page::emblem())
             h1 { (title) }
-            p { (self.description()) }
+            p { (face.say(self.text())) }
             @if let Some(name) = asked.signed_in_as.filter(|_| switch.is_some()) {
-                p.lead { "You are signed in as " strong { (name) } "." }
+                p.lead { (face.fill(Text::YouAreSignedInAs, &html! { strong { (name) } })) }
             }
             @if let Some(url) = login_url {
-                p { a.button href=(url) { "Sign in" } }
+                p { a.button href=(url) { (face.say(Text::SignIn)) } }
             } @else if let Some(url) = &switch {
-                p { a.button href=(url) { "Switch account" } }
+                p { a.button href=(url) { (face.say(Text::SwitchAccount)) } }
             }
-            p.fine { "Request " code { (asked.request_id.as_str()) } }
+            p.fine { (face.fill(Text::RequestNumber, &html! { code { (asked.request_id.as_str()) } })) }
         };
-        page::page(status, title, &content)
+        face.page(status, title, &content)
     }
 
     /// The heading of the page.
-    const fn title(&self) -> &'static str {
+    const fn title(&self) -> Text {
         match self.blame() {
-            Blame::Upstream => "The service is not available",
-            Blame::Gateway => "Please try again",
+            Blame::Upstream => Text::UnavailableTitle,
+            Blame::Gateway => Text::TryAgainTitle,
             Blame::Client => match self {
                 Self::NoCredential
                 | Self::BadCredential(_)
                 | Self::LoginFailed
                 | Self::StaleLogin { .. }
-                | Self::WeakLogin { .. } => "Please sign in",
-                Self::NoRoute | Self::UnknownHost => "Not found",
+                | Self::WeakLogin { .. } => Text::PleaseSignInTitle,
+                Self::NoRoute | Self::UnknownHost => Text::NotFoundTitle,
                 Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
-                    "Not allowed"
+                    Text::NotAllowedTitle
                 }
-                Self::TooMany { .. } => "Please wait",
-                _ => "This request cannot be served",
+                Self::TooMany { .. } => Text::PleaseWaitTitle,
+                _ => Text::CannotBeServedTitle,
             },
         }
     }
@@ -598,8 +610,11 @@ const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
 mod tests {
     use super::*;
 
+    static LOOK: std::sync::LazyLock<page::Look> = std::sync::LazyLock::new(page::Look::default);
+
     fn asked(id: &RequestId, audience: Audience) -> Asked<'_> {
         Asked {
+            face: LOOK.face(None),
             audience,
             request_id: id,
             login_prefix: Some("/_auth"),

@@ -22,7 +22,7 @@ use crate::{
     change::Reloads,
     clock::Clock,
     durable::Durable,
-    headers, login,
+    headers, login, page,
     route::RouteTable,
     session,
     shutdown::Shutdown,
@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub session: session::Settings,
     /// `[login]`.
     pub login: login::Settings,
+    /// How our pages look and what they say.
+    pub look: page::Look,
     /// `[identity]` and trusted proxies.
     pub headers: headers::Settings,
     /// `[upstream.*]`.

@@ -17,6 +17,7 @@ use std::{
 use portcullis::{
     config::{self, Config, TlsSource},
     listener::Listener,
+    page::Text,
     policy::{Access, Csrf, Grants},
     route::{Own, Target},
 };
@@ -169,6 +170,32 @@ fn every_key_is_in_the_manual() {
     let missing: Vec<&String> = keys.iter().filter(|key| !explained(key) && !is_section(key)).collect();
 
     assert!(missing.is_empty(), "README.md has no row for {missing:#?}");
+}
+
+#[test]
+fn every_text_of_our_pages_is_in_the_manual() {
+    let manual = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).expect("the manual");
+    let row = |text: &&Text| format!("| `{}` | {} |", text.key(), text.english());
+    let missing: Vec<String> =
+        Text::ALL.iter().filter(|text| !manual.contains(&row(text))).map(|text| row(&text)).collect();
+
+    assert!(missing.is_empty(), "README.md has no row under \"Texts\" that says\n{}", missing.join("\n"));
+}
+
+#[test]
+fn what_is_hard_to_read_is_warned_about() {
+    let workspace = Workspace::new();
+    let with = |colors: &str| {
+        let text = shipped().replacen("[login]\n", &format!("[login]\n{colors}\n"), 1);
+        workspace.load(&text).unwrap_or_else(|report| panic!("{report}")).warnings
+    };
+
+    let warnings = with("colors = { accent = \"#ffcc00\" }");
+    assert!(
+        warnings.iter().any(|warning| warning.to_string().contains("the accent on the card has a contrast of 1.5"))
+    );
+    let calm = with("colors = { accent = \"#0b6e4f\" }\ndark_colors = { accent = \"#5fd3a8\" }");
+    assert!(!calm.iter().any(|warning| warning.to_string().contains("hard to read")));
 }
 
 #[test]

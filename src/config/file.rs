@@ -11,9 +11,9 @@ use super::{
     report::{Findings, did_you_mean, one_of},
     requirement::Rule,
     scalar::{
-        AuthName, CertificateName, Claim, CookieName, CorsOrigin, FilePath, Hsts, Json, Location, LogLevel, Name,
-        NonEmpty, Number, Origin, PasswordHash, Positive, Prefix, Rate, RequestLine, RoutePath, ServerUrl, Sink, Size,
-        TrustedProxy, Workers, choices,
+        AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag, Location,
+        LogLevel, Name, NonEmpty, Number, Origin, PasswordHash, Positive, Prefix, Rate, RequestLine, RoutePath,
+        ServerUrl, Sink, Size, TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -24,6 +24,7 @@ use crate::{
     headers::{ForwardedFamily, Profile},
     host::Host,
     listener::Listener,
+    page,
     session::SameSite,
     telemetry::{LogFormat, QueryLog},
     upstream::{Balance, HostPolicy},
@@ -289,14 +290,40 @@ table! {
     struct Login {
         /// Of our own endpoints.
         prefix: Option<At<Prefix>>,
+        /// What people know the place by.
+        title: Option<NonEmpty>,
+        /// A PNG or SVG in the place of our emblem.
+        logo: Option<At<FilePath>>,
+        /// Colours in light.
+        colors: Option<At<Colors>>,
+        /// Colours in dark.
+        dark_colors: Option<At<Colors>>,
+        /// For those who read none of the languages.
+        language: Option<At<LanguageTag>>,
+        /// Translations, by language tag.
+        texts: Named<Texts>,
         /// Where people log in.
         provider: List<Provider>,
+    }
+
+    /// `colors` and `dark_colors` of `[login]`.
+    struct Colors {
+        /// Buttons and links.
+        accent: Option<Color>,
+        /// Behind the card.
+        background: Option<Color>,
+        /// The card.
+        card: Option<Color>,
+        /// Text on the card.
+        text: Option<Color>,
     }
 
     /// `[[login.provider]]`.
     struct Provider {
         /// In logs and URLs.
         name: At<Name>,
+        /// What people know it by.
+        label: Option<NonEmpty>,
         /// What subjects and roles mean something in (R5).
         realm: Option<Name>,
         /// A file of `[[user]]` entries.
@@ -640,6 +667,41 @@ impl Decode for Redirect {
 
     fn keys(path: &str, keys: &mut Vec<String>) {
         <RedirectTo as Decode>::keys(path, keys);
+    }
+}
+
+/// `[login.texts.LANGUAGE]`: any of our texts, by key. They are not keys of the configuration one by one: the manual
+/// lists them where translators look for them.
+#[derive(Clone, Debug)]
+pub(super) struct Texts(pub(super) Vec<(page::Text, At<String>)>);
+
+impl Decode for Texts {
+    fn expected() -> String {
+        String::from("a table of texts")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        let Some(entries) = node.entries() else {
+            findings.problem(&node.place, node.describe(), Self::expected());
+            return None;
+        };
+        let mut texts = Vec::new();
+        for entry in entries {
+            let Some(text) = page::Text::by_key(&entry.key) else {
+                let problem =
+                    findings.problem(&entry.place, format!("the unknown key `{}`", entry.key), "a key of our texts");
+                if let Some(meant) = did_you_mean(&entry.key, page::Text::ALL.iter().map(|text| text.key())) {
+                    problem.help(format!("did you mean `{meant}`?"));
+                } else {
+                    problem.help("the README lists all of them, under \"Texts\"");
+                }
+                continue;
+            };
+            if let Some(translation) = At::decode(&entry.node, findings) {
+                texts.push((text, translation));
+            }
+        }
+        Some(Self(texts))
     }
 }
 

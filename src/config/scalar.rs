@@ -23,6 +23,7 @@ use crate::{
     headers::{ForwardedFamily, Profile},
     host::{Authority, Host, HostError},
     listener::Listener,
+    page,
     policy::ClaimPath,
     route::path::PathPattern,
     session::SameSite,
@@ -99,6 +100,14 @@ pub(super) struct CertificateName(pub(super) Host);
 /// A name for a cookie (RFC 6265 section 4.1.1).
 #[derive(Clone, Debug)]
 pub(super) struct CookieName(pub(super) String);
+
+/// A colour of our pages.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Color(pub(super) page::Color);
+
+/// `login.language`.
+#[derive(Clone, Debug)]
+pub(super) struct LanguageTag(pub(super) String);
 
 /// `login.prefix`.
 #[derive(Clone, Debug)]
@@ -570,6 +579,26 @@ impl Text for CookieName {
         let fits = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
         let good = (1..=64).contains(&text.len()) && text.bytes().all(fits);
         if good { Ok(Self(text.to_owned())) } else { Err(Unreadable::default()) }
+    }
+}
+
+impl Text for Color {
+    fn expected() -> String {
+        String::from("a colour such as \"#1f5fbf\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        page::Color::parse(text).map(Self).ok_or_else(Unreadable::default)
+    }
+}
+
+impl Text for LanguageTag {
+    fn expected() -> String {
+        String::from("a language tag such as \"en\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        Ok(Self(text.to_owned()))
     }
 }
 

@@ -25,7 +25,7 @@ use crate::{
     client::{ClientView, Scheme},
     clock::Timestamp,
     identity::{Factor, Identity, IdentityError, IdentityParts, Via},
-    page,
+    page::{self, Face},
     policy::Grants,
     refusal::Refusal,
     session::{self, Session, Store},
@@ -68,6 +68,8 @@ impl Settings {
 pub struct Provider {
     /// Its name in configuration, logs and URLs.
     pub name: Arc<str>,
+    /// What people know it by; default: the name.
+    pub label: Option<Box<str>>,
     /// What its subjects and roles mean something in (R5).
     pub realm: Arc<str>,
     /// What it may say of its subjects.
@@ -83,12 +85,16 @@ pub struct Provider {
 pub struct Context<'a> {
     /// The client.
     pub view: &'a ClientView,
+    /// The canonical path of the request.
+    pub path: &'a str,
     /// Who is calling, by whatever credential.
     pub identity: Option<&'a Arc<Identity>>,
     /// The living session that the request presented.
     pub session: Option<&'a Arc<Session>>,
     /// `[login]`.
     pub login: &'a Settings,
+    /// How pages look, in the reader's language.
+    pub face: Face<'a>,
     /// `[session]`.
     pub sessions: &'a session::Settings,
     /// Where sessions live.
@@ -126,6 +132,8 @@ pub enum Event {
     LoginFailed,
     /// A form whose token has expired, or which another site made.
     FormRefused,
+    /// A form that must wait; a program gets [`Refusal::TooMany`].
+    Throttled,
     /// The presented session has ended.
     LoggedOut,
 }
@@ -183,6 +191,13 @@ impl Settings {
             Some(name) => self.providers.iter().find(|provider| *provider.name == *name),
             None => self.providers.first(),
         }
+    }
+}
+
+impl Provider {
+    /// What people know it by.
+    fn shown(&self) -> &str {
+        self.label.as_deref().unwrap_or(&self.name)
     }
 }
 

@@ -1,107 +1,152 @@
 //! `{prefix}/login`: the page, a login by form, a login by JSON.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
-    header::{SET_COOKIE, WWW_AUTHENTICATE},
+    header::{RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE},
     request::Parts,
 };
 use http_body::Body;
 use serde_json::Value;
 
 use super::{
-    Answer, Context, Event, FORM_COOKIE,
+    Answer, Context, Event, FORM_COOKIE, Provider,
     form::{self, Credentials, Kind},
     identity_of, query, require_encryption,
     return_to::ReturnTo,
     see_other, shown_name,
     step_up::StepUp,
-    views::{self, Note, SignIn},
+    views::{self, Choice, Note, SignIn},
     who::describe,
 };
 use crate::{
-    page,
+    page::{self, Text},
     refusal::Refusal,
     secret,
     session::{OpenError, SameSite, Session, SessionToken, cookie},
     telemetry::audit::What,
 };
 
-/// `{prefix}/login`: the page (GET), or a login by form or JSON (POST).
+/// `{prefix}/login` and `{prefix}/login/{provider}`: the page (GET), or a login by form or JSON (POST).
 ///
 /// # Errors
 /// [`Refusal`]s for bodies, too many attempts, a full store, and [`Refusal::LoginFailed`] for programs.
 pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Context<'_>) -> Result<Answer, Refusal> {
     require_encryption(context.view)?;
-    if context.login.providers.is_empty() {
-        return Err(Refusal::NoRoute);
-    }
+    let asked_for = provider_in_path(context)?;
     match head.method {
-        Method::GET | Method::HEAD => Ok(sign_in_page(head, context)),
+        Method::GET | Method::HEAD => Ok(sign_in_page(head, asked_for, context)),
         Method::POST => {
             let kind = form::kind(&head.headers)?;
             let body = form::read(body).await?;
             let credentials = form::credentials(kind, &body)?;
+            let provider = match asked_for {
+                Some(provider) => provider,
+                None => context
+                    .login
+                    .provider(credentials.provider.as_deref())
+                    .ok_or(Refusal::BadBody("no such provider"))?,
+            };
             match kind {
-                Kind::Form => sign_in_by_form(&head.headers, credentials, context).await,
-                Kind::Json => sign_in_by_json(credentials, context).await,
+                Kind::Form => sign_in_by_form(&head.headers, credentials, provider, context).await,
+                Kind::Json => sign_in_by_json(credentials, provider, context).await,
             }
         }
         _ => Err(Refusal::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD, POST") }),
     }
 }
 
-fn sign_in_page(head: &Parts, context: Context<'_>) -> Answer {
+/// The provider that the path names; `None` where it names none.
+fn provider_in_path(context: Context<'_>) -> Result<Option<&Provider>, Refusal> {
+    let below = context.path.strip_prefix(&*context.login.prefix).and_then(|rest| rest.strip_prefix("/login/"));
+    match below {
+        Some(name) => context.login.provider(Some(name)).map(Some).ok_or(Refusal::NoRoute),
+        None if context.login.is_open() => Ok(None),
+        None => Err(Refusal::NoRoute),
+    }
+}
+
+fn sign_in_page(head: &Parts, asked_for: Option<&Provider>, context: Context<'_>) -> Answer {
     let return_to = ReturnTo::or_root(query(head, "return_to").as_deref());
     let prompt = query(head, "prompt");
     let step_up = prompt.as_deref().and_then(StepUp::parse);
     let asks_anew = step_up.is_some() || prompt.as_deref() == Some("login");
+    let face = context.face;
     if let Some(session) = context.session.filter(|_| !asks_anew) {
-        let content = views::signed_in(&context.login.prefix, shown_name(session.identity()), &return_to);
-        return Answer::told(page::page(StatusCode::OK, "Signed in", &content));
+        let content = views::signed_in(face, &context.login.prefix, shown_name(session.identity()), &return_to);
+        return Answer::told(face.page(StatusCode::OK, face.say(Text::SignedIn), &content));
     }
     let note = query(head, "signed_out").map(|_| Note::SignedOut);
-    Answer::told(form_page(StatusCode::OK, &head.headers, &return_to, step_up, note, context))
+    match (asked_for, &*context.login.providers) {
+        (None, providers @ [_, _, ..]) => {
+            let choice = Choice {
+                face,
+                prefix: &context.login.prefix,
+                host: context.view.authority.host.as_str(),
+                providers,
+                return_to: &return_to,
+                step_up: known(step_up, context),
+                note,
+            };
+            Answer::told(face.page(StatusCode::OK, face.say(Text::SignIn), &choice.render()))
+        }
+        (Some(provider), _) | (None, [provider]) => {
+            let form = FormPage { headers: &head.headers, provider, return_to: &return_to, step_up, context };
+            Answer::told(form.answer(StatusCode::OK, note))
+        }
+        // Ruled out before: without a provider there is no page.
+        (None, []) => Answer::told(page::empty(StatusCode::NOT_FOUND)),
+    }
 }
 
 async fn sign_in_by_form(
     headers: &HeaderMap,
     credentials: Credentials,
+    provider: &Provider,
     context: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
-    let step_up = credentials.step_up;
-    if !is_own_form(headers, credentials.token.as_deref()) {
-        let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, step_up, Some(Note::Expired), context);
+    let again = FormPage { headers, provider, return_to: &return_to, step_up: credentials.step_up, context };
+    let (response, event) = if is_own_form(headers, credentials.token.as_deref()) {
+        match log_in(credentials, provider, context).await {
+            Ok(Attempted::LoggedIn { token, .. }) => {
+                let mut response = see_other(return_to.as_str());
+                response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
+                // The form's cookie stays: another tab may hold the form, too.
+                (response, Event::LoggedIn)
+            }
+            Ok(Attempted::Failed) => {
+                let mut response = again.answer(StatusCode::UNAUTHORIZED, Some(Note::Failed));
+                response.headers_mut().insert(WWW_AUTHENTICATE, challenge(context));
+                (response, Event::LoginFailed)
+            }
+            Ok(Attempted::OtherUser) => {
+                (again.answer(StatusCode::FORBIDDEN, Some(Note::OtherUser)), Event::LoginFailed)
+            }
+            Err(Refusal::TooMany { retry_after }) => {
+                let seconds = whole_seconds(retry_after);
+                let mut response = again.answer(StatusCode::TOO_MANY_REQUESTS, Some(Note::Throttled(seconds)));
+                response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+                (response, Event::Throttled)
+            }
+            Err(refusal) => return Err(refusal),
+        }
+    } else {
         context.tell_form_refused();
-        return Ok(Answer { response, event: Event::FormRefused });
-    }
-    match log_in(credentials, context).await? {
-        Attempted::LoggedIn { token, .. } => {
-            let mut response = see_other(return_to.as_str());
-            response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
-            response.headers_mut().append(SET_COOKIE, cookie::value(FORM_COOKIE, "", "; Max-Age=0", SameSite::Lax));
-            Ok(Answer { response, event: Event::LoggedIn })
-        }
-        Attempted::Failed => {
-            let status = StatusCode::UNAUTHORIZED;
-            let mut response = form_page(status, headers, &return_to, step_up, Some(Note::Failed), context);
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge(context));
-            Ok(Answer { response, event: Event::LoginFailed })
-        }
-        Attempted::OtherUser => {
-            let note = Some(Note::OtherUser);
-            let response = form_page(StatusCode::FORBIDDEN, headers, &return_to, step_up, note, context);
-            Ok(Answer { response, event: Event::LoginFailed })
-        }
-    }
+        (again.answer(StatusCode::FORBIDDEN, Some(Note::Expired)), Event::FormRefused)
+    };
+    Ok(Answer { response, event })
 }
 
-async fn sign_in_by_json(credentials: Credentials, context: Context<'_>) -> Result<Answer, Refusal> {
+async fn sign_in_by_json(
+    credentials: Credentials,
+    provider: &Provider,
+    context: Context<'_>,
+) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
-    match log_in(credentials, context).await? {
+    match log_in(credentials, provider, context).await? {
         Attempted::LoggedIn { token, session } => {
             let mut body = describe(session.identity(), Some(&session), context);
             body.insert("return_to".into(), return_to.as_str().into());
@@ -120,9 +165,7 @@ enum Attempted {
     OtherUser,
 }
 
-async fn log_in(credentials: Credentials, context: Context<'_>) -> Result<Attempted, Refusal> {
-    let provider =
-        context.login.provider(credentials.provider.as_deref()).ok_or(Refusal::BadBody("no such provider"))?;
+async fn log_in(credentials: Credentials, provider: &Provider, context: Context<'_>) -> Result<Attempted, Refusal> {
     let claimed = || provider.accounts.find(&credentials.username).map(AsRef::as_ref);
     let kept_out = |what, why| context.tell_kept_out(what, why, provider, claimed());
     let begun = context.throttle.begin(context.view.address, &credentials.username, context.now);
@@ -169,30 +212,46 @@ async fn log_in(credentials: Credentials, context: Context<'_>) -> Result<Attemp
     Ok(Attempted::LoggedIn { token, session })
 }
 
-/// The login page, with the cookie that makes its form count in this browser. A browser keeps its cookie from page to
-/// page, so that several tabs can be open. What the form carries is a hash of it.
-fn form_page(
-    status: StatusCode,
-    headers: &HeaderMap,
-    return_to: &ReturnTo,
+/// A provider's login page, with the cookie that makes its form count in this browser. A browser keeps its cookie from
+/// page to page, so that several tabs can be open. What the form carries is a hash of it.
+struct FormPage<'a> {
+    headers: &'a HeaderMap,
+    provider: &'a Provider,
+    return_to: &'a ReturnTo,
     step_up: Option<StepUp>,
-    note: Option<Note>,
-    context: Context<'_>,
-) -> Response<Bytes> {
-    let browser = form_cookie(headers).unwrap_or_else(SessionToken::generate);
-    let sign_in = SignIn {
-        prefix: &context.login.prefix,
-        host: context.view.authority.host.as_str(),
-        providers: &context.login.providers,
-        token: &browser.key().to_string(),
-        return_to,
-        step_up: step_up.zip(context.session).map(|(step_up, session)| (step_up, shown_name(session.identity()))),
-        note,
-    };
-    let mut response = page::page(status, "Sign in", &sign_in.render());
-    let cookie = cookie::value(FORM_COOKIE, browser.expose(), "; Max-Age=3600", SameSite::Lax);
-    response.headers_mut().append(SET_COOKIE, cookie);
-    response
+    context: Context<'a>,
+}
+
+impl FormPage<'_> {
+    fn answer(&self, status: StatusCode, note: Option<Note>) -> Response<Bytes> {
+        let context = self.context;
+        let browser = form_cookie(self.headers).unwrap_or_else(SessionToken::generate);
+        let sign_in = SignIn {
+            face: context.face,
+            prefix: &context.login.prefix,
+            host: context.view.authority.host.as_str(),
+            provider: self.provider,
+            choice: context.login.providers.len() > 1,
+            token: &browser.key().to_string(),
+            return_to: self.return_to,
+            step_up: known(self.step_up, context),
+            note,
+        };
+        let mut response = context.face.page(status, &sign_in.title(), &sign_in.render());
+        let cookie = cookie::value(FORM_COOKIE, browser.expose(), "; Max-Age=3600", SameSite::Lax);
+        response.headers_mut().append(SET_COOKIE, cookie);
+        response
+    }
+}
+
+/// Why somebody who is signed in has to prove it anew, and who that is.
+fn known(step_up: Option<StepUp>, context: Context<'_>) -> Option<(StepUp, &str)> {
+    step_up.zip(context.session).map(|(step_up, session)| (step_up, shown_name(session.identity())))
+}
+
+/// For `Retry-After` and people: no less than it takes.
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 fn is_own_form(headers: &HeaderMap, token: Option<&str>) -> bool {

@@ -18,7 +18,11 @@ use super::{
     return_to::ReturnTo,
     see_other, shown_name, views,
 };
-use crate::{page, refusal::Refusal, session::cookie};
+use crate::{
+    page::{self, Text},
+    refusal::Refusal,
+    session::cookie,
+};
 
 /// `{prefix}/logout`: the question (GET), or the act (POST).
 ///
@@ -30,8 +34,8 @@ pub async fn sign_out<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Con
         Method::GET | Method::HEAD => {
             let who = context.session.map(|session| shown_name(session.identity()));
             let return_to = query(head, "return_to").and_then(|text| ReturnTo::parse(&text));
-            let content = views::sign_out(&context.login.prefix, who, return_to.as_ref());
-            Ok(Answer::told(page::page(StatusCode::OK, "Sign out", &content)))
+            let content = views::sign_out(context.face, &context.login.prefix, who, return_to.as_ref());
+            Ok(Answer::told(context.face.page(StatusCode::OK, context.face.say(Text::SignOut), &content)))
         }
         Method::POST => {
             let body = form::read(body).await?;

@@ -20,6 +20,7 @@ static NO_AUDIT: Audit = Audit::off();
 struct World {
     view: ClientView,
     login: Settings,
+    look: page::Look,
     sessions: session::Settings,
     store: Store,
     hasher: Hasher,
@@ -36,7 +37,7 @@ struct Sent<'a> {
 fn provider(name: &str, users: Vec<User>) -> Provider {
     let grants = Grants::Only { roles: Box::new(["user".into()]), groups: Box::new(["ops".into()]) };
     let accounts = Accounts::new(users).unwrap();
-    Provider { name: name.into(), realm: "staff".into(), grants, trust_email: true, accounts }
+    Provider { name: name.into(), label: None, realm: "staff".into(), grants, trust_email: true, accounts }
 }
 
 /// `correct horse`, as cheaply hashed as argon2 allows.
@@ -75,6 +76,7 @@ impl World {
                 chain: None,
             },
             login: Settings { prefix: "/_auth".into(), providers: Box::new([provider("local", vec![alice()])]) },
+            look: page::Look::default(),
             sessions: session::Settings {
                 cookie: "__Host-portcullis".into(),
                 same_site: SameSite::Lax,
@@ -90,12 +92,14 @@ impl World {
         }
     }
 
-    fn context<'a>(&'a self, sent: &Sent<'a>) -> Context<'a> {
+    fn context<'a>(&'a self, path: &'a str, sent: &Sent<'a>) -> Context<'a> {
         Context {
             view: &self.view,
+            path,
             identity: sent.session.map(|session| session.identity()),
             session: sent.session,
             login: &self.login,
+            face: self.look.face(None),
             sessions: &self.sessions,
             store: &self.store,
             hasher: &self.hasher,
@@ -114,9 +118,11 @@ impl World {
         let (head, ()) = request.body(()).unwrap().into_parts();
         let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
         match head.uri.path() {
-            "/_auth/login" => sign_in(&head, body, self.context(&sent)).await,
-            "/_auth/logout" => sign_out(&head, body, self.context(&sent)).await,
-            _ => who_am_i(&head, self.context(&sent)),
+            path if path.starts_with("/_auth/login") => {
+                sign_in(&head, body, self.context(head.uri.path(), &sent)).await
+            }
+            "/_auth/logout" => sign_out(&head, body, self.context(head.uri.path(), &sent)).await,
+            _ => who_am_i(&head, self.context(head.uri.path(), &sent)),
         }
     }
 
@@ -126,12 +132,16 @@ impl World {
 
     /// Opens the page and sends its form as a browser does.
     async fn submit(&self, fields: &str, session: Option<&Arc<Session>>) -> Result<Answer, Refusal> {
-        let page = self.get("/_auth/login?return_to=/orders").await;
+        self.submit_to("/_auth/login", fields, session).await
+    }
+
+    async fn submit_to(&self, path: &str, fields: &str, session: Option<&Arc<Session>>) -> Result<Answer, Refusal> {
+        let page = self.get(&format!("{path}?return_to=/orders")).await;
         let token = hidden(&page, "token");
         let cookie = cookies(&page)[0].split(';').next().unwrap().to_owned();
         let headers = vec![form_type(), (header::COOKIE, cookie)];
         let body = format!("token={token}&return_to=%2Forders&{fields}");
-        self.send(Method::POST, "/_auth/login", &body, Sent { headers, session }).await
+        self.send(Method::POST, path, &body, Sent { headers, session }).await
     }
 
     async fn post_json(&self, body: &str) -> Result<Answer, Refusal> {
@@ -200,7 +210,7 @@ async fn a_login_by_form_opens_a_session_and_goes_where_it_was_headed() {
     assert_eq!(session.identity().auth_time(), Some(NOW));
     assert!(matches!(answer.event, Event::LoggedIn));
     assert!(cookies(&answer)[0].ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"));
-    assert!(cookies(&answer)[1].starts_with("__Host-portcullis-login=; Path=/; Max-Age=0"));
+    assert_eq!(cookies(&answer).len(), 1, "the cookie of the form stays for other tabs");
 }
 
 #[tokio::test]
@@ -388,12 +398,21 @@ async fn whoever_is_signed_in_is_told_and_may_switch() {
 #[tokio::test]
 async fn several_providers_are_offered() {
     let mut world = World::new();
-    assert!(!text(&world.get("/_auth/login").await).contains("<select"));
-    world.login.providers = Box::new([provider("staff", vec![]), provider("partners", vec![alice()])]);
+    let partners = Provider { label: Some("Our <partners>".into()), ..provider("partners", vec![alice()]) };
+    world.login.providers = Box::new([provider("staff", vec![]), partners]);
 
-    assert!(text(&world.get("/_auth/login").await).contains("<option value=\"partners\">"));
-    let staff = world.submit(&format!("{RIGHT}&provider=staff"), None).await.unwrap();
-    let partners = world.submit(&format!("{RIGHT}&provider=partners"), None).await.unwrap();
+    let choice = world.get("/_auth/login?return_to=/orders").await;
+    assert!(text(&choice).contains("href=\"/_auth/login/partners?prompt=login&amp;return_to=/orders\""), "{choice:?}");
+    assert!(text(&choice).contains("Sign in with Our &lt;partners&gt;") && !text(&choice).contains("password"));
+    let form = world.get("/_auth/login/partners?return_to=/orders").await;
+    assert!(text(&form).contains("action=\"/_auth/login/partners\"") && text(&form).contains("value=\"/orders\""));
+    for path in ["/_auth/login/nobody", "/_auth/login/"] {
+        let unknown = world.send(Method::GET, path, "", Sent::default()).await;
+        assert_eq!(unknown.unwrap_err(), Refusal::NoRoute, "{path}");
+    }
+
+    let staff = world.submit_to("/_auth/login/staff", RIGHT, None).await.unwrap();
+    let partners = world.submit_to("/_auth/login/partners", RIGHT, None).await.unwrap();
     assert!(world.session_of(&staff).is_none());
     assert!(world.session_of(&partners).is_some());
 }

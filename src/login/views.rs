@@ -1,21 +1,39 @@
-//! What people see: the login form, who is signed in, and the question before logging out.
+//! What people see: the choice of providers, the login form, who is signed in, and the question before logging out.
 //!
-//! In: checked values only. Out: markup for [`crate::page`], escaped by maud. Nothing that a client sent is shown but
-//! the path to return to, in links and hidden fields (R33): not even the name that was typed.
+//! In: checked values only, and the face of our pages, which has every word. Out: markup, escaped by maud. Nothing that
+//! a client sent is shown but the path to return to, in links and hidden fields (R33): not even the name that was typed.
+//!
+//! For all readers: labels, headings and landmarks are real ones; a problem is an alert, part of the window's title and
+//! the description of the field that has the focus; nothing needs a script.
 
 use maud::{Markup, html};
 
 use super::{Provider, return_to::ReturnTo, step_up::StepUp};
-use crate::page::emblem;
+use crate::page::{Face, Text};
 
-/// The login form.
+/// The login form of one provider.
 pub(super) struct SignIn<'a> {
+    pub(super) face: Face<'a>,
     pub(super) prefix: &'a str,
     pub(super) host: &'a str,
-    pub(super) providers: &'a [Provider],
+    pub(super) provider: &'a Provider,
+    /// Whether there are other providers.
+    pub(super) choice: bool,
     pub(super) token: &'a str,
     pub(super) return_to: &'a ReturnTo,
     /// Why somebody who is signed in has to prove it anew, and who that is.
+    pub(super) step_up: Option<(StepUp, &'a str)>,
+    pub(super) note: Option<Note>,
+}
+
+/// Where people choose how to log in.
+pub(super) struct Choice<'a> {
+    pub(super) face: Face<'a>,
+    pub(super) prefix: &'a str,
+    pub(super) host: &'a str,
+    pub(super) providers: &'a [Provider],
+    pub(super) return_to: &'a ReturnTo,
+    /// As for [`SignIn`].
     pub(super) step_up: Option<(StepUp, &'a str)>,
     pub(super) note: Option<Note>,
 }
@@ -31,107 +49,157 @@ pub(super) enum Note {
     OtherUser,
     /// Logged out a moment ago.
     SignedOut,
+    /// Too many attempts; try again in so many seconds.
+    Throttled(u64),
 }
 
 impl SignIn<'_> {
+    /// The window's title: a problem first, so that a screen reader says it before anything else.
+    pub(super) fn title(&self) -> String {
+        let title = self.face.say(Text::SignIn);
+        match self.problem() {
+            Some(_) => format!("{}: {title}", self.face.say(Text::Problem)),
+            None => title.to_owned(),
+        }
+    }
+
     pub(super) fn render(&self) -> Markup {
+        let face = self.face;
+        let provider = if self.choice { format!("/{}", self.provider.name) } else { String::new() };
         html! {
-            (emblem())
-            @match self.step_up {
-                Some((why, who)) => {
-                    h1 { "Is it still you?" }
-                    p.lead { "You are signed in as " strong { (who) } ". " (reason(why)) }
-                }
-                None => {
-                    h1 { "Sign in" }
-                    p.lead { "to " (self.host) }
-                }
-            }
-            @match self.note {
-                Some(Note::Expired) => p.alert role="alert" { "This page had expired. Please sign in again." }
-                Some(Note::Failed) => p.alert #problem role="alert" { "The user name or the password is wrong." }
-                Some(Note::OtherUser) => p.alert #problem role="alert" {
-                    "That was somebody else. To go on, sign in as the same person, or use another account below."
-                }
-                Some(Note::SignedOut) => p.note role="status" { "You have signed out." }
-                None => {}
-            }
-            form method="post" action={ (self.prefix) "/login" } {
+            (heading(face, self.host, self.step_up))
+            (notice(face, self.note))
+            form method="post" action={ (self.prefix) "/login" (provider) } {
                 input type="hidden" name="token" value=(self.token);
                 input type="hidden" name="return_to" value=(self.return_to.as_str());
                 @if let Some((why, _)) = self.step_up {
                     input type="hidden" name="prompt" value=(why.as_str());
                 }
-                @if self.providers.len() > 1 {
-                    label for="provider" { "Account of" }
-                    select #provider name="provider" {
-                        @for provider in self.providers {
-                            option value=(provider.name) { (provider.name) }
-                        }
-                    }
-                }
-                label for="username" { "User name or email" }
+                @if self.choice { p.lead { strong { (self.provider.shown()) } } }
+                label for="username" { (face.say(Text::Username)) }
                 input #username name="username" type="text" required autofocus maxlength="320"
-                    autocomplete="username" autocapitalize="none" autocorrect="off" spellcheck="false"
-                    aria-describedby=[self.problem()];
-                label for="password" { "Password" }
-                input #password name="password" type="password" required autocomplete="current-password"
-                    aria-describedby=[self.problem()];
-                button type="submit" { "Sign in" }
+                    autocomplete="username" autocapitalize="none" autocorrect="off" spellcheck="false" dir="ltr"
+                    aria-invalid=[self.invalid()] aria-describedby=[self.problem()];
+                label for="password" { (face.say(Text::Password)) }
+                input #password name="password" type="password" required autocomplete="current-password" dir="ltr"
+                    aria-invalid=[self.invalid()] aria-describedby=[self.problem()];
+                button type="submit" { (face.say(Text::SignIn)) }
             }
             @if self.step_up.is_some() {
-                (other_account(self.prefix, self.return_to))
+                (other_account(face, self.prefix, self.return_to))
+            }
+            @if self.choice {
+                p.fine { a href=(way(self.prefix, "", self.step_up, self.return_to)) { (face.say(Text::OtherWay)) } }
             }
         }
     }
 
     fn problem(&self) -> Option<&'static str> {
-        matches!(self.note, Some(Note::Failed | Note::OtherUser)).then_some("problem")
+        match self.note {
+            Some(Note::Expired | Note::Failed | Note::OtherUser | Note::Throttled(_)) => Some("problem"),
+            Some(Note::SignedOut) | None => None,
+        }
+    }
+
+    fn invalid(&self) -> Option<&'static str> {
+        (self.note == Some(Note::Failed)).then_some("true")
     }
 }
 
-fn reason(step_up: StepUp) -> &'static str {
-    match step_up {
-        StepUp::Again => "This page asks for a fresh sign-in.",
-        StepUp::Factor => "This page asks for your second factor.",
-    }
-}
-
-fn other_account(prefix: &str, return_to: &ReturnTo) -> Markup {
-    html! {
-        a.button.quiet href={ (prefix) "/login?prompt=login&return_to=" (return_to.encoded()) } {
-            "Use another account"
+impl Choice<'_> {
+    /// Links and no buttons: a provider elsewhere will be a way, not a form of ours.
+    pub(super) fn render(&self) -> Markup {
+        let face = self.face;
+        html! {
+            (heading(face, self.host, self.step_up))
+            (notice(face, self.note))
+            h2 #choice { (face.say(Text::ChooseAccount)) }
+            ul.choice aria-labelledby="choice" {
+                @for provider in self.providers {
+                    li {
+                        a.button.quiet
+                            href=(way(self.prefix, &format!("/{}", provider.name), self.step_up, self.return_to))
+                        {
+                            (face.fill(Text::SignInWith, &html! { (provider.shown()) }))
+                        }
+                    }
+                }
+            }
+            @if self.step_up.is_some() {
+                (other_account(face, self.prefix, self.return_to))
+            }
         }
     }
 }
 
-/// For somebody who is signed in already.
-pub(super) fn signed_in(prefix: &str, who: &str, return_to: &ReturnTo) -> Markup {
+fn heading(face: Face<'_>, host: &str, step_up: Option<(StepUp, &str)>) -> Markup {
     html! {
-        (emblem())
-        h1 { "You are signed in" }
-        p.lead { "as " strong { (who) } }
-        a.button href=(return_to.as_str()) { "Continue" }
-        (other_account(prefix, return_to))
-        p.fine { a href={ (prefix) "/logout" } { "Sign out" } }
+        @match step_up {
+            Some((why, who)) => {
+                h1 { (face.say(Text::StillYou)) }
+                p.lead {
+                    (face.fill(Text::YouAreSignedInAs, &html! { strong { (who) } })) " "
+                    (face.say(match why {
+                        StepUp::Again => Text::AskedAgain,
+                        StepUp::Factor => Text::AskedFactor,
+                    }))
+                }
+            }
+            None => {
+                h1 { (face.say(Text::SignIn)) }
+                p.lead { (face.fill(Text::SignInTo, &html! { (face.site(host)) })) }
+            }
+        }
+    }
+}
+
+fn notice(face: Face<'_>, note: Option<Note>) -> Markup {
+    let alert = |text: &Markup| html! { p.alert #problem role="alert" { (text) } };
+    match note {
+        Some(Note::Expired) => alert(&html! { (face.say(Text::FormExpired)) }),
+        Some(Note::Failed) => alert(&html! { (face.say(Text::Failed)) }),
+        Some(Note::OtherUser) => alert(&html! { (face.say(Text::OtherUser)) }),
+        Some(Note::Throttled(seconds)) => alert(&face.fill(Text::Throttled, &html! { (seconds) })),
+        Some(Note::SignedOut) => html! { p.note role="status" { (face.say(Text::SignedOutNow)) } },
+        None => html! {},
+    }
+}
+
+fn other_account(face: Face<'_>, prefix: &str, return_to: &ReturnTo) -> Markup {
+    html! { a.button.quiet href=(way(prefix, "", None, return_to)) { (face.say(Text::OtherAccount)) } }
+}
+
+/// A way to a login page that asks whoever is signed in, too.
+fn way(prefix: &str, provider: &str, step_up: Option<(StepUp, &str)>, return_to: &ReturnTo) -> String {
+    let prompt = step_up.map_or("login", |(why, _)| why.as_str());
+    format!("{prefix}/login{provider}?prompt={prompt}&return_to={}", return_to.encoded())
+}
+
+/// For somebody who is signed in already.
+pub(super) fn signed_in(face: Face<'_>, prefix: &str, who: &str, return_to: &ReturnTo) -> Markup {
+    html! {
+        h1 { (face.say(Text::SignedIn)) }
+        p.lead { (face.fill(Text::SignedInAs, &html! { strong { (who) } })) }
+        a.button href=(return_to.as_str()) { (face.say(Text::Continue)) }
+        (other_account(face, prefix, return_to))
+        p.fine { a href={ (prefix) "/logout" } { (face.say(Text::SignOut)) } }
     }
 }
 
 /// The question before logging out: a link alone, which any page can make a browser follow, logs nobody out.
-pub(super) fn sign_out(prefix: &str, who: Option<&str>, return_to: Option<&ReturnTo>) -> Markup {
+pub(super) fn sign_out(face: Face<'_>, prefix: &str, who: Option<&str>, return_to: Option<&ReturnTo>) -> Markup {
     html! {
-        (emblem())
-        h1 { "Sign out?" }
+        h1 { (face.say(Text::SignOutQuestion)) }
         @match who {
-            Some(who) => p.lead { "You are signed in as " strong { (who) } "." },
-            None => p.lead { "You are not signed in." },
+            Some(who) => p.lead { (face.fill(Text::YouAreSignedInAs, &html! { strong { (who) } })) },
+            None => p.lead { (face.say(Text::NotSignedIn)) },
         }
         form method="post" action={ (prefix) "/logout" } {
             @if let Some(return_to) = return_to {
                 input type="hidden" name="return_to" value=(return_to.as_str());
             }
-            button type="submit" { "Sign out" }
+            button type="submit" { (face.say(Text::SignOut)) }
         }
-        a.button.quiet href=(return_to.unwrap_or(&ReturnTo::ROOT).as_str()) { "Cancel" }
+        a.button.quiet href=(return_to.unwrap_or(&ReturnTo::ROOT).as_str()) { (face.say(Text::Cancel)) }
     }
 }

@@ -9,7 +9,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
-    header::{CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
+    header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
     request::Parts,
 };
 use http_body::Body as _;
@@ -23,6 +23,7 @@ use crate::{
     id::RequestId,
     identity::Field,
     inbound::Inbound,
+    page::Look,
     policy::Access,
     refusal::{Asked, Audience, BadCredential, Refusal},
     route::Target,
@@ -119,7 +120,7 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     let Decision { mut findings, verdict } = decide::decide(snapshot, &worker.live.shared, question);
     note(&mut outcome, &findings);
 
-    let ending = Ending::of(&head, &findings, &verdict);
+    let ending = Ending::of(&head, &findings, &verdict, &snapshot.look);
     let relayed = match verdict {
         Verdict::Allow(permit) => {
             outcome.allowed();
@@ -271,6 +272,7 @@ fn refuse(
             let identity = session.identity();
             identity.name().unwrap_or_else(|| identity.subject())
         }),
+        face: snapshot.look.face(ending.accept_language.as_ref()),
     });
     let mut response = answer.map(Content::own);
     if matches!(refusal, Refusal::BadCredential(BadCredential::Session)) {
@@ -299,16 +301,18 @@ fn note(outcome: &mut Outcome, findings: &Findings) {
 struct Ending {
     audience: Audience,
     origin: Option<HeaderValue>,
+    accept_language: Option<HeaderValue>,
     return_to: Box<str>,
 }
 
 impl Ending {
-    fn of(head: &Parts, findings: &Findings, verdict: &Verdict) -> Self {
+    fn of(head: &Parts, findings: &Findings, verdict: &Verdict, look: &Look) -> Self {
         let with_cors = findings.route.as_ref().is_some_and(|route| route.cors.is_some());
         let refused = matches!(verdict, Verdict::Refuse(_));
         Self {
             audience: Audience::of(head),
             origin: if with_cors { head.headers.get(ORIGIN).cloned() } else { None },
+            accept_language: if look.is_multilingual() { head.headers.get(ACCEPT_LANGUAGE).cloned() } else { None },
             // Only refusals before the upstream lead to a login.
             return_to: if refused { return_to(head) } else { Box::default() },
         }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use http::{HeaderValue, Response, request::Parts};
+use http::{HeaderValue, Response, header::ACCEPT_LANGUAGE, request::Parts};
 use hyper::body::Incoming;
 
 use super::{Worker, body::Content};
@@ -36,15 +36,17 @@ pub(super) async fn serve(
 ) -> Result<Response<Content>, Refusal> {
     let Asked { permit, findings, head, request_id } = asked;
     let shared = &worker.live.shared;
-    let Some(view) = &findings.view else {
+    let (Some(view), Some(path)) = (&findings.view, &findings.path) else {
         return Err(Refusal::BadHost("absent"));
     };
     let now = shared.clock.now();
     let context = login::Context {
         view,
+        path: path.as_str(),
         identity: permit.identity(),
         session: findings.session.as_ref(),
         login: &snapshot.login,
+        face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
         sessions: &snapshot.session,
         store: &shared.sessions,
         hasher: &shared.hasher,
@@ -83,6 +85,7 @@ fn counted(counts: &Counts, event: &Event) {
         Event::Told | Event::FormRefused => {}
         Event::LoggedIn => count(&counts.succeeded),
         Event::LoginFailed => count(&counts.failed),
+        Event::Throttled => count(&counts.throttled),
         Event::LoggedOut => count(&counts.logouts),
     }
 }

@@ -62,6 +62,9 @@ mod seeds;
 /// Logging in: the page, its form, JSON for programs, where it leads to, and the throttle.
 mod login;
 
+/// How our pages look and what they say.
+mod look;
+
 /// Proving anew who one is: fresher logins and second factors (RFC 9470).
 mod step_up;
 

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{policy, state::Snapshot};
 
+mod look;
 mod route;
 mod secret;
 mod server;
@@ -72,6 +73,7 @@ impl Build<'_> {
         let startup = self.startup(&file);
         let tls = self.tls(&file);
         let login = self.login(&file);
+        let look = self.look(&file);
         let issuers = self.issuers(&file);
         let admin = self.admin(&file);
         let session = self.session(&file);
@@ -100,6 +102,7 @@ impl Build<'_> {
             issuers: issuers?,
             session: session?,
             login: login?,
+            look: look?,
             headers: headers?,
             upstreams: upstreams?,
             admin,

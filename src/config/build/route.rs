@@ -555,6 +555,13 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
     let (get, post) = (Method::GET, Method::POST);
     let endpoints = [
         ("login", "/login", Some(Box::from([get.clone(), post.clone()])), public(), Target::Own(Own::Login)),
+        (
+            "login-provider",
+            "/login/{provider}",
+            Some([get.clone(), post.clone()].into()),
+            public(),
+            Target::Own(Own::Login),
+        ),
         ("logout", "/logout", Some([get.clone(), post].into()), public(), Target::Own(Own::Logout)),
         ("session", "/session", Some([get.clone()].into()), anyone(every_issuer()), Target::Own(Own::Session)),
         ("livez", "/livez", Some([get].into()), public(), Target::Own(Own::Livez)),

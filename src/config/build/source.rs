@@ -306,6 +306,7 @@ impl Build<'_> {
             }
             built.push(login::Provider {
                 name: provider.name.value.0.as_str().into(),
+                label: provider.label.as_ref().map(|label| label.0.as_str().into()),
                 realm: realm_of(&provider.name.value, provider.realm.as_ref()),
                 grants: grants(provider.grants.as_ref()),
                 trust_email: provider.trust_email.unwrap_or(false),
@@ -315,6 +316,7 @@ impl Build<'_> {
         if implied_provider(file).is_some() {
             built.push(login::Provider {
                 name: LOCAL.into(),
+                label: None,
                 realm: LOCAL.into(),
                 grants: Grants::All,
                 trust_email: false,

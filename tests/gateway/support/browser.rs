@@ -2,7 +2,12 @@
 //!
 //! Waits for what a page holds, never for time. Dropping it closes the browser and its driver.
 
-use std::{fs, net::SocketAddr, path::Path, process::Command};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -124,6 +129,18 @@ impl Browser {
         let shot = self.driver.get(&format!("/session/{}/screenshot", self.session)).send().expect(200).json();
         let image = STANDARD.decode(shot["value"].as_str().expect("an image")).expect("base64");
         fs::write(file, image).expect("the image can be written");
+    }
+
+    /// Where to keep a picture: `PORTCULLIS_SCREENSHOTS`, or else a folder of the test.
+    pub(crate) fn picture(&self, folder: &Path, name: &str) -> PathBuf {
+        let kept = std::env::var_os("PORTCULLIS_SCREENSHOTS").map(PathBuf::from);
+        kept.unwrap_or_else(|| folder.to_path_buf()).join(format!("{name}.png"))
+    }
+
+    /// From now on pages run no script, as some people set their browsers.
+    #[track_caller]
+    pub(crate) fn without_scripts(&self) {
+        self.devtools("Emulation.setScriptExecutionDisabled", &json!({ "value": true }));
     }
 
     #[track_caller]

@@ -199,6 +199,12 @@ impl Gateway {
         Self { admin_grants: grants.to_owned(), ..self.admin() }
     }
 
+    /// A file beside gateway.toml.
+    pub(crate) fn file(self, name: &str, content: &str) -> Self {
+        fs::write(self.directory.path().join(name), content).expect("a file can be written");
+        self
+    }
+
     /// A variable of its environment.
     pub(crate) fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
