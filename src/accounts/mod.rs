@@ -17,6 +17,7 @@ use ahash::RandomState;
 mod hasher;
 pub mod htpasswd;
 mod password;
+pub mod users_file;
 mod verifier;
 
 pub use hasher::{Busy, Hasher};

@@ -43,6 +43,17 @@ impl Verifier {
         }
     }
 
+    /// How a text is hashed, in words for people; nothing of the text.
+    pub(super) fn describe(text: &str) -> String {
+        match Self::parse(text).map(|verifier| verifier.kind()) {
+            Ok(Kind::Argon2 { algorithm, memory, passes, lanes }) => {
+                format!("{} m={memory},t={passes},p={lanes}", algorithm.as_str())
+            }
+            Ok(Kind::Bcrypt { cost }) => format!("bcrypt {cost}"),
+            Err(_) => format!("{}, refused", weak_format(text).unwrap_or("unreadable")),
+        }
+    }
+
     fn argon2(text: &str, algorithm: Algorithm) -> Result<Self, String> {
         let broken = |what: &dyn fmt::Display| format!("is an argon2 hash that cannot be read ({what}); {ADVICE}");
         let hash = PasswordHash::new(text).map_err(|error| broken(&error))?;

@@ -20,6 +20,8 @@ mod reload;
 mod revoke;
 mod run;
 mod token;
+mod typed;
+mod users;
 mod welcome;
 
 /// A reverse-proxy authentication gateway: TLS in, session or JWT checked, X-User-* out.
@@ -38,6 +40,7 @@ const EXAMPLES: &str = "\
 Examples:
   portcullis dev --upstream http://127.0.0.1:3000     try it in front of a backend of yours
   portcullis check                                    is gateway.toml right?
+  portcullis users add alice --role user              somebody who can log in
   portcullis explain GET https://localhost/admin/users --as sub=bob,roles=user
   portcullis --config /etc/portcullis/gateway.toml    serve";
 
@@ -59,6 +62,8 @@ enum Command {
     Run,
     /// Sign a JWT with the secret of a configured issuer, to try things out.
     Token(token::Arguments),
+    /// Change a users file: add somebody, set a password, remove, list.
+    Users(users::Arguments),
 }
 
 /// Why a command did not do what was asked: what, where and how to mend it, ready to be printed.
@@ -106,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&config, &arguments),
         Command::Run => run::run(&config),
         Command::Token(arguments) => token::run(&config, &arguments),
+        Command::Users(arguments) => users::run(&config, &arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

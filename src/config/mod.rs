@@ -274,6 +274,29 @@ pub fn admin_listener(
     Ok(Some((listener, host)))
 }
 
+/// The users files that this configuration names, with their providers. Reads and judges nothing else, and no secrets;
+/// the files need not be there.
+///
+/// # Errors
+/// [`Report`], if the file is no TOML.
+pub fn users_files(path: &Path) -> Result<Vec<(String, PathBuf)>, Report> {
+    let folder = path.parent().unwrap_or_else(|| Path::new(""));
+    let mut findings = report::Findings::default();
+    let Some(root) = tree::read(path, &Place::file(0, path, folder), &mut findings) else {
+        return Err(findings.into_report());
+    };
+    let providers = match root.find(&["login", "provider"]).map(|node| &node.value) {
+        Some(tree::Value::Array(providers)) => &providers[..],
+        _ => &[],
+    };
+    let file = |provider: &tree::Node| {
+        let file = provider.find(&["users_file"])?;
+        let name = provider.find(&["name"]).and_then(tree::Node::text).unwrap_or_default();
+        Some((name.to_owned(), file.place.resolve(Path::new(file.text()?))))
+    };
+    Ok(providers.iter().filter_map(file).collect())
+}
+
 /// Every key that can be written, as a dotted path; `*` stands for names that the user chooses.
 pub fn keys() -> Vec<String> {
     let mut keys = Vec::new();

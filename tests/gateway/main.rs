@@ -86,6 +86,9 @@ mod cli;
 /// The shipped set-up: generated secrets, and that what it prints works (R35).
 mod demo;
 
+/// The users file as `portcullis users` changes it.
+mod users;
+
 /// Settings from the environment (R38).
 mod environment;
 
