@@ -278,6 +278,11 @@ impl CertificateResolver {
         self.0.load().all.iter().map(|certificate| (name(certificate), certificate.not_after)).collect()
     }
 
+    /// Names and ends of those with less than two weeks left, for a reminder.
+    pub fn ending_soon(&self, now: Timestamp) -> Vec<(String, Timestamp)> {
+        self.expiries().into_iter().filter(|(_, until)| now.plus(SOON) > *until).collect()
+    }
+
     fn choose(&self, server_name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         let table = self.0.load();
         let suits = |c: &&Certificate| c.certified.key.choose_scheme(schemes).is_some();

@@ -116,6 +116,23 @@ impl fmt::Display for IdentityError {
     }
 }
 
+/// What opened a session, so that it can follow a change of that (R29).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Source {
+    /// An `[[admin.token]]`.
+    Admin {
+        /// Its name.
+        token: Arc<str>,
+    },
+    /// A login of a local user.
+    User {
+        /// Name of the provider.
+        provider: Arc<str>,
+        /// Names the password, and tells nothing of it.
+        proof: [u8; 16],
+    },
+}
+
 /// A caller. Immutable but for the slot with prepared extra headers.
 #[derive(Debug)]
 pub struct Identity {
@@ -131,6 +148,7 @@ pub struct Identity {
     factor: Factor,
     via: Via,
     email_verified: bool,
+    source: Option<Box<Source>>,
     extra: ArcSwapOption<ExtraHeaders>,
 }
 
@@ -195,8 +213,19 @@ impl Identity {
             factor: parts.factor,
             via: parts.via,
             email_verified: parts.email_verified,
+            source: None,
             extra: ArcSwapOption::empty(),
         })
+    }
+
+    /// The same, opened by this.
+    pub fn with_source(self, source: Option<Source>) -> Self {
+        Self { source: source.map(Box::new), ..self }
+    }
+
+    /// What opened the session that it belongs to; `None`: not known, or no session.
+    pub fn source(&self) -> Option<&Source> {
+        self.source.as_deref()
     }
 
     /// The source of authority (R5).

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::{AdminToken, Context, entry::Entry, problem::Problem};
 use crate::{
     clock::{Clock, Timestamp},
-    identity::{Identity, IdentityError, IdentityParts, Via},
+    identity::{Identity, IdentityError, IdentityParts, Source, Via},
     policy::Grants,
     session::{self, Legacy, OpenError, Session, SessionKey, Store},
     telemetry::audit::{Audit, Client, Event, Origin, Value as Field, What},
@@ -66,7 +66,8 @@ impl Creator {
             factor,
             via: Via::Session,
         });
-        let identity = Arc::new(identity.map_err(unfit)?);
+        let source = Source::Admin { token: Arc::clone(&self.admin) };
+        let identity = Arc::new(identity.map_err(unfit)?.with_source(Some(source)));
 
         let mut answer = Map::new();
         let session = match legacy {

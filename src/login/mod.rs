@@ -24,7 +24,7 @@ use crate::{
     accounts::{Accounts, Hasher, User},
     client::{ClientView, Scheme},
     clock::Timestamp,
-    identity::{Factor, Identity, IdentityError, IdentityParts, Via},
+    identity::{Factor, Identity, IdentityError, IdentityParts, Source, Via},
     page::{self, Face},
     policy::Grants,
     refusal::Refusal,
@@ -181,7 +181,8 @@ pub fn identity_of(provider: &Provider, user: &User, now: Timestamp) -> Result<(
         factor: Factor::One,
         via: Via::Session,
     })?;
-    Ok((identity, dropped))
+    let source = Source::User { provider: Arc::clone(&provider.name), proof: user.proof() };
+    Ok((identity.with_source(Some(source)), dropped))
 }
 
 impl Settings {

@@ -8,13 +8,17 @@
 //! that a reload is applied whole or not at all; requests under way finish on the snapshot that they began with;
 //! sockets, counters, sessions and connections to unchanged upstreams stay.
 
-use std::sync::Arc;
+use std::{
+    sync::{Arc, Weak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use tokio::{sync::mpsc::Receiver, time::MissedTickBehavior};
 
 use crate::{
     certificate::{Certificate, CertificateResolver},
     change::{Applied, Ask, Cause, Outcome},
+    clock::Timestamp,
     config::{Config, Report, Startup, Tls},
     edge::{self, TlsSlot},
     state::{Live, Snapshot},
@@ -23,9 +27,11 @@ use crate::{
 };
 
 mod certificates;
+mod sessions;
 mod watch;
 
 pub use certificates::{Certificates, load as load_certificates};
+pub use sessions::{Revised, revise};
 use watch::Watch;
 
 /// Reads the configuration anew: the same files, the environment as it is.
@@ -69,6 +75,8 @@ impl Reloader {
         let mut followed = first;
         let mut looks = tokio::time::interval(watch::EVERY);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Loading has just said so.
+        let mut reminded = self.live.shared.clock.now();
         loop {
             let live = Arc::clone(&self.live);
             let cause = tokio::select! {
@@ -81,7 +89,7 @@ impl Reloader {
                             waiting.push(ask);
                         }
                         let cause = waiting[0].cause;
-                        let outcome = self.reload(cause, &mut followed);
+                        let outcome = self.reload(cause, &mut followed).await;
                         for ask in waiting {
                             let _ = ask.reply.send(outcome.clone());
                         }
@@ -92,14 +100,29 @@ impl Reloader {
                 _ = looks.tick() => Cause::Watch,
             };
             if followed.watched && followed.watch.look() {
-                self.reload(cause, &mut followed);
+                self.reload(cause, &mut followed).await;
             }
+            followed.revise_again(&self.live).await;
+            self.remind(&mut reminded);
+        }
+    }
+
+    /// Reminds once a day of certificates that end soon.
+    fn remind(&self, last: &mut Timestamp) {
+        let now = self.live.shared.clock.now();
+        if now.since(*last) < REMIND_EVERY {
+            return;
+        }
+        *last = now;
+        for (name, until) in self.resolver.ending_soon(now) {
+            let until = humantime::format_rfc3339_seconds(until.to_system_time());
+            tracing::warn!(certificate = name, "the certificate expires at {until}; renew it");
         }
     }
 
     /// One reload, told to everybody who should know.
-    fn reload(&mut self, cause: Cause, followed: &mut Followed) -> Outcome {
-        let outcome = self.attempt(cause, followed);
+    async fn reload(&mut self, cause: Cause, followed: &mut Followed) -> Outcome {
+        let outcome = self.attempt(cause, followed).await;
         let (now, shared) = (self.live.shared.clock.now(), &self.live.shared);
         match &outcome {
             Outcome::Applied(applied) => {
@@ -138,7 +161,7 @@ impl Reloader {
         outcome
     }
 
-    fn attempt(&mut self, cause: Cause, followed: &mut Followed) -> Outcome {
+    async fn attempt(&mut self, cause: Cause, followed: &mut Followed) -> Outcome {
         let config = match (self.source)() {
             Ok(config) => config,
             Err(report) => {
@@ -163,7 +186,11 @@ impl Reloader {
         };
         followed.applied = digest;
         followed.watched = watched;
-        Outcome::Applied(self.apply(built))
+        let before = self.live.snapshot();
+        let mut applied = self.apply(built);
+        let Revised { ended, updated, .. } = followed.revise(&self.live, before).await;
+        (applied.sessions_ended, applied.sessions_updated) = (ended, updated);
+        Outcome::Applied(applied)
     }
 
     /// The last things that can fail.
@@ -224,17 +251,58 @@ pub struct Followed {
     watched: bool,
     /// The contents in use.
     applied: [u8; 32],
+    /// What sessions can come from, as it is in use.
+    sources: [u8; 32],
+    /// Snapshots with other sources than today's, under which somebody may still log in.
+    earlier: Vec<Weak<Snapshot>>,
 }
 
 impl Followed {
     /// The files of a configuration that is in use.
     pub fn of(config: &Config) -> Self {
         let inputs = config.inputs.clone();
-        Self { applied: inputs.digest(), watched: config.watch, watch: Watch::of(inputs) }
+        Self {
+            applied: inputs.digest(),
+            watched: config.watch,
+            watch: Watch::of(inputs),
+            sources: sessions::digest(&config.snapshot),
+            earlier: Vec::new(),
+        }
     }
 
     fn read(&mut self, inputs: &crate::config::Inputs) {
         self.watch = Watch::of(inputs.clone());
+    }
+
+    /// Has sessions follow their sources, if those are others than under the snapshot `before`.
+    async fn revise(&mut self, live: &Live, before: Arc<Snapshot>) -> Revised {
+        let snapshot = live.snapshot();
+        let sources = sessions::digest(&snapshot);
+        if sources == self.sources {
+            return Revised::default();
+        }
+        self.sources = sources;
+        self.earlier.push(Arc::downgrade(&before));
+        drop(before);
+        self.revise_now(live, &snapshot).await
+    }
+
+    /// A login that began under an earlier snapshot may have opened a session after all were looked at: until the last
+    /// such login has ended, and once after it, they are looked at again.
+    async fn revise_again(&mut self, live: &Live) {
+        if self.earlier.is_empty() {
+            return;
+        }
+        self.earlier.retain(|snapshot| snapshot.strong_count() > 0);
+        self.revise_now(live, &live.snapshot()).await;
+    }
+
+    async fn revise_now(&mut self, live: &Live, snapshot: &Snapshot) -> Revised {
+        let revised = revise(snapshot, &live.shared.sessions).await;
+        let counts = live.shared.reloads.counts();
+        counts.sessions_ended.fetch_add(u64::try_from(revised.ended).unwrap_or(u64::MAX), Relaxed);
+        counts.sessions_updated.fetch_add(u64::try_from(revised.updated).unwrap_or(u64::MAX), Relaxed);
+        revised
     }
 }
 
@@ -249,3 +317,6 @@ pub fn trust(snapshot: &Snapshot, upstreams: &upstream::Shared) -> Result<Option
     }
     upstream::system_trust().map(Some).map_err(|error| format!("https:// upstreams cannot be verified: {error}"))
 }
+
+/// Between reminders.
+const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -103,11 +103,18 @@ impl MemoryStore {
         let Some(session) = self.find(&key) else {
             return Lookup::Absent;
         };
-        if session.is_expired(settings, now) {
-            self.end(&key);
-            return Lookup::Absent;
+        if !session.is_expired(settings, now) {
+            return Lookup::Found(session);
         }
-        Lookup::Found(session)
+        // It may have got another identity while we looked (`renew`): then what is there now counts.
+        let renewed = if session.is_ended() { self.find(&key) } else { None };
+        match renewed.filter(|renewed| !renewed.is_expired(settings, now)) {
+            Some(renewed) => Lookup::Found(renewed),
+            None => {
+                self.end_if_expired(&key, settings, now);
+                Lookup::Absent
+            }
+        }
     }
 
     pub(super) fn open(
@@ -127,6 +134,36 @@ impl MemoryStore {
             return false;
         };
         self.forget(&session);
+        true
+    }
+
+    pub(super) fn renew(&self, old: &Arc<Session>, identity: Arc<Identity>) -> bool {
+        if !old.is_of(identity.realm(), identity.subject()) {
+            return false;
+        }
+        let (realm, subject) = (identity.realm(), identity.subject());
+        let Entry::Occupied(mut entry) = self.subjects.entry(self.hash_subject(realm, subject)) else {
+            return false;
+        };
+        let sessions = entry.get_mut();
+        let new = Arc::new(Session {
+            key: old.key,
+            last_seen: AtomicU64::new(old.last_seen.load(Ordering::Relaxed)),
+            created: old.created,
+            expires: old.expires,
+            identity,
+        });
+        // One slot, one lock: whoever looks finds the one or the other.
+        let Entry::Occupied(slot) = self.segment(&old.key).entry(ByKey(Arc::clone(&new))) else {
+            return false;
+        };
+        if !Arc::ptr_eq(&slot.key().0, old) {
+            return false;
+        }
+        slot.replace_entry(());
+        old.retire();
+        sessions.take(|session| Arc::ptr_eq(session, old));
+        sessions.push(new);
         true
     }
 

@@ -159,6 +159,13 @@ impl Store {
         store.end(key)
     }
 
+    /// Gives a session another identity of the same subject (R29): it stays what it is, and nobody finds it gone
+    /// meanwhile. What holds on to the session as it was (a tunnel) finds that one ended. `false`: it has ended.
+    pub fn renew(&self, session: &Arc<Session>, identity: Arc<Identity>) -> bool {
+        let Self::Memory(store) = self;
+        store.renew(session, identity)
+    }
+
     /// Ends every session of a subject, imported ones included; returns how many.
     pub fn end_subject(&self, realm: &str, subject: &str) -> usize {
         let Self::Memory(store) = self;

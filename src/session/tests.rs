@@ -633,3 +633,48 @@ proptest! {
         prop_assert_eq!(listed, model.living.keys().copied().collect::<HashSet<_>>());
     }
 }
+
+#[test]
+fn a_session_with_another_identity_is_the_same_session() {
+    let (store, settings) = (Store::in_memory(), settings());
+    let (token, session) = store.open(identity("alice"), &settings, START).unwrap();
+    session.touch(START.plus(MINUTE));
+    let admin = IdentityParts { roles: vec!["admin".into()], ..session.identity().to_parts() };
+    let admin = Arc::new(Identity::new(admin).unwrap());
+
+    assert!(!store.renew(&session, identity("bob")), "nobody becomes somebody else");
+    assert!(store.renew(&session, Arc::clone(&admin)));
+
+    let now = found(store.lookup(&token, &settings, START.plus(MINUTE))).unwrap();
+    assert!(now.identity().roles().eq(["admin"]));
+    assert_eq!((now.key(), now.created(), now.last_seen()), (session.key(), START, START.plus(MINUTE)));
+    assert!(session.is_ended() && !now.is_ended());
+    assert_eq!((store.len(), store.of_subject("staff", "alice").len()), (1, 1));
+    assert!(!store.renew(&session, admin), "what has ended stays so");
+    assert!(store.end(now.key()));
+    assert!(store.is_empty() && store.of_subject("staff", "alice").is_empty());
+}
+
+#[test]
+fn nobody_finds_a_session_gone_while_it_gets_another_identity() {
+    let (store, settings) = (Store::in_memory(), settings());
+    let (token, mut session) = store.open(identity("alice"), &settings, START).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+
+    std::thread::scope(|scope| {
+        let looks = scope.spawn(|| {
+            let mut looks = 0;
+            while !done.load(Ordering::Relaxed) {
+                assert!(found(store.lookup(&token, &settings, START)).is_some(), "after {looks} looks");
+                looks += 1;
+            }
+        });
+        for _ in 0..20_000 {
+            assert!(store.renew(&session, identity("alice")));
+            session = store.find(session.key()).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        looks.join().unwrap();
+    });
+    assert_eq!(store.len(), 1);
+}

@@ -9,5 +9,8 @@ mod load;
 /// When nothing changes, and who is told why.
 mod refused;
 
+/// What becomes of sessions.
+mod sessions;
+
 /// Changes of files.
 mod watched;

@@ -1,0 +1,191 @@
+//! Roles follow their source (R29): what becomes of sessions when users, providers or admin tokens change.
+//!
+//! In: the sources of a snapshot and every session. A session knows its [`Source`]: the user entry or the admin token
+//! that it was opened for. Where that is gone, or the password is another one, the session ends; where it says
+//! something else of the person, the session gets another identity. The same is asked at the start of sessions that
+//! were opened before it. Who logs in and how often is none of this: `auth_time` and factors stay.
+
+use std::{collections::HashMap, sync::Arc};
+
+use aws_lc_rs::digest::{Context, SHA256};
+
+use crate::{
+    accounts::User,
+    admin::{AdminToken, Scope},
+    identity::{Identity, IdentityParts, Source},
+    login::{self, Provider},
+    session::{Session, SessionKey, Store},
+    state::Snapshot,
+};
+
+/// How many sessions went with their sources.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Revised {
+    /// They ended.
+    pub ended: usize,
+    /// They have another identity.
+    pub updated: usize,
+    /// They should have, and it could not be written down.
+    pub failed: usize,
+}
+
+/// What becomes of a session.
+#[derive(Debug)]
+enum Fate {
+    End,
+    Keep,
+    Update(Arc<Identity>),
+}
+
+/// The sources of one snapshot, indexed.
+struct Sources<'a> {
+    providers: HashMap<&'a str, (&'a Provider, HashMap<&'a str, &'a Arc<User>>)>,
+    tokens: HashMap<&'a str, &'a AdminToken>,
+}
+
+/// Has every session follow its source. Looks at all sessions: not for workers.
+pub async fn revise(snapshot: &Snapshot, store: &Store) -> Revised {
+    let sources = Sources::of(snapshot);
+    let mut revised = Revised::default();
+    let mut after = None;
+    loop {
+        let page = store.list(after, PAGE);
+        after = page.last().map(|session| *session.key());
+        let mut ending = Vec::new();
+        for session in &page {
+            match sources.judge(session) {
+                Fate::Keep => {}
+                Fate::End => ending.push(*session.key()),
+                Fate::Update(identity) => update(store, session, identity, &mut ending, &mut revised).await,
+            }
+        }
+        end(store, &ending, &mut revised).await;
+        if page.len() < PAGE {
+            return revised;
+        }
+    }
+}
+
+/// A hash of everything that a session can come from: while it stays, no session has to be looked at.
+pub(super) fn digest(snapshot: &Snapshot) -> [u8; 32] {
+    let mut context = Context::new(&SHA256);
+    let mut text = |text: &str| {
+        context.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+        context.update(text.as_bytes());
+    };
+    for provider in &snapshot.login.providers {
+        text(&format!("{:?}", (&provider.name, &provider.realm, &provider.grants, provider.trust_email)));
+        for user in provider.accounts.iter() {
+            text(&format!("{user:?}"));
+            text(&user.password);
+        }
+    }
+    for token in creators(snapshot) {
+        text(&format!("{:?}", (&token.name, &token.realm, &token.grants)));
+    }
+    let mut bytes = [0; 32];
+    bytes.copy_from_slice(context.finish().as_ref());
+    bytes
+}
+
+async fn update(
+    store: &Store,
+    session: &Arc<Session>,
+    identity: Arc<Identity>,
+    ending: &mut Vec<SessionKey>,
+    revised: &mut Revised,
+) {
+    // What waits for an old cookie was made by a program, which can make it again.
+    if session.is_waiting() {
+        ending.push(*session.key());
+    } else if store.renew(session, identity) {
+        revised.updated += 1;
+    }
+}
+
+async fn end(store: &Store, ending: &[SessionKey], revised: &mut Revised) {
+    revised.ended += ending.iter().filter(|key| store.end(key)).count();
+}
+
+/// Admin tokens that open sessions.
+fn creators(snapshot: &Snapshot) -> impl Iterator<Item = &AdminToken> {
+    let tokens = snapshot.admin.iter().flat_map(|admin| &admin.tokens);
+    tokens.filter(|token| token.may(Scope::SessionsCreate))
+}
+
+impl<'a> Sources<'a> {
+    fn of(snapshot: &'a Snapshot) -> Self {
+        let provider = |provider: &'a Provider| {
+            let users = provider.accounts.iter().map(|user| (&*user.id, user)).collect();
+            (&*provider.name, (provider, users))
+        };
+        Self {
+            providers: snapshot.login.providers.iter().map(provider).collect(),
+            tokens: creators(snapshot).map(|token| (&*token.name, token)).collect(),
+        }
+    }
+
+    fn judge(&self, session: &Session) -> Fate {
+        let identity = session.identity();
+        match identity.source() {
+            None => self.judge_realm(identity),
+            Some(Source::User { provider, proof }) => self.judge_user(identity, provider, *proof),
+            Some(Source::Admin { token }) => self.judge_creation(identity, token),
+        }
+    }
+
+    /// Nobody knows who opened it; somebody has to answer for its realm at least.
+    fn judge_realm(&self, identity: &Identity) -> Fate {
+        let realm = identity.realm();
+        let known = self.providers.values().any(|(provider, _)| provider.realm == *realm)
+            || self.tokens.values().any(|token| token.realm == *realm);
+        if known { Fate::Keep } else { Fate::End }
+    }
+
+    fn judge_user(&self, identity: &Arc<Identity>, provider: &str, proof: [u8; 16]) -> Fate {
+        let Some((provider, users)) = self.providers.get(provider) else {
+            return Fate::End;
+        };
+        let user = users.get(identity.subject());
+        let Some(user) = user.filter(|user| provider.realm == *identity.realm() && user.proof() == proof) else {
+            return Fate::End;
+        };
+        let Ok((now, _)) = login::identity_of(provider, user, identity.auth_time().unwrap_or_default()) else {
+            return Fate::End;
+        };
+        if says_the_same(identity, &now) {
+            return Fate::Keep;
+        }
+        let IdentityParts { name, email, email_verified, roles, groups, .. } = now.to_parts();
+        changed(identity, IdentityParts { name, email, email_verified, roles, groups, ..identity.to_parts() })
+    }
+
+    fn judge_creation(&self, identity: &Arc<Identity>, token: &str) -> Fate {
+        let Some(token) = self.tokens.get(token).filter(|token| token.realm == *identity.realm()) else {
+            return Fate::End;
+        };
+        let mut parts = identity.to_parts();
+        if token.grants.filter(&mut parts.roles, &mut parts.groups) == 0 {
+            return Fate::Keep;
+        }
+        changed(identity, parts)
+    }
+}
+
+fn says_the_same(one: &Identity, other: &Identity) -> bool {
+    one.name() == other.name()
+        && one.email() == other.email()
+        && one.email_verified() == other.email_verified()
+        && one.roles().eq(other.roles())
+        && one.groups().eq(other.groups())
+}
+
+fn changed(before: &Identity, parts: IdentityParts) -> Fate {
+    match Identity::new(parts) {
+        Ok(identity) => Fate::Update(Arc::new(identity.with_source(before.source().cloned()))),
+        Err(_) => Fate::End,
+    }
+}
+
+/// Sessions looked at before others get their turn with the store.
+const PAGE: usize = 4096;
