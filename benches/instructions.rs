@@ -24,7 +24,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderMap, Response};
+use http::Response;
 use portcullis::{
     certificate::{Certificate, CertificateResolver},
     clock::Clock,
@@ -302,12 +302,14 @@ impl Handler for Bare {
     type Body = upstream::Body;
 
     async fn handle(&self, inbound: Inbound) -> Response<upstream::Body> {
-        let Inbound { mut head, body, .. } = inbound;
+        let Inbound { head, .. } = inbound;
         let request = Outgoing {
             method: head.method,
-            uri: head.uri,
-            headers: std::mem::replace(&mut head.headers, HeaderMap::new()),
-            body,
+            target: head.uri.path_and_query().expect("origin-form").clone(),
+            host: head.headers.get(http::header::HOST).expect("a host").clone(),
+            lines: head.headers.iter().collect(),
+            expects_continue: false,
+            body: None,
             received: None,
             http2: false,
             websocket: None,

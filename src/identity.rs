@@ -31,6 +31,15 @@ impl Via {
             Self::Session => "session",
         }
     }
+
+    const fn header(&self) -> &'static HeaderValue {
+        static JWT: HeaderValue = HeaderValue::from_static("jwt");
+        static SESSION: HeaderValue = HeaderValue::from_static("session");
+        match self {
+            Self::Jwt(_) => &JWT,
+            Self::Session => &SESSION,
+        }
+    }
 }
 
 /// How many independent proofs a login took: what somebody knows, and what somebody has.
@@ -289,15 +298,15 @@ impl Identity {
     }
 
     /// The prepared header value of a field; `None` is an absent header (R12).
-    pub fn header(&self, field: Field) -> Option<HeaderValue> {
+    pub fn header(&self, field: Field) -> Option<&HeaderValue> {
         match field {
-            Field::Auth => Some(HeaderValue::from_static(self.via.label())),
-            Field::Email => self.email.as_ref().map(|t| t.value.clone()),
-            Field::Groups => self.groups.as_ref().map(|l| l.value.clone()),
-            Field::Id => Some(self.subject.value.clone()),
-            Field::Name => self.name.as_ref().map(|t| t.value.clone()),
-            Field::Roles => self.roles.as_ref().map(|l| l.value.clone()),
-            Field::Scopes => self.scopes.as_ref().map(|l| l.value.clone()),
+            Field::Auth => Some(self.via.header()),
+            Field::Email => self.email.as_ref().map(|t| &t.value),
+            Field::Groups => self.groups.as_ref().map(|l| &l.value),
+            Field::Id => Some(&self.subject.value),
+            Field::Name => self.name.as_ref().map(|t| &t.value),
+            Field::Roles => self.roles.as_ref().map(|l| &l.value),
+            Field::Scopes => self.scopes.as_ref().map(|l| &l.value),
         }
     }
 

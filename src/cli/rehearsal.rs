@@ -92,8 +92,8 @@ impl Rehearsal {
         match (&route.target, &findings.view, &findings.path) {
             (Target::Upstream(_), Some(view), Some(path)) => {
                 let id = RequestId::generate();
-                let outbound = headers::rewrite(self.head, permit, view, path, &id, &snapshot.headers)?;
-                Ok((StatusCode::OK, Some(outbound.headers().clone())))
+                let outbound = headers::rewrite(&self.head, permit, view, path, &id, &snapshot.headers)?;
+                Ok((StatusCode::OK, Some(outbound.lines().to_map())))
             }
             (Target::Redirect { status, .. } | Target::Respond { status, .. }, _, _) => Ok((*status, None)),
             (Target::Own(_) | Target::Upstream(_), _, _) => Ok((StatusCode::OK, None)),

@@ -2,24 +2,23 @@
 //!
 //! In: header maps and the names of our cookies. Out: the same without them; every other byte stays as it was.
 
-use bytes::BytesMut;
 use http::{
     HeaderMap, HeaderValue,
     header::{COOKIE, SET_COOKIE},
 };
 use memchr::memchr;
 
-/// Cuts our cookies out of `Cookie` and joins several fields into one (RFC 9113 section 8.2.3).
-pub(super) fn cut(headers: &mut HeaderMap, own: &[Box<str>]) {
+use super::Lines;
+
+/// Adds `Cookie` without our own; several fields become one (RFC 9113 section 8.2.3), none is left if all were ours.
+pub(super) fn put_others(headers: &HeaderMap, own: &[Box<str>], lines: &mut Lines) {
     let is_ours = |pair: &[u8]| own.iter().any(|name| has_name(pair, name.as_bytes()));
-    let mut values = headers.get_all(COOKIE).iter();
-    let (Some(first), None) = (values.next(), values.next()) else {
-        return join(headers, &is_ours);
-    };
-    let mut left = BytesMut::with_capacity(first.len());
-    if keep_others(first.as_bytes(), &is_ours, &mut left) {
-        put(headers, left);
-    }
+    lines.put_with(&COOKIE, |line| {
+        let begin = line.len();
+        for value in headers.get_all(COOKIE) {
+            keep_others(value.as_bytes(), &is_ours, line, begin);
+        }
+    });
 }
 
 /// Drops every `Set-Cookie` that names one of ours, in whatever case and with whatever blanks.
@@ -42,44 +41,25 @@ pub(super) fn drop_set_cookies(headers: &mut HeaderMap, own: &[Box<str>]) {
     }
 }
 
-fn join(headers: &mut HeaderMap, is_ours: &impl Fn(&[u8]) -> bool) {
-    let mut left = BytesMut::new();
-    for value in headers.get_all(COOKIE) {
-        keep_others(value.as_bytes(), is_ours, &mut left);
-    }
-    put(headers, left);
-}
-
-/// Appends every pair that is not ours, with the blanks that stood before it. Returns whether any was ours.
-fn keep_others(value: &[u8], is_ours: &impl Fn(&[u8]) -> bool, left: &mut BytesMut) -> bool {
+/// Appends every pair that is not ours, with the blanks that stood before it, to what begins at `begin`.
+fn keep_others(value: &[u8], is_ours: &impl Fn(&[u8]) -> bool, line: &mut Vec<u8>, begin: usize) {
     let mut is_first = true;
-    let mut some_ours = false;
     for pair in pairs(value) {
         if is_ours(pair) {
-            some_ours = true;
             continue;
         }
-        match (left.is_empty(), is_first) {
-            (true, _) => left.extend_from_slice(pair.trim_ascii_start()),
+        match (line.len() == begin, is_first) {
+            (true, _) => line.extend_from_slice(pair.trim_ascii_start()),
             (false, true) => {
-                left.extend_from_slice(b"; ");
-                left.extend_from_slice(pair.trim_ascii_start());
+                line.extend_from_slice(b"; ");
+                line.extend_from_slice(pair.trim_ascii_start());
             }
             (false, false) => {
-                left.extend_from_slice(b";");
-                left.extend_from_slice(pair);
+                line.extend_from_slice(b";");
+                line.extend_from_slice(pair);
             }
         }
         is_first = false;
-    }
-    some_ours
-}
-
-fn put(headers: &mut HeaderMap, value: BytesMut) {
-    // Every byte comes from a header value; were one refused, no cookie at all goes upstream.
-    match HeaderValue::from_maybe_shared(value.freeze()) {
-        Ok(value) if !value.is_empty() => drop(headers.insert(COOKIE, value)),
-        Ok(_) | Err(_) => drop(headers.remove(COOKIE)),
     }
 }
 
@@ -122,8 +102,9 @@ mod tests {
         for value in values {
             headers.append(COOKIE, value.parse().unwrap());
         }
-        cut(&mut headers, &own());
-        headers.get_all(COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
+        let mut lines = Lines::new();
+        put_others(&headers, &own(), &mut lines);
+        lines.to_map().get_all(COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
     }
 
     #[test]
@@ -141,7 +122,7 @@ mod tests {
             (&["__Host-p=1", "old=2"], &[]),
             (&["a=1", "__Host-p=2; b=3", "c=4"], &["a=1; b=3; c=4"]),
             (&["a=1", "b=2"], &["a=1; b=2"]),
-            (&[""], &[""]),
+            (&[""], &[]),
         ] {
             assert_eq!(left(given), expect, "{given:?}");
         }

@@ -15,7 +15,7 @@ use std::{
 use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use smallvec::SmallVec;
 
-use super::{ForwardedFamily, Settings, X_REQUEST_ID};
+use super::{ForwardedFamily, Lines, Settings, X_REQUEST_ID};
 use crate::{
     client::{ClientView, Connection, PeerAddr, Scheme},
     host::Authority,
@@ -60,20 +60,21 @@ pub fn request_id(connection: &Connection, headers: &HeaderMap, settings: &Setti
     if trusted { RequestId::from_trusted(value) } else { None }
 }
 
-/// Sets `Host` and the `X-Forwarded-` headers; all that came in under such names is gone by now.
-pub(super) fn set(headers: &mut HeaderMap, view: &ClientView) {
-    let host = set_host(headers, &view.authority);
-    let client = view.chain.clone().unwrap_or_else(|| ADDRESSES.with_borrow_mut(|cache| cache.value(&view.address)));
-    let scheme = HeaderValue::from_static(view.scheme.as_str());
-    let port = match view.port() {
-        443 => HeaderValue::from_static("443"),
-        80 => HeaderValue::from_static("80"),
-        port => PORTS.with_borrow_mut(|cache| cache.value(&port)),
-    };
-    headers.insert(X_FORWARDED_FOR, client);
-    headers.insert(X_FORWARDED_PROTO, scheme);
-    headers.insert(X_FORWARDED_HOST, host);
-    headers.insert(X_FORWARDED_PORT, port);
+/// Adds the `X-Forwarded-` headers and returns the `Host`; nothing that came in under such names is copied.
+pub(super) fn put(lines: &mut Lines, headers: &HeaderMap, view: &ClientView) -> HeaderValue {
+    let host = host(headers, &view.authority);
+    match &view.chain {
+        Some(chain) => lines.put(&X_FORWARDED_FOR, chain),
+        None => ADDRESSES.with_borrow_mut(|cache| lines.put(&X_FORWARDED_FOR, cache.value(&view.address))),
+    }
+    lines.put_bytes(X_FORWARDED_PROTO.as_str(), view.scheme.as_str().as_bytes());
+    lines.put(&X_FORWARDED_HOST, &host);
+    match view.port() {
+        443 => lines.put_bytes(X_FORWARDED_PORT.as_str(), b"443"),
+        80 => lines.put_bytes(X_FORWARDED_PORT.as_str(), b"80"),
+        port => PORTS.with_borrow_mut(|cache| lines.put(&X_FORWARDED_PORT, cache.value(&port))),
+    }
+    host
 }
 
 /// What the trusted proxies told of the client.
@@ -222,8 +223,8 @@ fn is_trusted(address: IpAddr, settings: &Settings) -> bool {
     settings.trusted_proxies.iter().any(|network| network.contains(&address))
 }
 
-/// Writes the authority to `Host` and returns the value: the client's own bytes where they are canonical.
-fn set_host(headers: &mut HeaderMap, authority: &Authority) -> HeaderValue {
+/// The authority as `Host`: the client's own bytes where they are canonical.
+fn host(headers: &HeaderMap, authority: &Authority) -> HeaderValue {
     if let Some(value) = headers.get(HOST)
         && authority.port.is_none()
         && value.as_bytes() == authority.host.as_str().as_bytes()
@@ -231,9 +232,7 @@ fn set_host(headers: &mut HeaderMap, authority: &Authority) -> HeaderValue {
         // There is no second one: a request with two was refused with its authority.
         return value.clone();
     }
-    let value = AUTHORITIES.with_borrow_mut(|cache| cache.value(authority));
-    headers.insert(HOST, value.clone());
-    value
+    AUTHORITIES.with_borrow_mut(|cache| cache.value(authority).clone())
 }
 
 /// The header values made last, so that the clients of a worker's connections are not spelled out on each request.
@@ -247,22 +246,20 @@ impl<K: Clone + Display + Eq + Hash> Prepared<K> {
         Self { slots: [const { None }; PREPARED], hasher: ahash::RandomState::new() }
     }
 
-    fn value(&mut self, key: &K) -> HeaderValue {
+    fn value(&mut self, key: &K) -> &HeaderValue {
         #[expect(clippy::cast_possible_truncation, reason = "any part of a hash will do")]
         let at = self.hasher.hash_one(key) as usize % PREPARED;
-        match self.slots.get_mut(at) {
-            Some(Some((known, value))) if known == key => value.clone(),
-            slot => {
-                // Addresses, ports and hosts are plain ASCII.
-                let value = HeaderValue::try_from(key.to_string()).unwrap_or(HeaderValue::from_static(""));
-                if let Some(slot) = slot {
-                    *slot = Some((key.clone(), value.clone()));
-                }
-                value
-            }
+        let slot = &mut self.slots[at];
+        if slot.as_ref().is_none_or(|(known, _)| known != key) {
+            // Addresses, ports and hosts are plain ASCII.
+            let value = HeaderValue::try_from(key.to_string()).unwrap_or(HeaderValue::from_static(""));
+            *slot = Some((key.clone(), value));
         }
+        slot.as_ref().map_or(&EMPTY, |(_, value)| value)
     }
 }
+
+static EMPTY: HeaderValue = HeaderValue::from_static("");
 
 thread_local! {
     static ADDRESSES: RefCell<Prepared<IpAddr>> = RefCell::new(Prepared::new());
@@ -430,10 +427,10 @@ mod tests {
             for _ in 0..2 {
                 let view =
                     client_view(&connection("192.0.2.1", true), &map(&[]), authority.parse().unwrap(), &settings);
-                let mut headers = map(&[("host", host)]);
-                set(&mut headers, &view);
+                let mut lines = Lines::new();
+                assert_eq!(put(&mut lines, &map(&[("host", host)]), &view), expect_host, "{host}");
+                let headers = lines.to_map();
                 for (name, value) in [
-                    ("host", expect_host),
                     ("x-forwarded-host", expect_host),
                     ("x-forwarded-for", "192.0.2.1"),
                     ("x-forwarded-proto", "https"),

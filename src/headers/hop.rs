@@ -14,9 +14,7 @@ use smallvec::SmallVec;
 
 /// Removes the hop-by-hop fields of an upstream's answer. `Trailer` stays: it belongs to the message.
 pub(super) fn strip_response(headers: &mut HeaderMap) {
-    let mut listed = SmallVec::new();
-    listed_fields(headers, &mut listed);
-    for name in listed {
+    for name in listed_fields(headers) {
         headers.remove(name);
     }
     for name in [CONNECTION, KEEP_ALIVE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, PROXY_CONNECTION] {
@@ -27,8 +25,10 @@ pub(super) fn strip_response(headers: &mut HeaderMap) {
     }
 }
 
-/// Adds the names that `Connection` lists and that are there. Framing and the host cannot be taken away.
-pub(super) fn listed_fields(headers: &HeaderMap, doomed: &mut SmallVec<[HeaderName; 8]>) {
+/// The names that `Connection` lists and that are there. Framing and the host cannot be taken away; `Upgrade` never
+/// passes as it is.
+pub(super) fn listed_fields(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
+    let mut listed = SmallVec::new();
     for value in headers.get_all(CONNECTION) {
         for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
             // The two that nearly every `Connection` holds name no field.
@@ -38,12 +38,14 @@ pub(super) fn listed_fields(headers: &HeaderMap, doomed: &mut SmallVec<[HeaderNa
             if let Ok(name) = HeaderName::from_bytes(token)
                 && name != CONTENT_LENGTH
                 && name != HOST
+                && name != UPGRADE
                 && headers.contains_key(&name)
             {
-                doomed.push(name);
+                listed.push(name);
             }
         }
     }
+    listed
 }
 
 /// Whether `Connection` lists a word.

@@ -1,15 +1,15 @@
 //! The identity headers: who is calling, told to the upstream (R12, R13).
 //!
-//! In: the verified identity and the settings. Out: headers, `insert`ed after all that a client could have sent under
-//! these names was removed. An absent value is an absent header; a set that is too large is refused, never cut.
+//! In: the verified identity and the settings. Out: header lines; whatever a client sent under these names was left
+//! out before. An absent value is an absent header; a set that is too large is refused, never cut.
 //! Values are prepared once: those of `fields` with the identity, those of `extra` once for each generation.
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue};
 use serde_json::Value;
 
-use super::{RewriteError, Settings, names};
+use super::{Lines, RewriteError, Settings, names};
 use crate::identity::{ExtraHeaders, Field, Identity, encode_item, encode_text};
 
 /// Whether a header of a client, or a trailer, is removed because its name is ours to set (R12).
@@ -21,6 +21,7 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
             names::Kind::Authorization
             | names::Kind::Connection
             | names::Kind::Cookie
+            | names::Kind::Expect
             | names::Kind::Framing
             | names::Kind::Hop
             | names::Kind::Host
@@ -34,22 +35,22 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
     }
 }
 
-/// Sets the headers of an identity.
-pub(super) fn set(headers: &mut HeaderMap, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
+/// Adds the headers of an identity.
+pub(super) fn put(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
     let mut bytes = 0;
-    let mut put = |name: &HeaderName, value: HeaderValue| {
+    let mut put = |name: &HeaderName, value: &HeaderValue| {
         bytes += name.as_str().len() + value.len();
         if bytes > settings.max_bytes {
             return Err(RewriteError::IdentityTooLarge);
         }
-        headers.insert(name.clone(), value);
+        lines.put(name, value);
         Ok(())
     };
     let prepared = (settings.subject_with_realm || !settings.extra.is_empty()).then(|| prepared(identity, settings));
     for (name, field) in &*settings.fields {
         let value = match (field, &prepared) {
             (Field::Id, Some(prepared)) if settings.subject_with_realm => {
-                prepared.values.get(settings.extra.len()).cloned().flatten()
+                prepared.values.get(settings.extra.len()).and_then(Option::as_ref)
             }
             _ => identity.header(*field),
         };
@@ -59,7 +60,7 @@ pub(super) fn set(headers: &mut HeaderMap, identity: &Identity, settings: &Setti
     }
     for ((name, _), value) in settings.extra.iter().zip(prepared.iter().flat_map(|prepared| &prepared.values)) {
         if let Some(value) = value {
-            put(name, value.clone())?;
+            put(name, value)?;
         }
     }
     Ok(())
@@ -128,9 +129,9 @@ mod tests {
     }
 
     fn shown(identity: &Identity, settings: &Settings) -> Result<Vec<String>, RewriteError> {
-        let mut headers = HeaderMap::new();
-        set(&mut headers, identity, settings)?;
-        Ok(headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
+        let mut lines = Lines::new();
+        put(&mut lines, identity, settings)?;
+        Ok(lines.to_map().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
     }
 
     #[test]
@@ -228,8 +229,9 @@ mod tests {
             name in "\\PC{1,12}",
         ) {
             let parts = IdentityParts { roles: roles.clone(), name: Some(name.clone()), ..identity().to_parts() };
-            let mut headers = HeaderMap::new();
-            set(&mut headers, &Identity::new(parts).unwrap(), &settings()).unwrap();
+            let mut lines = Lines::new();
+            put(&mut lines, &Identity::new(parts).unwrap(), &settings()).unwrap();
+            let headers = lines.to_map();
 
             let read: Vec<String> = headers.get("x-user-roles").map_or_else(Vec::new, |value| {
                 value.to_str().unwrap().split(',').map(decode).collect()

@@ -3,17 +3,18 @@
 //! In: a request head and, by value, the [`Permit`] for it. Out: an [`OutboundRequest`], which only this module makes
 //! and which is all that the upstream ever sees: canonical path, untouched query, cleaned headers, ours on top.
 //! Invariants: whatever a client sends, no header that folds to a managed name survives but ours; what `Connection`
-//! lists goes before ours are set; our own cookies and verified tokens stay here. The header map is changed in place,
-//! in one pass over its names.
+//! lists goes before ours are set; our own cookies and verified tokens stay here. The client's headers are read, never
+//! changed: what may pass is copied, in one pass over them, to the [`Lines`] that are sent.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Method, Version,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
+    uri::PathAndQuery,
 };
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
+pub use self::lines::Lines;
 use self::names::Kind;
 use crate::{
     authz::Permit,
@@ -28,6 +29,7 @@ mod cookie;
 pub mod forwarded;
 mod hop;
 pub mod identity;
+mod lines;
 mod names;
 pub mod response;
 
@@ -92,9 +94,13 @@ pub struct OutboundParts {
     /// As the client sent it.
     pub method: Method,
     /// Origin form: canonical path, untouched query.
-    pub uri: Uri,
-    /// `Host` is the client's authority in canonical form; `upstream` sets another where its `host` says so.
-    pub headers: HeaderMap,
+    pub target: PathAndQuery,
+    /// The client's authority in canonical form; `upstream` sets another `Host` where its `host` says so.
+    pub host: HeaderValue,
+    /// All other fields but those that frame the message.
+    pub lines: Lines,
+    /// Whether the client waits for a `100 Continue` before it sends its body (RFC 9110 section 10.1.1).
+    pub expects_continue: bool,
     /// Why it may go.
     pub permit: Permit,
     /// `Sec-WebSocket-Key`, if this asks to become a WebSocket and may (R17).
@@ -113,7 +119,7 @@ pub enum RewriteError {
 /// # Errors
 /// [`RewriteError`]; the request is then refused.
 pub fn rewrite(
-    mut head: Parts,
+    head: &Parts,
     permit: Permit,
     view: &ClientView,
     path: &CanonicalPath,
@@ -121,12 +127,15 @@ pub fn rewrite(
     settings: &Settings,
 ) -> Result<OutboundRequest, RewriteError> {
     let caller = permit.identity().map(|identity| &**identity);
-    let websocket = rewrite_head(&mut head, permit.route(), caller, view, request_id, settings)?;
+    let rewritten = rewrite_head(head, permit.route(), caller, view, request_id, settings)?;
+    let Rewritten { host, lines, expects_continue, websocket } = rewritten;
     Ok(OutboundRequest {
         parts: OutboundParts {
-            method: head.method,
-            uri: Uri::from(path.target().clone()),
-            headers: head.headers,
+            method: head.method.clone(),
+            target: path.target().clone(),
+            host,
+            lines,
+            expects_continue,
             permit,
             websocket,
         },
@@ -145,13 +154,18 @@ impl OutboundRequest {
     }
 
     /// Path and query.
-    pub const fn uri(&self) -> &Uri {
-        &self.parts.uri
+    pub const fn target(&self) -> &PathAndQuery {
+        &self.parts.target
     }
 
-    /// The headers.
-    pub const fn headers(&self) -> &HeaderMap {
-        &self.parts.headers
+    /// `Host`.
+    pub const fn host(&self) -> &HeaderValue {
+        &self.parts.host
+    }
+
+    /// The other headers.
+    pub const fn lines(&self) -> &Lines {
+        &self.parts.lines
     }
 
     /// Why it may go.
@@ -206,90 +220,112 @@ impl Profile {
     }
 }
 
-/// Changes the headers in place; the key of a permitted WebSocket comes back.
+/// The head as the upstream gets it.
+#[derive(Debug)]
+struct Rewritten {
+    host: HeaderValue,
+    lines: Lines,
+    expects_continue: bool,
+    websocket: Option<HeaderValue>,
+}
+
 fn rewrite_head(
-    head: &mut Parts,
+    head: &Parts,
     route: &Route,
     caller: Option<&Identity>,
     view: &ClientView,
     request_id: &RequestId,
     settings: &Settings,
-) -> Result<Option<HeaderValue>, RewriteError> {
-    let survey = Survey::of(&head.headers, route, caller, settings);
+) -> Result<Rewritten, RewriteError> {
+    let headers = &head.headers;
+    let mut lines = Lines::new();
+    let survey = copy_fit(headers, route, caller, settings, &[], &mut lines);
+    let survey = if survey.connection {
+        let listed = hop::listed_fields(headers);
+        if listed.is_empty() {
+            survey
+        } else {
+            lines.clear();
+            copy_fit(headers, route, caller, settings, &listed, &mut lines)
+        }
+    } else {
+        survey
+    };
     let websocket = if survey.upgrade && route.websocket { websocket_key(head) } else { None };
-    let headers = &mut head.headers;
-    for name in survey.doomed {
-        headers.remove(name);
-    }
     if survey.cookie {
-        cookie::cut(headers, &settings.own_cookies);
+        cookie::put_others(headers, &settings.own_cookies, &mut lines);
     }
-    // One growth instead of several.
-    headers.reserve(OUR_HEADERS + settings.fields.len() + settings.extra.len());
-    forwarded::set(headers, view);
-    headers.insert(X_REQUEST_ID, request_id.header().clone());
-    set_traceparent(headers, survey.traceparent, survey.tracestate);
+    let host = forwarded::put(&mut lines, headers, view);
+    lines.put(&X_REQUEST_ID, request_id.header());
+    put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
     if let Some(caller) = caller {
-        identity::set(headers, caller, settings)?;
+        identity::put(&mut lines, caller, settings)?;
     }
-    if websocket.is_some() {
-        headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
-    Ok(websocket)
+    Ok(Rewritten { host, lines, expects_continue: survey.expects_continue, websocket })
 }
 
-/// What one look at all names has found.
-#[derive(Debug, Default)]
+/// What one look at all fields has found besides those that were copied.
+#[derive(Clone, Copy, Debug, Default)]
 struct Survey {
-    /// To be removed, before anything is set.
-    doomed: SmallVec<[HeaderName; 8]>,
+    connection: bool,
     cookie: bool,
+    expects_continue: bool,
     traceparent: bool,
     tracestate: bool,
     upgrade: bool,
 }
 
-impl Survey {
-    fn of(headers: &HeaderMap, route: &Route, caller: Option<&Identity>, settings: &Settings) -> Self {
-        let mut survey = Self::default();
-        let mut connection = false;
-        for name in headers.keys() {
-            let stays = match names::kind(name, settings) {
-                None | Some(Kind::Forwarding | Kind::Hop | Kind::Identity) => false,
-                Some(Kind::Authorization) => authorization_passes(&route.access, caller),
-                Some(Kind::Connection) => {
-                    connection = true;
-                    false
-                }
-                Some(Kind::Cookie) => {
-                    survey.cookie = true;
-                    true
-                }
-                Some(Kind::MethodOverride) => route.methods.is_none(),
-                Some(Kind::Traceparent) => {
-                    survey.traceparent = true;
-                    true
-                }
-                Some(Kind::Tracestate) => {
-                    survey.tracestate = true;
-                    true
-                }
-                Some(Kind::Upgrade) => {
-                    survey.upgrade = true;
-                    false
-                }
-                Some(Kind::Framing | Kind::Host | Kind::Ordinary | Kind::RequestId) => true,
-            };
-            if !stays {
-                survey.doomed.push(name.clone());
+/// Copies every field that passes as it is, but for those that `Connection` has `listed`.
+fn copy_fit(
+    headers: &HeaderMap,
+    route: &Route,
+    caller: Option<&Identity>,
+    settings: &Settings,
+    listed: &[HeaderName],
+    lines: &mut Lines,
+) -> Survey {
+    let mut survey = Survey::default();
+    for (name, value) in headers {
+        if !listed.is_empty() && listed.contains(name) {
+            continue;
+        }
+        let passes = match names::kind(name, settings) {
+            None | Some(Kind::Forwarding | Kind::Framing | Kind::Hop | Kind::Host | Kind::Identity) => false,
+            Some(Kind::Authorization) => authorization_passes(&route.access, caller),
+            Some(Kind::Connection) => {
+                survey.connection = true;
+                false
             }
+            Some(Kind::Cookie) => {
+                survey.cookie = true;
+                false
+            }
+            Some(Kind::Expect) => {
+                survey.expects_continue = value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+                false
+            }
+            Some(Kind::MethodOverride) => route.methods.is_none(),
+            // Ours goes instead: the client's own where it is believed.
+            Some(Kind::RequestId) => false,
+            Some(Kind::Traceparent) => {
+                survey.traceparent = true;
+                false
+            }
+            Some(Kind::Tracestate) => {
+                survey.tracestate = true;
+                false
+            }
+            Some(Kind::Upgrade) => {
+                survey.upgrade = true;
+                false
+            }
+            Some(Kind::Ordinary) => true,
+        };
+        if passes {
+            lines.put(name, value);
         }
-        if connection {
-            hop::listed_fields(headers, &mut survey.doomed);
-        }
-        survey
     }
+    survey
 }
 
 /// R14: a token goes upstream only where the route says so, and on routes that ask for one only if it was verified.
@@ -302,18 +338,22 @@ fn authorization_passes(access: &Access, caller: Option<&Identity>) -> bool {
     }
 }
 
-/// A client's trace goes on if it is one (W3C Trace Context section 3.2); else ours begins.
-fn set_traceparent(headers: &mut HeaderMap, sent: bool, state_sent: bool) {
+/// A client's trace goes on if it is one (W3C Trace Context section 3.2), with its state; else ours begins.
+fn put_trace(headers: &HeaderMap, sent: bool, state_sent: bool, lines: &mut Lines) {
     if sent {
         let mut values = headers.get_all(TRACEPARENT).iter();
-        if values.next().is_some_and(|value| is_traceparent(value.as_bytes())) && values.next().is_none() {
+        if let Some(value) = values.next()
+            && is_traceparent(value.as_bytes())
+            && values.next().is_none()
+        {
+            lines.put(&TRACEPARENT, value);
+            if state_sent {
+                headers.get_all(TRACESTATE).iter().for_each(|state| lines.put(&TRACESTATE, state));
+            }
             return;
         }
     }
-    if state_sent {
-        headers.remove(TRACESTATE);
-    }
-    headers.insert(TRACEPARENT, new_traceparent());
+    lines.put_bytes(TRACEPARENT.as_str(), &new_traceparent());
 }
 
 /// The key of an opening handshake (RFC 6455 section 4.1), and nothing else that asks for an upgrade.
@@ -343,8 +383,6 @@ const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// Four `X-Forwarded-`, `X-Request-Id`, `traceparent`; others replace one that was there, or are rare.
-const OUR_HEADERS: usize = 6;
 
 #[cfg(test)]
 mod tests;

@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Connection,
     /// Loses our own cookies (R14).
     Cookie,
+    /// Asks for `100 Continue`, which is settled where the body is sent.
+    Expect,
     /// Tells of the client or of another target; never believed here, always removed (R11, R15).
     Forwarding,
     /// Says how long the body is; only in its own spelling.
@@ -111,8 +113,7 @@ const KNOWN: &[(&str, Kind)] = &[
     // CGI hands it to the script as HTTP_PROXY, which libraries obey (CVE-2016-5385).
     ("proxy", Kind::Forwarding),
     ("cookie", Kind::Cookie),
-    // We answer it ourselves; the upstream gets the body when it comes.
-    ("expect", Kind::Ordinary),
+    ("expect", Kind::Expect),
     ("x-host", Kind::Forwarding),
     ("trailer", Kind::Hop),
     ("upgrade", Kind::Upgrade),

@@ -163,11 +163,13 @@ async fn relay(
             let http2 = head.version == http::Version::HTTP_2;
             let mut head = head;
             let client = head.extensions.remove::<OnUpgrade>();
-            let outbound = headers::rewrite(head, permit, view, path, request_id, &snapshot.headers)?;
-            let OutboundParts { method, uri, headers, permit, websocket } = outbound.into_parts();
+            let outbound = headers::rewrite(&head, permit, view, path, request_id, &snapshot.headers)?;
+            let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
+                outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client });
-            let received = (!body.is_end_stream()).then(|| outcome.bytes_in_meter());
-            let request = Outgoing { method, uri, headers, body, received, http2, websocket };
+            let body = (!body.is_end_stream()).then_some(body);
+            let received = body.as_ref().map(|_| outcome.bytes_in_meter());
+            let request = Outgoing { method, target, host, lines, expects_continue, body, received, http2, websocket };
             let limits = upstream::Limits {
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
                 response_timeout: route.limits.response_timeout,
@@ -290,7 +292,7 @@ fn note(outcome: &mut Outcome, findings: &Findings) {
         outcome.route(route.index, &route.name);
     }
     if let Some(identity) = &findings.identity {
-        outcome.identity(identity.via().label(), identity.realm(), || identity.header(Field::Id));
+        outcome.identity(identity.via().label(), identity.realm(), || identity.header(Field::Id).cloned());
     }
     if findings.is_probe() {
         outcome.unlogged();

@@ -7,44 +7,96 @@
 
 use std::{
     cell::Cell,
+    fmt,
     future::Future,
     pin::Pin,
     rc::Rc,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, ready},
     time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode};
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
+use tokio::{
+    task::JoinHandle,
+    time::{Sleep, sleep},
+};
 
-use super::{NOT_IN_TRAILERS, UpstreamError, pool::Lease, transport::Link};
+use super::{
+    NOT_IN_TRAILERS, UpstreamError,
+    answer::Length,
+    chunked::{Chunk, Chunks},
+    link::{Broken, Link},
+    outbox::Outbox,
+    pool::Lease,
+};
 
 /// The body of an upstream's answer. Its length hint is the upstream's, so `Content-Length` can be kept.
 #[derive(Debug)]
-pub struct Body {
-    incoming: Option<Incoming>,
-    lease: Option<Lease>,
+pub struct Body(State);
+
+#[derive(Debug)]
+enum State {
+    /// All of it came with the head, or there is none.
+    Whole(Bytes),
+    Streaming(Box<Streaming>),
+}
+
+/// A body that is still coming.
+struct Streaming {
+    lease: Lease,
+    rest: Rest,
+    /// The request's body, if it is still being sent; gone with this.
+    upload: Option<Upload>,
+    /// Why it broke off, until that is told.
+    broken: Option<UpstreamError>,
+}
+
+/// How much is still to come.
+#[derive(Debug)]
+enum Rest {
+    Length(u64),
+    Chunked(Chunks),
+    UntilClose,
 }
 
 impl Body {
     /// No content.
     pub const fn empty() -> Self {
-        Self { incoming: None, lease: None }
+        Self(State::Whole(Bytes::new()))
     }
 
-    pub(super) fn new(incoming: Incoming, lease: Lease) -> Self {
-        if http_body::Body::is_end_stream(&incoming) {
+    /// What follows the head on `lease`'s connection; `outbox` is what is left of the request.
+    pub(super) fn new(mut lease: Lease, length: Length, outbox: Option<Outbox>) -> Self {
+        let mut buffered = lease.link().buffer().borrow_mut();
+        let rest = match length {
+            Length::None => Rest::Length(0),
+            Length::Exact(length) => {
+                if let Ok(length) = usize::try_from(length)
+                    && buffered.len() >= length
+                {
+                    let whole = if length == buffered.len() { buffered.split() } else { buffered.split_to(length) };
+                    drop(buffered);
+                    lease.finish();
+                    return Self(State::Whole(whole.freeze()));
+                }
+                Rest::Length(length)
+            }
+            Length::Chunked => Rest::Chunked(Chunks::default()),
+            Length::UntilClose => Rest::UntilClose,
+        };
+        drop(buffered);
+        if matches!(rest, Rest::Length(0)) {
             lease.finish();
             return Self::empty();
         }
-        Self { incoming: Some(incoming), lease: Some(lease) }
+        if matches!(rest, Rest::UntilClose) {
+            lease.use_once();
+        }
+        let upload = outbox.map(|outbox| Upload::start(outbox, Rc::clone(lease.link())));
+        Self(State::Streaming(Box::new(Streaming { lease, rest, upload, broken: None })))
     }
 }
 
@@ -54,196 +106,236 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
-        let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-        let polled = Pin::new(&mut *incoming).poll_frame(cx);
-        let Some(lease) = &this.lease else {
-            // Complete: what hyper still holds is the end.
-            return Poll::Ready(None);
+        let streaming = match &mut this.0 {
+            State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
+            State::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
+            State::Streaming(streaming) => streaming,
         };
-        match polled {
-            Poll::Pending => {
-                lease.wait_for_bytes();
-                Poll::Pending
+        let (frame, last) = match ready!(streaming.poll_next(cx)) {
+            Ok(Next::Data { data, last }) => (Some(Ok(Frame::data(data))), last),
+            Ok(Next::End(None)) => (None, true),
+            Ok(Next::End(Some(mut trailers))) => {
+                NOT_IN_TRAILERS.iter().for_each(|name| drop(trailers.remove(name)));
+                (Some(Ok(Frame::trailers(trailers))), true)
             }
-            Poll::Ready(Some(Ok(mut frame))) => {
-                lease.link().rest();
-                let mut last = incoming.is_end_stream();
-                if let Some(trailers) = frame.trailers_mut() {
-                    remove_unfit(trailers);
-                    // Nobody asks for more after these.
-                    last = true;
-                }
-                if last && let Some(lease) = this.lease.take() {
-                    lease.finish();
-                }
-                Poll::Ready(Some(Ok(frame)))
+            // What was read before goes out first: an error told in the same breath would take it along.
+            Err(why) if streaming.broken.is_none() => {
+                streaming.broken = Some(why);
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
             }
-            Poll::Ready(Some(Err(_))) => {
-                let why = lease.link().blamed().unwrap_or(UpstreamError::Invalid("broke_off"));
-                this.incoming = None;
-                this.lease = None;
-                Poll::Ready(Some(Err(why)))
+            Err(why) => {
+                // Dropped with its lease: the connection is cut.
+                this.0 = State::Whole(Bytes::new());
+                return Poll::Ready(Some(Err(why)));
             }
-            Poll::Ready(None) => {
-                this.incoming = None;
-                if let Some(lease) = this.lease.take() {
-                    lease.finish();
-                }
-                Poll::Ready(None)
+        };
+        if last && let State::Streaming(streaming) = std::mem::replace(&mut this.0, State::Whole(Bytes::new())) {
+            let Streaming { lease, upload, .. } = *streaming;
+            drop(upload);
+            lease.finish();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            State::Whole(bytes) => bytes.is_empty(),
+            State::Streaming(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            State::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            State::Streaming(streaming) => match streaming.rest {
+                Rest::Length(left) => SizeHint::with_exact(left),
+                Rest::Chunked(_) | Rest::UntilClose => SizeHint::default(),
+            },
+        }
+    }
+}
+
+/// What was read of an answer.
+enum Next {
+    Data { data: Bytes, last: bool },
+    End(Option<HeaderMap>),
+}
+
+impl Streaming {
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Next, UpstreamError>> {
+        if let Some(why) = self.broken {
+            return Poll::Ready(Err(why));
+        }
+        let link = Rc::clone(self.lease.link());
+        loop {
+            if let Some(next) = self.take(&link)? {
+                link.rest();
+                return Poll::Ready(Ok(next));
+            }
+            let Poll::Ready(filled) = link.poll_fill(cx) else {
+                self.lease.wait_for_bytes();
+                return Poll::Pending;
+            };
+            match filled {
+                Ok(0) if matches!(self.rest, Rest::UntilClose) => return Poll::Ready(Ok(Next::End(None))),
+                Ok(1..) => {}
+                Ok(0) | Err(Broken::Stream) => return Poll::Ready(Err(UpstreamError::Invalid("broke_off"))),
+                Err(Broken::Blamed(why)) => return Poll::Ready(Err(why)),
             }
         }
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
+    /// The next part, if it was read already.
+    fn take(&mut self, link: &Link) -> Result<Option<Next>, UpstreamError> {
+        let mut buffer = link.buffer().borrow_mut();
+        match &mut self.rest {
+            Rest::Length(left) => {
+                if buffer.is_empty() {
+                    return Ok(None);
+                }
+                let most = usize::try_from(*left).unwrap_or(usize::MAX).min(buffer.len());
+                *left -= most as u64;
+                Ok(Some(Next::Data { data: buffer.split_to(most).freeze(), last: *left == 0 }))
+            }
+            Rest::UntilClose => {
+                let data = buffer.split().freeze();
+                Ok((!data.is_empty()).then_some(Next::Data { data, last: false }))
+            }
+            Rest::Chunked(chunks) => Ok(match chunks.next(&mut buffer)? {
+                Chunk::Data(data) => Some(Next::Data { data, last: false }),
+                Chunk::End(trailers) => Some(Next::End(trailers)),
+                Chunk::Partial => None,
+            }),
+        }
     }
 }
 
-/// The body that is sent to an upstream.
+impl fmt::Debug for Streaming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streaming").field("rest", &self.rest).field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+/// A request's body that outlived the head of its answer: sent on in a task of its own, so that it goes on whether or
+/// not the client reads meanwhile. Gone with the answer.
+struct Upload(JoinHandle<()>);
+
+impl Upload {
+    fn start(mut outbox: Outbox, link: Rc<Link>) -> Self {
+        Self(tokio::task::spawn_local(async move {
+            // A server that reads no more may still answer on.
+            if let Err(why) = std::future::poll_fn(|cx| outbox.poll_send(cx, &link)).await {
+                link.blame(why);
+            }
+        }))
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The client's body, as it is sent to an upstream.
 pub(super) struct RequestBody {
-    /// `None`: there is none.
-    incoming: Option<Incoming>,
+    incoming: Incoming,
     received: Option<Rc<Cell<u64>>>,
     /// Bytes that may still come.
     allowance: u64,
     http2: bool,
-    link: Option<Rc<Link>>,
     gate: Option<Gate>,
 }
 
+/// Holds a body back until the upstream answers `100 Continue`. An upstream that says nothing gets it after a second,
+/// for it may not know the mechanism; one that answers finally does not get it at all.
+type Gate = Pin<Box<Sleep>>;
+
 impl RequestBody {
-    /// Of `incoming`, which came over HTTP/2 if `http2`, at most `max` bytes; `received` counts them.
-    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64, http2: bool) -> Self {
-        let incoming = (!http_body::Body::is_end_stream(&incoming)).then_some(incoming);
-        Self { incoming, received, allowance: max, http2, link: None, gate: None }
+    /// Of `incoming`, which came over HTTP/2 if `http2`, at most `max` bytes; `received` counts them. `None`: there is
+    /// no body.
+    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64, http2: bool) -> Option<Self> {
+        (!http_body::Body::is_end_stream(&incoming)).then_some(Self {
+            incoming,
+            received,
+            allowance: max,
+            http2,
+            gate: None,
+        })
     }
 
-    /// The connection that it is about to be sent on.
-    pub(super) fn attach(&mut self, link: Rc<Link>) {
-        self.link = Some(link);
+    /// How long it says it is.
+    pub(super) fn exact_length(&self) -> Option<u64> {
+        http_body::Body::size_hint(&self.incoming).exact()
     }
 
-    /// Nothing is polled before `gate` opens.
-    pub(super) fn wait_for(&mut self, gate: Gate) {
-        self.gate = Some(gate);
+    /// Nothing is taken from the client before the upstream wants it.
+    pub(super) fn close_gate(&mut self) {
+        self.gate = Some(Box::pin(sleep(CONTINUE_PATIENCE)));
     }
 
-    fn fail(&mut self, why: UpstreamError) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        if let Some(link) = &self.link {
-            link.blame(why);
-        }
-        self.incoming = None;
-        Poll::Ready(Some(Err(why)))
+    /// The upstream wants it.
+    pub(super) fn open_gate(&mut self) {
+        self.gate = None;
     }
 
-    /// Some of the body, or its end, was handed over: from here on the upstream is waited for, unless it has answered.
-    fn handed_over(&self, complete: bool) {
-        let Some(link) = &self.link else { return };
-        if complete {
-            link.sent();
-        }
-        if link.awaits_head() {
-            link.wait_for_answer();
-        }
-    }
-}
-
-impl http_body::Body for RequestBody {
-    type Data = Bytes;
-    type Error = UpstreamError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        let this = self.get_mut();
-        let awaits_head = this.link.as_ref().is_none_or(|link| link.awaits_head());
-        if let Some(gate) = &mut this.gate {
-            ready!(gate.poll_open(cx, awaits_head));
-            this.gate = None;
+    /// The next bytes, never none of them; `None` is the end.
+    ///
+    /// # Errors
+    /// [`UpstreamError::TooLarge`], or [`UpstreamError::ClientBody`] if it broke off.
+    pub(super) fn poll_part(
+        &mut self,
+        cx: &mut Context<'_>,
+        link: &Link,
+    ) -> Poll<Result<Option<Bytes>, UpstreamError>> {
+        let awaits_head = link.awaits_head();
+        if let Some(gate) = &mut self.gate {
+            if !awaits_head {
+                return Poll::Pending;
+            }
+            ready!(gate.as_mut().poll(cx));
+            self.gate = None;
         }
         loop {
-            let Some(incoming) = &mut this.incoming else { return Poll::Ready(None) };
-            match Pin::new(&mut *incoming).poll_frame(cx) {
+            match http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx) {
                 Poll::Pending => {
-                    if let Some(link) = this.link.as_ref().filter(|_| awaits_head) {
+                    if awaits_head {
                         link.rest();
                     }
                     return Poll::Pending;
                 }
                 Poll::Ready(Some(Ok(frame))) => {
+                    // Trailers are dropped (R18).
                     let Ok(data) = frame.into_data() else { continue };
-                    if let Some(received) = &this.received {
+                    if data.is_empty() {
+                        continue;
+                    }
+                    if let Some(received) = &self.received {
                         received.set(received.get().saturating_add(data.len() as u64));
                     }
-                    let Some(allowance) = this.allowance.checked_sub(data.len() as u64) else {
-                        return this.fail(UpstreamError::TooLarge);
+                    let Some(allowance) = self.allowance.checked_sub(data.len() as u64) else {
+                        return Poll::Ready(Err(UpstreamError::TooLarge));
                     };
-                    // hyper asks no further once the declared length is there.
-                    let complete = incoming.is_end_stream() || incoming.size_hint().exact() == Some(0);
-                    this.allowance = allowance;
-                    this.handed_over(complete);
-                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                    self.allowance = allowance;
+                    if awaits_head {
+                        link.wait_for_answer();
+                    }
+                    return Poll::Ready(Ok(Some(data)));
                 }
                 // A stream that the client reset with NO_ERROR ends like a complete one, but without its last flag.
-                Poll::Ready(None) if this.http2 && !incoming.is_end_stream() => {
-                    return this.fail(UpstreamError::ClientBody);
+                Poll::Ready(None) if self.http2 && !http_body::Body::is_end_stream(&self.incoming) => {
+                    return Poll::Ready(Err(UpstreamError::ClientBody));
                 }
                 Poll::Ready(None) => {
-                    this.incoming = None;
-                    this.handed_over(true);
-                    return Poll::Ready(None);
+                    if awaits_head {
+                        link.wait_for_answer();
+                    }
+                    return Poll::Ready(Ok(None));
                 }
-                Poll::Ready(Some(Err(_))) => return this.fail(UpstreamError::ClientBody),
+                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(UpstreamError::ClientBody)),
             }
         }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.as_ref().is_none_or(http_body::Body::is_end_stream)
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.as_ref().map_or_else(|| SizeHint::with_exact(0), http_body::Body::size_hint)
-    }
-}
-
-/// Holds a body back until the upstream answers `100 Continue`. An upstream that says nothing gets it after a second,
-/// for it may not know the mechanism; one that answers finally does not get it at all.
-pub(super) struct Gate {
-    open: Arc<AtomicBool>,
-    patience: Pin<Box<Sleep>>,
-}
-
-impl Gate {
-    /// A gate that the interim answer to `request` opens.
-    pub(super) fn arm<B>(request: &mut Request<B>) -> Self {
-        let open = Arc::new(AtomicBool::new(false));
-        let opener = Arc::clone(&open);
-        hyper::ext::on_informational(request, move |interim| {
-            if interim.status() == StatusCode::CONTINUE {
-                opener.store(true, Ordering::Relaxed);
-            }
-        });
-        Self { open, patience: Box::pin(tokio::time::sleep(CONTINUE_PATIENCE)) }
-    }
-
-    /// hyper reads before it writes, in one task: the flag needs no waker of its own.
-    fn poll_open(&mut self, cx: &mut Context<'_>, awaits_head: bool) -> Poll<()> {
-        if self.open.load(Ordering::Relaxed) {
-            return Poll::Ready(());
-        }
-        if !awaits_head {
-            return Poll::Pending;
-        }
-        self.patience.as_mut().poll(cx)
-    }
-}
-
-fn remove_unfit(trailers: &mut HeaderMap) {
-    for name in &NOT_IN_TRAILERS {
-        trailers.remove(name);
     }
 }
 

@@ -214,6 +214,18 @@ macro_rules! each {
     };
 }
 
+impl Io {
+    /// Pending if it is certain, without asking the system, that there is nothing to read.
+    pub(super) fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match self {
+            Self::Tcp(stream) => stream.poll_read_ready(cx).map(drop),
+            Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
+            // Something may have been read of the socket already.
+            Self::Memory(_) | Self::Tls(_) => Poll::Ready(()),
+        }
+    }
+}
+
 impl AsyncRead for Io {
     #[inline]
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -9,20 +9,27 @@
 use std::{cell::Cell, fmt, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TRAILER, TRANSFER_ENCODING, UPGRADE},
+    HeaderName, HeaderValue, Method, Response, StatusCode,
+    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    uri::PathAndQuery,
 };
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
-use crate::host::{Authority, Host};
+use crate::{
+    headers::Lines,
+    host::{Authority, Host},
+};
 
+mod answer;
 mod balance;
 mod body;
+mod chunked;
 mod connect;
 mod echo;
+mod link;
+mod outbox;
 mod pool;
-mod transport;
 mod upgrade;
 
 #[cfg(test)]
@@ -36,8 +43,9 @@ pub use self::{
     upgrade::Tunnel,
 };
 use self::{
-    body::{Gate, RequestBody},
-    pool::{Entry, Lease, Tried, ticks},
+    body::RequestBody,
+    outbox::Outbox,
+    pool::{Failure, Tried, ticks},
 };
 
 /// One `[upstream.<name>]`, ready to use.
@@ -107,12 +115,16 @@ pub struct Outgoing {
     /// The method, sent as it is.
     pub method: Method,
     /// Path and query (origin-form), or `*`.
-    pub uri: Uri,
-    /// End-to-end fields. Framing, `Expect` and the upgrade fields are set here from what the body and
-    /// [`Self::websocket`] say, whatever these contain.
-    pub headers: HeaderMap,
-    /// The client's body, not yet polled.
-    pub body: Incoming,
+    pub target: PathAndQuery,
+    /// `Host`, where the upstream's policy is to keep it.
+    pub host: HeaderValue,
+    /// End-to-end fields. What frames the body or asks for an upgrade is written here, from what the body and
+    /// [`Self::websocket`] say.
+    pub lines: Lines,
+    /// Whether the client waits for `100 Continue` before it sends its body.
+    pub expects_continue: bool,
+    /// The client's body, not yet polled; `None` without one.
+    pub body: Option<Incoming>,
     /// Counts its bytes as they are taken from the client; `None`: nobody wants to know, or there is none.
     pub received: Option<Rc<Cell<u64>>>,
     /// Whether it came over HTTP/2, where a stream reset without error looks like the body's end.
@@ -192,162 +204,74 @@ impl std::error::Error for UpstreamError {}
 pub async fn forward(
     upstreams: &Upstreams,
     settings: &Arc<Settings>,
-    request: Outgoing,
+    mut request: Outgoing,
     limits: &Limits,
 ) -> Result<Response<Body>, UpstreamError> {
-    if request.body.size_hint().lower() > limits.max_body {
-        return Err(UpstreamError::TooLarge);
-    }
+    let body = match request.body.take() {
+        Some(body) if body.size_hint().lower() > limits.max_body => return Err(UpstreamError::TooLarge),
+        Some(body) => RequestBody::new(body, request.received.take(), limits.max_body, request.http2),
+        None => None,
+    };
     let entry = upstreams.entry(settings);
     let response_ticks = limits.response_timeout.map_or(entry.response_ticks, ticks);
-    let websocket = request.websocket;
-    let (mut outbound, expects) = compose(
-        request.method,
-        request.uri,
-        request.headers,
-        RequestBody::new(request.body, request.received, limits.max_body, request.http2),
-        websocket.as_ref(),
-    );
 
     let mut tried = Tried::new();
-    let mut stale = 0;
-    let (mut lease, handover, mut response) = loop {
-        let mut lease = if stale < STALE_MAX {
-            entry.lease(upstreams, &mut tried).await?
-        } else {
-            entry.fresh_lease(upstreams, &mut tried).await?
-        };
-        set_host(&entry, &lease, outbound.headers_mut())?;
-        if expects {
-            let gate = Gate::arm(&mut outbound);
-            outbound.body_mut().wait_for(gate);
-        }
-        let handover = websocket.is_some().then(|| lease.link().expect_upgrade());
-        match lease.send(outbound, response_ticks).await {
-            Ok(response) => break (lease, handover, response),
-            Err(pool::SendError::Failed(error)) => return Err(error),
-            // The connection ended before a byte of this request was written to it: nothing was sent, try another.
-            Err(pool::SendError::NotSent(recovered)) if stale <= STALE_MAX => {
-                outbound = *recovered;
-                stale += 1;
+    let mut lease = entry.lease(upstreams, &mut tried).await?;
+    let mut outbox = Outbox::new(&request, entry.host_of(&lease, &request), body);
+    if request.expects_continue {
+        outbox.close_gate();
+    }
+    let mut again = Again::default();
+    let head = loop {
+        match lease.exchange(&mut outbox, response_ticks, &request.method).await {
+            Ok(head) => break head,
+            Err(Failure::Failed(why)) => return Err(why),
+            Err(Failure::Died) if !again.retried => {
+                again.retried = true;
+                lease = entry.lease_again(upstreams, lease).await?;
             }
-            Err(pool::SendError::NotSent(_)) => return Err(UpstreamError::Unreachable("closed")),
+            Err(Failure::Died) => return Err(UpstreamError::Invalid("no_answer")),
+            // Nothing was sent: another connection will do, a fresh one if all that were kept are dead.
+            Err(Failure::NotSent) if again.unsent <= STALE_MAX => {
+                drop(lease);
+                again.unsent += 1;
+                lease = if again.unsent < STALE_MAX {
+                    entry.lease(upstreams, &mut tried).await?
+                } else {
+                    entry.fresh_lease(upstreams, &mut tried).await?
+                };
+            }
+            Err(Failure::NotSent) => return Err(UpstreamError::Unreachable("closed")),
         }
+        outbox.rewind(&request, entry.host_of(&lease, &request));
     };
 
+    let answer::Final { mut response, length, keeps_alive } = head;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let (Some(websocket), Some(handover)) = (websocket, handover) else {
+        let Some(websocket) = request.websocket else {
             return Err(UpstreamError::Invalid("unasked_101"));
         };
         upgrade::check(&websocket.key, response.headers())?;
-        let server_side = handover.await.map_err(|_| UpstreamError::Invalid("upgrade_broke"))?;
-        let tunnel = upgrade::open(upstreams, lease, server_side, websocket.client, limits.tunnel_idle);
-        let (mut head, _) = response.into_parts();
-        head.extensions = http::Extensions::new();
-        head.extensions.insert(tunnel);
-        head.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        head.headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        return Ok(Response::from_parts(head, Body::empty()));
+        let tunnel = upgrade::open(upstreams, lease, websocket.client, limits.tunnel_idle);
+        response.extensions_mut().insert(tunnel);
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
+        return Ok(response.map(|()| Body::empty()));
     }
-    lease.link().forget_upgrade();
-    let keeps_alive = check_framing(&mut response)?;
     if !keeps_alive {
         lease.use_once();
     }
-    Ok(response.map(|incoming| Body::new(incoming, lease)))
+    let unsent = lease.link().is_sending().then_some(outbox);
+    Ok(response.map(|()| Body::new(lease, length, unsent)))
 }
 
-/// Writes what frames the request from what the body is, never from what the client's head said (R18).
-fn compose(
-    method: Method,
-    uri: Uri,
-    mut headers: HeaderMap,
-    body: RequestBody,
-    websocket: Option<&WebSocket>,
-) -> (Request<RequestBody>, bool) {
-    headers.remove(TRANSFER_ENCODING);
-    headers.remove(TRAILER);
-    let expects =
-        headers.remove(EXPECT).is_some_and(|expectation| expectation.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-            && !body.is_end_stream();
-    if expects {
-        headers.insert(EXPECT, HeaderValue::from_static("100-continue"));
-    }
-    match body.size_hint().exact() {
-        Some(0) if takes_content(&method) => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
-        }
-        Some(0) => {
-            headers.remove(CONTENT_LENGTH);
-        }
-        Some(length) => {
-            headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
-        }
-        None => {
-            headers.remove(CONTENT_LENGTH);
-            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-        }
-    }
-    if let Some(websocket) = websocket {
-        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(upgrade::SEC_WEBSOCKET_KEY, websocket.key.clone());
-        headers.insert(upgrade::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
-    }
-    let mut request = Request::new(body);
-    *request.method_mut() = method;
-    *request.uri_mut() = uri;
-    *request.headers_mut() = headers;
-    (request, expects)
-}
-
-/// Methods whose absent content is said as `Content-Length: 0` (RFC 9110 section 8.6).
-fn takes_content(method: &Method) -> bool {
-    *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
-}
-
-/// Sets the one `Host` that the upstream's policy asks for.
-fn set_host(entry: &Rc<Entry>, lease: &Lease, headers: &mut HeaderMap) -> Result<(), UpstreamError> {
-    let value = match &entry.host {
-        pool::HostValue::Fixed(value) => value,
-        pool::HostValue::Server => lease.host(),
-        pool::HostValue::Keep => {
-            return if headers.contains_key(HOST) { Ok(()) } else { Err(UpstreamError::Invalid("no_host")) };
-        }
-    };
-    headers.insert(HOST, value.clone());
-    Ok(())
-}
-
-/// Refuses lengths that two readers could read differently (R16), and takes away what hyper has decoded. Returns
-/// whether the connection may serve again.
-fn check_framing(response: &mut Response<Incoming>) -> Result<bool, UpstreamError> {
-    let mut lengths = response.headers().get_all(CONTENT_LENGTH).iter();
-    let length = lengths.next();
-    if lengths.next().is_some() || length.is_some_and(|value| !is_plain_number(value.as_bytes())) {
-        return Err(UpstreamError::Invalid("bad_length"));
-    }
-    let mut codings = response.headers().get_all(TRANSFER_ENCODING).iter();
-    if let Some(coding) = codings.next() {
-        if codings.next().is_some() || !coding.as_bytes().eq_ignore_ascii_case(b"chunked") {
-            return Err(UpstreamError::Invalid("bad_coding"));
-        }
-        if length.is_some() {
-            return Err(UpstreamError::Invalid("length_with_coding"));
-        }
-        response.headers_mut().remove(TRANSFER_ENCODING);
-    }
-    if response.status() == StatusCode::NO_CONTENT {
-        response.headers_mut().remove(CONTENT_LENGTH);
-    }
-    // Having seen HTTP/1.0 hyper would answer in kind, and drop the next request's body if its length is unknown.
-    let keeps_alive = response.version() == Version::HTTP_11;
-    *response.version_mut() = Version::HTTP_11;
-    Ok(keeps_alive)
-}
-
-fn is_plain_number(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(u8::is_ascii_digit)
+/// What was tried to get a request through.
+#[derive(Debug, Default)]
+struct Again {
+    /// The one retry of a request that may have arrived (RFC 9110 section 9.2.2).
+    retried: bool,
+    /// Connections that ended before a byte was written.
+    unsent: usize,
 }
 
 /// Pooled connections found dead before a request was written to them, after which a fresh one is made.

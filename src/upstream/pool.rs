@@ -9,27 +9,23 @@
 use std::{
     cell::{Cell, RefCell},
     fmt,
+    future::poll_fn,
     rc::{Rc, Weak},
     sync::{Arc, Weak as ArcWeak, atomic::Ordering::Relaxed},
+    task::{Context, Poll, ready},
     time::{Duration, Instant},
 };
 
-use http::{HeaderValue, Method, Request, Response};
-use http_body::Body as _;
-use hyper::{
-    body::Incoming,
-    client::conn::http1::{self, SendRequest},
-};
-use hyper_util::rt::TokioIo;
+use http::{HeaderValue, Method, StatusCode};
 use smallvec::SmallVec;
-use tokio::{io::AsyncWriteExt, time::MissedTickBehavior};
+use tokio::time::MissedTickBehavior;
 
 use super::{
-    Balance, Counters, HostPolicy, Settings, Shared, UpstreamError, UpstreamState,
+    Balance, Counters, HostPolicy, Outgoing, Settings, Shared, UpstreamError, UpstreamState, answer,
     balance::ServerState,
-    body::RequestBody,
     connect::{Io, Target},
-    transport::{Link, Transport},
+    link::{Broken, Link},
+    outbox::Outbox,
 };
 use crate::{clock, shutdown::Shutdown};
 
@@ -44,7 +40,7 @@ struct Inner {
     ticking: Cell<bool>,
     entries: RefCell<Vec<Rc<Entry>>>,
     servers: RefCell<Vec<Rc<ServerPool>>>,
-    links: RefCell<Vec<Rc<Link>>>,
+    links: RefCell<Vec<Weak<Link>>>,
 }
 
 /// One upstream's settings as this worker uses them.
@@ -54,7 +50,7 @@ pub(super) struct Entry {
     state: Arc<UpstreamState>,
     servers: Box<[Rc<ServerPool>]>,
     balance: Balance,
-    pub(super) host: HostValue,
+    host: HostValue,
     connect_timeout: Duration,
     pub(super) response_ticks: u64,
     read_ticks: u64,
@@ -64,7 +60,7 @@ pub(super) struct Entry {
 }
 
 /// What `Host` becomes.
-pub(super) enum HostValue {
+enum HostValue {
     /// This.
     Fixed(HeaderValue),
     /// It stays.
@@ -82,22 +78,13 @@ pub(super) struct ServerPool {
 }
 
 struct Idle {
-    connection: Connection,
+    link: Rc<Link>,
     /// In ticks.
     expires: u64,
 }
 
-struct Connection {
-    sender: SendRequest<RequestBody>,
-    link: Rc<Link>,
-    /// Whether it has served before.
-    used: bool,
-}
-
-/// The right to one exchange on one connection.
+/// The right to one exchange on one connection. Dropped, it cuts the connection.
 pub(super) struct Lease {
-    /// `Some` until it is finished.
-    connection: Option<Connection>,
     link: Rc<Link>,
     entry: Rc<Entry>,
     server: UnderWay,
@@ -111,11 +98,14 @@ struct UnderWay(Rc<ServerPool>);
 pub(super) type Tried = SmallVec<[usize; 4]>;
 
 /// Why no answer's head came.
-pub(super) enum SendError {
-    /// It was sent, or may have been.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Failure {
+    /// This is why.
     Failed(UpstreamError),
-    /// Not a byte was written; here it is again.
-    NotSent(Box<Request<RequestBody>>),
+    /// The connection ended before a byte of an answer. It had served before, and what was sent may be sent again.
+    Died,
+    /// The connection ended before a byte of the request was written.
+    NotSent,
 }
 
 /// The worker's coarse clock.
@@ -224,9 +214,16 @@ impl Upstreams {
         entry
     }
 
+    /// A new connection, whose deadlines are watched over.
+    fn link(&self, io: Io, server: &Rc<ServerPool>) -> Rc<Link> {
+        let link = Link::new(io, self.0.ticks.clone(), Rc::clone(server));
+        self.watch(&link);
+        link
+    }
+
     /// Watches over a new connection's deadlines.
-    fn watch(&self, link: Rc<Link>) {
-        self.0.links.borrow_mut().push(link);
+    fn watch(&self, link: &Rc<Link>) {
+        self.0.links.borrow_mut().push(Rc::downgrade(link));
         if !self.0.ticking.replace(true) {
             self.0.ticks.advance();
             tokio::task::spawn_local(tick(Rc::downgrade(&self.0)));
@@ -255,10 +252,10 @@ impl Entry {
     pub(super) async fn lease(self: &Rc<Self>, all: &Upstreams, tried: &mut Tried) -> Result<Lease, UpstreamError> {
         let Some(index) = self.pick(all, tried) else { return Err(UpstreamError::Unreachable("no_server")) };
         if let Some(server) = self.servers.get(index)
-            && let Some(connection) = server.idle_connection(all.0.ticks.now())
+            && let Some(link) = server.idle_connection(all.0.ticks.now())
         {
             server.counters().reused.fetch_add(1, Relaxed);
-            return Ok(self.lend(connection, UnderWay::at(server)));
+            return Ok(self.lend(link, UnderWay::at(server)));
         }
         self.connect(all, tried, index).await
     }
@@ -293,10 +290,7 @@ impl Entry {
             let untried = u32::try_from(self.servers.len().saturating_sub(tried.len())).unwrap_or(u32::MAX).max(1);
             let left = self.connect_timeout.saturating_sub(clock::instant().duration_since(began));
             match server.connect(left / untried).await {
-                Ok(io) => {
-                    let connection = self.start(all, server, io).await?;
-                    return Ok(self.lend(connection, under_way));
-                }
+                Ok(io) => return Ok(self.lend(all.link(io, server), under_way)),
                 Err(why) => {
                     server.state().failed(all.0.shared.now_millis());
                     failure = why;
@@ -308,46 +302,27 @@ impl Entry {
         Err(failure)
     }
 
-    /// Puts hyper on a new stream and drives it in a task of its own.
-    async fn start(
-        self: &Rc<Self>,
-        all: &Upstreams,
-        server: &Rc<ServerPool>,
-        io: Io,
-    ) -> Result<Connection, UpstreamError> {
-        let link = Link::new(all.0.ticks.clone(), Rc::clone(server), self.connect_timeout);
-        let transport = TokioIo::new(Transport::new(io, Rc::clone(&link)));
-        let (sender, connection) = http1::Builder::new()
-            .max_header_size(HEAD_BYTES_MAX)
-            .max_buf_size(BUFFER_BYTES_MAX)
-            .handshake(transport)
-            .await
-            .map_err(|_| UpstreamError::Unreachable("handshake"))?;
-        let driven = Rc::clone(&link);
-        let driver = tokio::task::spawn_local(async move {
-            // What went wrong is told to whoever waits for the answer or reads the body.
-            let Ok(parts) = connection.without_shutdown().await else { return };
-            let mut transport = parts.io.into_inner();
-            match driven.upgrade() {
-                Some(waiting) => {
-                    transport.become_tunnel();
-                    // If nobody waits any more the connection goes down with it.
-                    let _ = waiting.send((transport, parts.read_buf));
-                }
-                None => {
-                    // For TLS the end has to be said (RFC 8446 section 6.1); nobody waits long for it to arrive.
-                    let _ = tokio::time::timeout(TICK, transport.shutdown()).await;
-                }
-            }
-        });
-        link.driven_by(driver.abort_handle());
-        all.watch(Rc::clone(&link));
-        Ok(Connection { sender, link, used: false })
+    /// A new connection to the server of `lease`, whose own has died.
+    pub(super) async fn lease_again(self: &Rc<Self>, all: &Upstreams, lease: Lease) -> Result<Lease, UpstreamError> {
+        let Lease { link, server, .. } = lease;
+        // It goes before the next comes: two at once would be one too many for a server that counts them.
+        drop(link);
+        server.0.counters().retries.fetch_add(1, Relaxed);
+        let io = server.0.connect(self.connect_timeout).await?;
+        Ok(self.lend(all.link(io, &server.0), server))
     }
 
-    fn lend(self: &Rc<Self>, connection: Connection, server: UnderWay) -> Lease {
-        let link = Rc::clone(&connection.link);
-        Lease { connection: Some(connection), link, entry: Rc::clone(self), server, once: false }
+    /// The `Host` that the policy asks for.
+    pub(super) fn host_of<'a>(&'a self, lease: &'a Lease, request: &'a Outgoing) -> &'a HeaderValue {
+        match &self.host {
+            HostValue::Fixed(value) => value,
+            HostValue::Keep => &request.host,
+            HostValue::Server => &lease.server.0.target.host,
+        }
+    }
+
+    fn lend(self: &Rc<Self>, link: Rc<Link>, server: UnderWay) -> Lease {
+        Lease { link, entry: Rc::clone(self), server, once: false }
     }
 }
 
@@ -369,18 +344,18 @@ impl ServerPool {
     }
 
     /// The connection used last, if it is still fit for a request.
-    fn idle_connection(&self, now: u64) -> Option<Connection> {
+    fn idle_connection(&self, now: u64) -> Option<Rc<Link>> {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop() {
-            if candidate.expires > now && candidate.connection.sender.is_ready() {
-                return Some(candidate.connection);
+            if candidate.expires > now && candidate.link.is_fit() {
+                return Some(candidate.link);
             }
         }
         None
     }
 
     fn evict(&self, now: u64) {
-        self.idle.borrow_mut().retain(|idle| idle.expires > now && !idle.connection.sender.is_closed());
+        self.idle.borrow_mut().retain(|idle| idle.expires > now && idle.link.is_fit());
     }
 }
 
@@ -388,11 +363,6 @@ impl Lease {
     /// The connection's state.
     pub(super) const fn link(&self) -> &Rc<Link> {
         &self.link
-    }
-
-    /// The server's own `Host`.
-    pub(super) fn host(&self) -> &HeaderValue {
-        &self.server.0.target.host
     }
 
     /// The server's counts.
@@ -410,57 +380,80 @@ impl Lease {
         self.link.wait(self.entry.read_ticks);
     }
 
-    /// Sends `request` and waits for the head of its answer, which must begin within `response_ticks`.
-    pub(super) async fn send(
-        &mut self,
-        mut request: Request<RequestBody>,
+    /// Sends what is in `outbox` and waits for the head of its answer, which must begin within `response_ticks`. If the
+    /// answer comes early, the rest of the request is still in `outbox`.
+    pub(super) async fn exchange(
+        &self,
+        outbox: &mut Outbox,
         response_ticks: u64,
-    ) -> Result<Response<Incoming>, SendError> {
-        let Some(connection) = &mut self.connection else {
-            return Err(SendError::NotSent(Box::new(request)));
-        };
-        let has_body = !request.body().is_end_stream();
-        let may_resend = connection.used && !has_body && is_idempotent(request.method());
-        self.link.begin(response_ticks, has_body, may_resend);
-        connection.used = true;
-        request.body_mut().attach(Rc::clone(&self.link));
-        let sent = connection.sender.try_send_request(request).await;
-        let mut failure = match sent {
-            Ok(response) => {
-                self.link.head_came();
-                return Ok(response);
-            }
-            Err(failure) => failure,
-        };
-        Err(match (self.link.blamed(), failure.take_message()) {
-            (Some(why), _) => SendError::Failed(why),
-            (None, Some(request)) => SendError::NotSent(Box::new(request)),
-            (None, None) if failure.error().is_parse() => SendError::Failed(UpstreamError::Invalid("bad_head")),
-            (None, None) if self.link.was_answered() => SendError::Failed(UpstreamError::Invalid("broken_head")),
-            (None, None) => SendError::Failed(UpstreamError::Invalid("no_answer")),
+        method: &Method,
+    ) -> Result<answer::Final, Failure> {
+        let link = &self.link;
+        let used = link.begin(response_ticks);
+        let mut search = answer::Search::default();
+        let ended = poll_fn(|cx| poll_exchange(link, outbox, &mut search, *method == Method::HEAD, cx)).await;
+        ended.map_err(|ended| match ended {
+            Ended::Because(why) => Failure::Failed(why),
+            Ended::Closed if link.was_answered() => Failure::Failed(UpstreamError::Invalid("broken_head")),
+            Ended::Closed if !outbox.begun() => Failure::NotSent,
+            Ended::Closed if used && !outbox.has_body() && is_idempotent(method) => Failure::Died,
+            Ended::Closed => Failure::Failed(UpstreamError::Invalid("no_answer")),
         })
     }
 
     /// The answer was read to its end: the connection goes back if the request was sent to its end, too.
-    pub(super) fn finish(mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        self.link.rest();
-        if self.link.is_sending() {
-            self.link.cut();
-            return;
+    pub(super) fn finish(self) {
+        let Self { link, entry, server, once } = self;
+        link.rest();
+        let mut idle = server.0.idle.borrow_mut();
+        if !once && !link.is_sending() && idle.len() < entry.max_idle {
+            let expires = link.ticks().now().saturating_add(entry.idle_ticks);
+            idle.push(Idle { link, expires });
         }
-        let mut idle = self.server.0.idle.borrow_mut();
-        if self.once || connection.sender.is_closed() || idle.len() >= self.entry.max_idle {
-            return;
-        }
-        idle.push(Idle { connection, expires: self.link.ticks().now().saturating_add(self.entry.idle_ticks) });
     }
 }
 
-impl Drop for Lease {
-    fn drop(&mut self) {
-        if self.connection.is_some() {
-            self.link.cut();
+/// Why an exchange came to no head.
+enum Ended {
+    Because(UpstreamError),
+    /// The stream ended.
+    Closed,
+}
+
+/// Sends and reads, whichever goes, until the final answer's head is there.
+fn poll_exchange(
+    link: &Rc<Link>,
+    outbox: &mut Outbox,
+    search: &mut answer::Search,
+    to_head: bool,
+    cx: &mut Context<'_>,
+) -> Poll<Result<answer::Final, Ended>> {
+    // Nothing is sent twice: an outbox that is empty, or not wanted, says so again.
+    if let Poll::Ready(Err(why)) = outbox.poll_send(cx, link) {
+        return Poll::Ready(Err(Ended::Because(why)));
+    }
+    loop {
+        let taken = answer::take(&mut link.buffer().borrow_mut(), search, to_head);
+        match taken.map_err(Ended::Because)? {
+            Some(answer::Head::Final(head)) => {
+                link.head_came();
+                return Poll::Ready(Ok(head));
+            }
+            Some(answer::Head::Interim(StatusCode::CONTINUE)) => {
+                outbox.continue_now();
+                if let Poll::Ready(Err(why)) = outbox.poll_send(cx, link) {
+                    return Poll::Ready(Err(Ended::Because(why)));
+                }
+            }
+            Some(answer::Head::Interim(_)) => {}
+            None if link.received() >= BEFORE_HEAD_BYTES_MAX => {
+                return Poll::Ready(Err(Ended::Because(UpstreamError::Invalid("too_much_before_head"))));
+            }
+            None => match ready!(link.poll_fill(cx)) {
+                Ok(0) | Err(Broken::Stream) => return Poll::Ready(Err(Ended::Closed)),
+                Ok(_) => {}
+                Err(Broken::Blamed(why)) => return Poll::Ready(Err(Ended::Because(why))),
+            },
         }
     }
 }
@@ -508,11 +501,13 @@ async fn tick(worker: Weak<Inner>) {
         let passed = inner.ticks.advance();
         let now = inner.ticks.now();
         let mut links = inner.links.borrow_mut();
-        links.retain(|link| Rc::strong_count(link) > 1);
         // If this thread was held up, answers may wait in sockets: they are read first.
-        if passed <= LATE_TICKS {
-            links.iter().for_each(|link| link.judge());
-        }
+        let in_time = passed <= LATE_TICKS;
+        links.retain(|link| {
+            let link = link.upgrade();
+            link.as_ref().filter(|_| in_time).inspect(|link| link.judge());
+            link.is_some()
+        });
         inner.servers.borrow_mut().retain(|server| {
             server.evict(now);
             Rc::strong_count(server) > 1
@@ -533,7 +528,6 @@ fn is_idempotent(method: &Method) -> bool {
 const TICK: Duration = Duration::from_millis(50);
 /// After this many ticks at once deadlines are judged only at the next.
 const LATE_TICKS: u64 = 10;
-/// An answer's head (R16), and its trailers.
-const HEAD_BYTES_MAX: usize = 64 * 1024;
-/// hyper's read buffer grows to this while a body streams; it is also what waits for the server in the other direction.
-const BUFFER_BYTES_MAX: usize = 128 * 1024;
+/// Bytes read before an answer's head was complete, interim answers included (R16). A head itself is bounded at 64 KiB;
+/// what is more here is body that was read in the same go.
+const BEFORE_HEAD_BYTES_MAX: usize = 256 * 1024;

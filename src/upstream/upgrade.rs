@@ -23,15 +23,13 @@ use http::{
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf, copy_bidirectional_with_sizes},
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
     sync::watch,
 };
 
-use super::{UpstreamError, Upstreams, pool::Lease, transport::Remains};
+use super::{UpstreamError, Upstreams, link::Raw, pool::Lease};
 use crate::clock;
 
-pub(super) const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-pub(super) const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
 /// An open tunnel, seen from outside. It is an extension of the 101 that [`super::forward`] returns; any thread may
@@ -69,19 +67,14 @@ pub(super) fn check(key: &HeaderValue, headers: &HeaderMap) -> Result<(), Upstre
 }
 
 /// Starts a tunnel between a server's connection and the client's, once that is there.
-pub(super) fn open(
-    upstreams: &Upstreams,
-    lease: Lease,
-    (server, early): Remains,
-    client: OnUpgrade,
-    idle: Duration,
-) -> Tunnel {
+pub(super) fn open(upstreams: &Upstreams, lease: Lease, client: OnUpgrade, idle: Duration) -> Tunnel {
     let tunnel = Tunnel(Arc::new(watch::Sender::new(false)));
     let mut told = tunnel.0.subscribe();
     // Nobody has to keep the handle: an end is told, not a matter of who still listens.
     let teller = Arc::clone(&tunnel.0);
     let shutdown = upstreams.shutdown().clone();
     let guard = shutdown.guard();
+    let server = Rc::clone(lease.link());
     let open = Open::new(lease);
     tokio::task::spawn_local(async move {
         let _guard = guard;
@@ -91,8 +84,7 @@ pub(super) fn open(
         let copying = async {
             let client = client.await.map_err(io::Error::other)?;
             let mut client = Watched { io: TokioIo::new(client), moved: Rc::clone(&moved) };
-            let mut server = Watched { io: server, moved: Rc::clone(&moved) };
-            client.write_all(&early).await?;
+            let mut server = Watched { io: Raw(server), moved: Rc::clone(&moved) };
             copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER_BYTES, BUFFER_BYTES).await
         };
         // However it ends, both connections close: there is nobody else to tell.
