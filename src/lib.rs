@@ -28,6 +28,7 @@
 //! | How are people logged in? | [`login`], [`accounts`] |
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
+//! | What does another configuration open? | [`reload::diff`], [`rehearsal`] |
 //! | What does a reload do, and when is it refused? | [`reload`], [`change`] |
 //!
 //! # Layers
@@ -39,7 +40,7 @@
 //! 8 reload
 //! 7 config
 //! 6 edge
-//! 5 pipeline
+//! 5 pipeline, rehearsal
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
@@ -97,6 +98,7 @@
 //! | A password typed in place of the user name stays in the audit log; a flood of lines hides what was done | only names that are somebody's are told; audit lines have room of their own, and losses are told in the log | `src/telemetry/audit.rs` | `a_password_typed_as_the_name_is_not_told`, `lost_audit_lines_are_told_as_soon_as_there_is_room` |
 //! | A constant or demonstration secret opens a real set-up | random, 0600, for this machine only; `check --production` refuses them | `src/config/build/secret.rs` | `generated_secrets_serve_this_machine_only`, `check_for_production_refuses_the_demonstration` |
 //! | Half a configuration is in use: an error midway, a request decided by one and served by another, a certificate without its key | everything is built first and swapped once; one snapshot a request | `src/reload/mod.rs` | `a_bad_file_changes_nothing_and_says_why_wherever_one_asks`, `ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation`, `a_certificate_whose_key_does_not_fit_keeps_the_old_pair_and_all_the_rest` |
+//! | A change of the configuration opens more than was meant | both configurations are asked about the same requests | `src/reload/diff/mod.rs` | `whatever_opens_a_route_is_told_with_a_request_that_shows_it`, `a_reload_says_what_it_opens_and_closes` |
 //! | Roles outlive their source: a user who is removed, demoted or has another password keeps a session | sessions know what opened them, and follow it at once (R29) | `src/reload/sessions.rs` | `a_session_has_the_roles_that_its_user_has_now`, `the_sessions_of_a_user_who_is_gone_or_has_another_password_end`, `a_user_who_comes_back_under_the_same_id_is_not_the_one_who_logged_in` |
 //! | What was verified or prepared before a reload counts after it | settings have generations, and caches ask for them | `src/reload/mod.rs` | `an_issuer_that_is_gone_counts_no_more_not_even_for_tokens_known_before`, `headers_prepared_under_earlier_settings_are_prepared_anew` |
 //! | The admin API through a browser or a rebound name | bearer only, scoped, `Origin` and `Host` checked, its own listener | `src/admin/guard.rs` | `browsers_and_rebound_names_are_refused`, `a_token_may_do_what_it_lists_and_nothing_else`, `the_admin_api_is_nowhere_else` |
@@ -130,6 +132,7 @@ pub mod page;
 pub mod pipeline;
 pub mod policy;
 pub mod refusal;
+pub mod rehearsal;
 pub mod reload;
 pub mod route;
 pub mod secret;

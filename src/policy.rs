@@ -164,6 +164,21 @@ impl ClaimPath {
         Self(steps.into_iter().map(Into::into).collect())
     }
 
+    /// Puts a value at this path; what stands in its way is replaced.
+    pub fn set(&self, claims: &mut serde_json::Map<String, serde_json::Value>, value: serde_json::Value) {
+        let Some((last, steps)) = self.0.split_last() else { return };
+        let mut inner = claims;
+        for step in steps {
+            let next = inner.entry(step.to_string()).or_insert_with(|| serde_json::Value::Object(Default::default()));
+            if !next.is_object() {
+                *next = serde_json::Value::Object(Default::default());
+            }
+            let serde_json::Value::Object(next) = next else { return };
+            inner = next;
+        }
+        inner.insert(last.to_string(), value);
+    }
+
     /// The value at this path, if every step is there.
     pub fn find<'a>(&self, claims: &'a serde_json::Map<String, serde_json::Value>) -> Option<&'a serde_json::Value> {
         let (first, rest) = self.0.split_first()?;

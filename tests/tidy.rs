@@ -19,7 +19,7 @@ const LAYERS: &[&[&str]] = &[
     &["authz", "headers", "upstream", "authn", "login", "token", "csrf", "cors", "admin"],
     &["state"],
     &["decide"],
-    &["pipeline", "forward_auth"],
+    &["pipeline", "forward_auth", "rehearsal"],
     &["edge"],
     &["config"],
     &["reload"],

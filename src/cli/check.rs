@@ -4,11 +4,12 @@ use std::{path::Path, sync::Arc};
 
 use http::{HeaderValue, StatusCode};
 
-use super::{Failure, load, rehearsal::Rehearsal};
+use super::{Failure, load};
 use crate::{
     clock::Clock,
     config::{AsIdentity, Config, TestCase},
     identity::{Identity, IdentityError, IdentityParts},
+    rehearsal::Rehearsal,
     route::Target,
 };
 

@@ -5,10 +5,7 @@ use std::{path::Path, sync::Arc};
 
 use http::{Method, Uri};
 
-use super::{
-    Failure, load,
-    rehearsal::{Outcome, Rehearsal},
-};
+use super::{Failure, load};
 use crate::{
     authn::jwt,
     client::Scheme,
@@ -18,6 +15,7 @@ use crate::{
     identity::{Factor, Identity, IdentityParts, Via},
     policy::{Access, AccessRule},
     refusal::Refusal,
+    rehearsal::{Outcome, Rehearsal},
     route::{Route, Target},
 };
 

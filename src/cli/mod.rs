@@ -1,4 +1,5 @@
-//! The commands: arguments in, exit code out (0 done, 1 failed, 2 wrong usage).
+//! The commands: arguments in, exit code out (0 done, 1 failed, 2 wrong usage;
+//! 3 of `diff`: something becomes more open).
 
 use std::{
     fmt,
@@ -13,9 +14,9 @@ use crate::config::{self, Config};
 mod admin_client;
 mod check;
 mod dev;
+mod diff;
 mod explain;
 mod hash_password;
-mod rehearsal;
 mod reload;
 mod revoke;
 mod run;
@@ -48,6 +49,8 @@ Examples:
 enum Command {
     /// Check the configuration, run its [[test]] cases and warn about risky routes.
     Check(check::Arguments),
+    /// Say which requests another configuration opens and closes.
+    Diff(diff::Arguments),
     /// Try the gateway without any file, on the built-in echo or a backend of yours.
     Dev(dev::Arguments),
     /// Say which route a request takes and why each rule passes or fails.
@@ -68,17 +71,25 @@ enum Command {
 
 /// Why a command did not do what was asked: what, where and how to mend it, ready to be printed.
 #[derive(Debug)]
-struct Failure(String);
+struct Failure {
+    text: String,
+    code: u8,
+}
 
 impl Failure {
     const fn new(text: String) -> Self {
-        Self(text)
+        Self::with_code(text, 1)
+    }
+
+    /// With an exit code of its own.
+    const fn with_code(text: String, code: u8) -> Self {
+        Self { text, code }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.text)
     }
 }
 
@@ -104,6 +115,7 @@ pub fn main() -> ExitCode {
     let config = arguments.config;
     let outcome = match arguments.command.unwrap_or(Command::Run) {
         Command::Check(arguments) => check::run(&config, &arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Explain(arguments) => explain::run(&config, &arguments),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
@@ -117,7 +129,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("portcullis: {failure}");
-            ExitCode::FAILURE
+            ExitCode::from(failure.code)
         }
     }
 }

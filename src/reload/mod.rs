@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod certificates;
+pub mod diff;
 mod sessions;
 mod watch;
 
@@ -188,6 +189,12 @@ impl Reloader {
         followed.watched = watched;
         let before = self.live.snapshot();
         let mut applied = self.apply(built);
+        let now = self.live.shared.clock.now();
+        let compared = diff::compare(&before, &self.live.snapshot(), now, COMPARED);
+        applied.changes = compared.differences.iter().map(ToString::to_string).collect();
+        if compared.is_partial {
+            applied.changes.push("further requests were not compared; `portcullis diff` compares all".to_owned());
+        }
         let Revised { ended, updated, .. } = followed.revise(&self.live, before).await;
         (applied.sessions_ended, applied.sessions_updated) = (ended, updated);
         Outcome::Applied(applied)
@@ -317,6 +324,9 @@ pub fn trust(snapshot: &Snapshot, upstreams: &upstream::Shared) -> Result<Option
     }
     upstream::system_trust().map(Some).map_err(|error| format!("https:// upstreams cannot be verified: {error}"))
 }
+
+/// Requests that a reload asks both configurations about, to tell what it opens and closes.
+const COMPARED: usize = 20_000;
 
 /// Between reminders.
 const REMIND_EVERY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -108,7 +108,7 @@ async fn end(store: &Store, ending: &[SessionKey], revised: &mut Revised) {
 }
 
 /// Admin tokens that open sessions.
-fn creators(snapshot: &Snapshot) -> impl Iterator<Item = &AdminToken> {
+pub(super) fn creators(snapshot: &Snapshot) -> impl Iterator<Item = &AdminToken> {
     let tokens = snapshot.admin.iter().flat_map(|admin| &admin.tokens);
     tokens.filter(|token| token.may(Scope::SessionsCreate))
 }

@@ -1,7 +1,5 @@
 //! How our pages look and what they say: `[login]`'s title, logo, colours, language and texts.
 
-use std::fs;
-
 use super::Build;
 use crate::{
     config::{
@@ -35,17 +33,7 @@ impl Build<'_> {
     fn logo(&mut self, written: &At<crate::config::scalar::FilePath>) -> Option<Logo> {
         let path = written.place.resolve(&written.value.0);
         let expected = "a PNG or SVG of at most 64 KiB";
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                self.findings.problem(
-                    &written.place,
-                    format!("no readable file {} ({error})", path.display()),
-                    expected,
-                );
-                return None;
-            }
-        };
+        let bytes = self.file(&path, &written.place, expected)?;
         match Logo::new(&bytes) {
             Ok(logo) => Some(logo),
             Err(LogoError::TooLarge) => {

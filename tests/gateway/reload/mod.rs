@@ -1,5 +1,8 @@
 //! Reloading: what it changes, when it changes nothing, who asks for it, and what happens meanwhile.
 
+/// What opens and what closes.
+mod diff;
+
 /// What a reload can change, one kind after the other.
 mod kinds;
 

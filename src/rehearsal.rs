@@ -1,42 +1,45 @@
-//! A request that never was, judged by the code that judges real ones: what `explain` and `[[test]]` stand on.
+//! A request that never was, judged by the code that judges real ones: what `explain`, `[[test]]` and `diff` stand on.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, Method, StatusCode, Uri, header::HOST, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::HOST, request::Parts};
 
 use crate::{
-    authz::Trace,
+    authz::{Permit, Trace},
     client::{Connection, Cutter, PeerAddr, Scheme, Tls},
     clock::Timestamp,
+    csrf,
     decide::{self, Decision, Findings, Question, Verdict},
     headers,
     host::Authority,
     id::RequestId,
-    identity::Identity,
+    identity::{Identity, Via},
     refusal::Refusal,
     route::Target,
     state::Snapshot,
 };
 
 /// The request.
-pub(super) struct Rehearsal {
+pub struct Rehearsal {
     head: Parts,
     connection: Connection,
     now: Timestamp,
 }
 
 /// What would come of it.
-pub(super) struct Outcome {
+pub struct Outcome {
     /// What was found on the way.
-    pub(super) findings: Findings,
+    pub findings: Findings,
     /// The refusal, if there is one.
-    pub(super) refusal: Option<Refusal>,
+    pub refusal: Option<Refusal>,
     /// Each condition that was looked at, and whether it held.
-    pub(super) steps: Vec<(String, bool)>,
+    pub steps: Vec<(String, bool)>,
     /// What the upstream would be sent, where the request would go to one.
-    pub(super) sent: Option<HeaderMap>,
+    pub sent: Option<HeaderMap>,
     /// The status of our own answer; 200 stands for whatever an upstream would say.
-    pub(super) status: StatusCode,
+    pub status: StatusCode,
+    /// Whether it would be refused as it came from another site's page, with a session's cookie (R31).
+    pub is_cross_site: bool,
 }
 
 /// Remembers every step.
@@ -51,7 +54,7 @@ impl Trace for Steps {
 
 impl Rehearsal {
     /// A request from this machine, without any credential.
-    pub(super) fn new(method: Method, scheme: Scheme, authority: &Authority, uri: &Uri, now: Timestamp) -> Self {
+    pub fn new(method: Method, scheme: Scheme, authority: &Authority, uri: &Uri, now: Timestamp) -> Self {
         let mut head = http::Request::new(()).into_parts().0;
         head.method = method;
         head.uri = uri.path_and_query().cloned().map_or_else(|| Uri::from_static("/"), Uri::from);
@@ -65,11 +68,24 @@ impl Rehearsal {
         Self { head, connection: Connection { id: 0, peer, local_port, tls, cutter: Cutter::default() }, now }
     }
 
+    /// The same, from another address.
+    pub fn from(mut self, address: IpAddr) -> Self {
+        self.connection.peer = PeerAddr::Ip((address, 0).into());
+        self
+    }
+
+    /// The same, with one more header.
+    pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.head.headers.append(name, value);
+        self
+    }
+
     /// Judges it as sent by `identity`.
-    pub(super) fn run(self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
+    pub fn run(self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
         let mut steps = Steps::default();
         let question = Question { head: &self.head, connection: &self.connection, malformed: None, now: self.now };
         let Decision { findings, verdict } = decide::decide_as(snapshot, question, identity, &mut steps);
+        let is_cross_site = self.is_cross_site(&findings);
         let judged = match verdict {
             Verdict::Allow(permit) => self.relay(snapshot, permit, &findings),
             Verdict::Preflight => Ok((StatusCode::NO_CONTENT, None)),
@@ -79,13 +95,20 @@ impl Rehearsal {
             Ok((status, sent)) => (status, sent, None),
             Err(refusal) => (refusal.status(), None, Some(refusal)),
         };
-        Outcome { findings, refusal, steps: steps.0, sent, status }
+        Outcome { findings, refusal, steps: steps.0, sent, status, is_cross_site }
+    }
+
+    fn is_cross_site(&self, findings: &Findings) -> bool {
+        let (Some(route), Some(view), Some(identity)) = (&findings.route, &findings.view, &findings.identity) else {
+            return false;
+        };
+        *identity.via() == Via::Session && csrf::check(&route.csrf, &self.head, false, view).is_err()
     }
 
     fn relay(
         self,
         snapshot: &Snapshot,
-        permit: crate::authz::Permit,
+        permit: Permit,
         findings: &Findings,
     ) -> Result<(StatusCode, Option<HeaderMap>), Refusal> {
         let route = Arc::clone(permit.route());

@@ -1,0 +1,175 @@
+//! `portcullis diff`: what another configuration opens and closes, and that a reload says the same.
+
+use crate::support::{Gateway, Shell, Upstream, cli::Said};
+
+const BASE: &str = r#"version = 1
+[server]
+listen = ["http://127.0.0.1:0"]
+hosts = ["app.test"]
+[[login.provider]]
+name = "local"
+realm = "staff"
+grants = "all"
+[[login.provider.user]]
+name = "alice"
+password = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHRzb21lc2FsdA$K7N0YYcJDGS2Q9RjQ4nJwVQEyxr6SVcDSyZLHW9VzJk"
+[upstream.app]
+servers = ["http://10.0.0.5:8080"]
+[[route]]
+name = "app"
+match = { path = "/app/{*rest}" }
+auth = ["session"]
+upstream = "app"
+[[route]]
+name = "admin"
+match = { path = "/admin/{*rest}", methods = ["GET", "POST"] }
+auth = ["session"]
+require = { any = ["role:admin", "group:ops"], none = ["role:contractor"], max_auth_age = "1h" }
+upstream = "app"
+[[route]]
+name = "own"
+match = { path = "/users/{id}" }
+auth = ["session"]
+require = { all = ["path:id == sub"] }
+upstream = "app"
+"#;
+
+#[track_caller]
+fn diff(edits: &[(&str, &str)]) -> Said {
+    let shell = Shell::empty();
+    let mut new = BASE.to_owned();
+    for (from, to) in edits {
+        assert!(new.contains(from), "{from}");
+        new = new.replace(from, to);
+    }
+    shell.write("old.toml", BASE);
+    shell.write("new.toml", &new);
+    shell.run(&["diff", "old.toml", "new.toml"])
+}
+
+#[test]
+fn the_same_configuration_opens_and_closes_nothing() {
+    let said = diff(&[]).expect(0);
+
+    assert_eq!(said.out, "the same requests get through, to the same places\n");
+}
+
+#[test]
+fn whatever_opens_a_route_is_told_with_a_request_that_shows_it() {
+    let mut wrong = Vec::new();
+    for (from, to, expect) in [
+        (
+            "require = { any = [\"role:admin\", \"group:ops\"], ",
+            "require = { ",
+            "more open: admin: GET https://app.test/admin",
+        ),
+        ("\"group:ops\"", "\"group:dev\"", "by a session of local with group:dev is let through to app, was 403 (any)"),
+        (
+            ", none = [\"role:contractor\"]",
+            "",
+            "with role:admin, role:contractor is let through to app, was 403 (role)",
+        ),
+        ("max_auth_age = \"1h\"", "max_auth_age = \"999d\"", "whose login was long ago, is let through"),
+        (
+            "methods = [\"GET\", \"POST\"] }",
+            "methods = [\"GET\", \"POST\", \"DELETE\"] }",
+            "more open: admin: DELETE https://app.test",
+        ),
+        (
+            "require = { all = [\"path:id == sub\"] }\n",
+            "",
+            "more open: own: GET https://app.test/users/another by a session of local",
+        ),
+        (
+            "auth = [\"session\"]\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
+            "auth = [\"none\"]\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
+            "more open: app: GET https://app.test/app by nobody known is let through to app, was 401 (no_credential)",
+        ),
+        (
+            "auth = [\"session\"]\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
+            "auth = [\"session\"]\ncsrf = \"off\"\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
+            "on a page of https://elsewhere.example, is let through to app, was 403 (cross_site)",
+        ),
+        (
+            "auth = [\"session\"]\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
+            "auth = [\"session\"]\nupgrade = [\"websocket\"]\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
+            "more open: app: upgrade",
+        ),
+        ("hosts = [\"app.test\"]", "hosts = [\"app.test\", \"other.test\"]", "https://other.test/"),
+        (
+            "path = \"/users/{id}\"",
+            "path = [\"/users/{id}\", \"/people/{id}\"]",
+            "more open: own: GET https://app.test/people/somebody by a session of local",
+        ),
+    ] {
+        let said = diff(&[(from, to)]);
+
+        if !said.out.contains(expect) || said.code != 3 {
+            wrong.push(format!("{to}: exit code {}, and\n{}", said.code, said.out));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_closes_or_moves_is_told_and_opens_nothing() {
+    let mut wrong = Vec::new();
+    for (from, to, expect) in [
+        (
+            "require = { all = [\"path:id == sub\"] }",
+            "require = { all = [\"path:id == sub\", \"role:user\"] }",
+            "more closed: own: GET https://app.test/users/somebody",
+        ),
+        ("grants = \"all\"", "grants = { groups = [\"ops\"] }", "more closed: admin: "),
+        (
+            "methods = [\"GET\", \"POST\"] }",
+            "methods = [\"GET\"] }",
+            "is 405 (method_not_allowed), was let through to app",
+        ),
+        ("max_auth_age = \"1h\"", "max_auth_age = \"1h\", all = [\"ip:10.0.0.0/8\"]", "more closed: admin: "),
+        ("10.0.0.5:8080", "10.0.0.6:8080", "different: admin: GET https://app.test/admin"),
+        (
+            "[upstream.app]",
+            "[identity]\nsubject = \"realm:sub\"\nheaders = \"remote-user\"\n[upstream.app]",
+            "different: app: ",
+        ),
+        ("name = \"app\"\nmatch", "name = \"app\"\nmax_body = \"1KiB\"\nmatch", "different: app: max_body"),
+        (
+            "listen = [\"http://127.0.0.1:0\"]",
+            "listen = [\"http://127.0.0.1:0\"]\nworkers = 77",
+            "needs a restart: server.workers",
+        ),
+    ] {
+        let said = diff(&[(from, to)]);
+
+        if !said.out.contains(expect) || said.code != 0 {
+            wrong.push(format!("{to}: exit code {}, and\n{}", said.code, said.out));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_configuration_that_cannot_be_used_is_no_comparison() {
+    let said = diff(&[("upstream = \"app\"", "upstream = \"nowhere\"")]).expect(1);
+
+    assert!(said.err.contains("new.toml cannot be used"), "{}", said.err);
+}
+
+#[test]
+fn a_reload_says_what_it_opens_and_closes() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::new().admin().route("/a/{*rest}", &upstream).require("role:admin").start();
+
+    gateway.edit("role:admin", "role:user");
+    let told = gateway.reload().expect(200).json();
+
+    let changes: Vec<&str> = told["changes"].as_array().expect("changes").iter().filter_map(|c| c.as_str()).collect();
+    assert_eq!(changes.len(), 2, "{changes:?}");
+    assert!(
+        changes[0].starts_with("more open: r0: ")
+            && changes[0].contains("a session of test with role:user is let through to u0"),
+        "{changes:?}"
+    );
+    assert!(changes[1].starts_with("more closed: r0: "), "{changes:?}");
+}
