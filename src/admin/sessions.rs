@@ -233,6 +233,8 @@ fn describe(context: &Context<'_>, session: &Session) -> Value {
         "groups": identity.groups().collect::<Vec<_>>(),
         "auth_time": identity.auth_time().map(time),
         "factor": identity.factor().count(),
+        "device": session.opened_from().map(|from| &*from.device),
+        "address": session.opened_from().map(|from| from.address.to_string()),
         "created_at": time(session.created()),
         "last_seen_at": time(session.last_seen()),
         "idle_expires_at": time(session.idle_expires(context.session)),

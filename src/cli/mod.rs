@@ -20,6 +20,7 @@ mod hash_password;
 mod reload;
 mod revoke;
 mod run;
+mod sessions;
 mod token;
 mod typed;
 mod users;
@@ -63,6 +64,8 @@ enum Command {
     Reload(reload::Arguments),
     /// Start the gateway (the default).
     Run,
+    /// Say who is signed in, and end sessions, through the admin API.
+    Sessions(sessions::Arguments),
     /// Sign a JWT with the secret of a configured issuer, to try things out.
     Token(token::Arguments),
     /// Change a users file: add somebody, set a password, remove, list.
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Revoke(arguments) => revoke::run(&config, &arguments),
         Command::Reload(arguments) => reload::run(&config, &arguments),
         Command::Run => run::run(&config),
+        Command::Sessions(arguments) => sessions::run(&config, &arguments),
         Command::Token(arguments) => token::run(&config, &arguments),
         Command::Users(arguments) => users::run(&config, &arguments),
     };

@@ -21,6 +21,11 @@ impl Context<'_> {
         self.tell_session(What::Logout, session, &[]);
     }
 
+    /// Somebody ended sessions of their own, by one of them.
+    pub(super) fn tell_own_sessions_ended(&self, by: &Session, ended: usize) {
+        self.tell_session(What::SessionsEnded, by, &[("ended", ended.into())]);
+    }
+
     /// Somebody, known or not, was kept out.
     pub(super) fn tell_kept_out(&self, what: What, why: &'static str, provider: &Provider, user: Option<&User>) {
         let event = Event {

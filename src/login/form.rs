@@ -124,11 +124,12 @@ async fn collect<B: Body<Data = Bytes>>(body: B) -> Result<Zeroizing<Vec<u8>>, R
     Ok(read)
 }
 
-fn text(body: &[u8]) -> Result<&str, Refusal> {
+pub(super) fn text(body: &[u8]) -> Result<&str, Refusal> {
     std::str::from_utf8(body).map_err(|_| Refusal::BadBody("not UTF-8"))
 }
 
-fn field<'a>(pairs: &'a str, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
+/// A field that may be there once.
+pub(super) fn field<'a>(pairs: &'a str, name: &str) -> Result<Option<Cow<'a, str>>, Refusal> {
     let present = |pair: &str| decode(pair.split('=').next().unwrap_or_default()).is_some_and(|key| key == name);
     if !pairs.split('&').any(present) {
         return Ok(None);

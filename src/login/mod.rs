@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header::LOCATION, request::Parts};
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header::LOCATION, request::Parts};
 use serde_json::Map;
 
 use self::return_to::parameter;
@@ -35,13 +35,16 @@ use crate::{
 mod audit;
 mod form;
 pub mod return_to;
+mod sessions;
 mod sign_in;
 mod sign_out;
 mod step_up;
 mod throttle;
+mod user_agent;
 mod views;
 mod who;
 
+pub use sessions::own_sessions;
 pub use sign_in::sign_in;
 pub use sign_out::sign_out;
 pub use throttle::{MAX_WAIT, Throttle};
@@ -87,6 +90,8 @@ pub struct Context<'a> {
     pub view: &'a ClientView,
     /// The canonical path of the request.
     pub path: &'a str,
+    /// Its header fields.
+    pub headers: &'a HeaderMap,
     /// Who is calling, by whatever credential.
     pub identity: Option<&'a Arc<Identity>>,
     /// The living session that the request presented.

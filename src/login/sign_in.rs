@@ -18,6 +18,7 @@ use super::{
     return_to::ReturnTo,
     see_other, shown_name,
     step_up::StepUp,
+    user_agent,
     views::{self, Choice, Note, SignIn},
     who::describe,
 };
@@ -25,7 +26,7 @@ use crate::{
     page::{self, Text},
     refusal::Refusal,
     secret,
-    session::{OpenError, SameSite, Session, SessionToken, cookie},
+    session::{OpenError, OpenedFrom, Opening, SameSite, Session, SessionToken, cookie},
     telemetry::audit::What,
 };
 
@@ -193,7 +194,9 @@ async fn log_in(credentials: Credentials, provider: &Provider, context: Context<
         kept_out(What::LoginFailed, "other_user");
         return Ok(Attempted::OtherUser);
     }
-    let opened = context.store.open(Arc::new(identity), context.sessions, context.now);
+    let from = OpenedFrom { device: user_agent::device(context.headers), address: context.view.address };
+    let opening = Opening { from: Some(from), ..Arc::new(identity).into() };
+    let opened = context.store.open(opening, context.sessions, context.now);
     let (token, session) = opened.map_err(|error| match error {
         OpenError::Full | OpenError::TooManyCookies => {
             kept_out(What::LoginFailed, "store_full");
@@ -238,8 +241,7 @@ impl FormPage<'_> {
             note,
         };
         let mut response = context.face.page(status, &sign_in.title(), &sign_in.render());
-        let cookie = cookie::value(FORM_COOKIE, browser.expose(), "; Max-Age=3600", SameSite::Lax);
-        response.headers_mut().append(SET_COOKIE, cookie);
+        response.headers_mut().append(SET_COOKIE, form_cookie_value(&browser));
         response
     }
 }
@@ -254,14 +256,21 @@ fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-fn is_own_form(headers: &HeaderMap, token: Option<&str>) -> bool {
+/// Whether a form has the token that this browser was given.
+pub(super) fn is_own_form(headers: &HeaderMap, token: Option<&str>) -> bool {
     let (Some(browser), Some(token)) = (form_cookie(headers), token) else {
         return false;
     };
     secret::constant_time_eq(browser.key().to_string().as_bytes(), token.as_bytes())
 }
 
-fn form_cookie(headers: &HeaderMap) -> Option<SessionToken> {
+/// `Set-Cookie` with what ties forms to this browser.
+pub(super) fn form_cookie_value(browser: &SessionToken) -> HeaderValue {
+    cookie::value(FORM_COOKIE, browser.expose(), "; Max-Age=3600", SameSite::Lax)
+}
+
+/// What ties forms to this browser.
+pub(super) fn form_cookie(headers: &HeaderMap) -> Option<SessionToken> {
     match cookie::find(headers, FORM_COOKIE) {
         cookie::Presented::One(value) => SessionToken::parse(value),
         cookie::Presented::Absent | cookie::Presented::Several => None,

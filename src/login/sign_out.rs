@@ -69,7 +69,7 @@ pub async fn sign_out<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Con
 }
 
 /// Programs say that they want JSON; browsers say that they want HTML, among others.
-fn wants_json(headers: &HeaderMap) -> bool {
+pub(super) fn wants_json(headers: &HeaderMap) -> bool {
     let accepts = |kind: &[u8]| {
         let mut listed = headers.get_all(ACCEPT).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
         listed.any(|item| {

@@ -21,6 +21,7 @@ struct World {
     view: ClientView,
     login: Settings,
     look: page::Look,
+    no_headers: HeaderMap,
     sessions: session::Settings,
     store: Store,
     hasher: Hasher,
@@ -77,6 +78,7 @@ impl World {
             },
             login: Settings { prefix: "/_auth".into(), providers: Box::new([provider("local", vec![alice()])]) },
             look: page::Look::default(),
+            no_headers: HeaderMap::new(),
             sessions: session::Settings {
                 cookie: "__Host-portcullis".into(),
                 same_site: SameSite::Lax,
@@ -96,6 +98,7 @@ impl World {
         Context {
             view: &self.view,
             path,
+            headers: &self.no_headers,
             identity: sent.session.map(|session| session.identity()),
             session: sent.session,
             login: &self.login,
@@ -473,7 +476,7 @@ async fn a_caller_learns_who_they_are_and_nobody_else_does() {
             "authenticated": true, "subject": "u-1", "realm": "staff", "name": "Alice Ä. <b>",
             "email": "alice@example.com", "email_verified": true, "roles": ["user"], "groups": ["ops"], "scopes": [],
             "via": "session", "auth_time": 1_800_000_000, "factor": 1, "expires_at": 1_800_043_200,
-            "idle_expires_at": 1_800_001_800,
+            "idle_expires_at": 1_800_001_800, "sessions_url": "/_auth/sessions",
         })
     );
     assert_eq!(answer.response.headers()[header::CACHE_CONTROL], "no-store");

@@ -48,6 +48,7 @@ pub(super) fn describe(
     tell("factor", identity.factor().count().into());
     if let Some(session) = session {
         tell("expires_at", session.expires(context.sessions).unix_seconds().into());
+        tell("sessions_url", format!("{}/sessions", context.login.prefix).into());
         tell("idle_expires_at", session.idle_expires(context.sessions).unix_seconds().into());
     }
     told

@@ -211,6 +211,16 @@ impl Watched {
         }
     }
 
+    /// Whether the session behind it has ended only to go on with other roles. The same request is judged by these when
+    /// it comes again, and nobody has to log in.
+    pub(super) fn goes_on(&self, live: &Live) -> bool {
+        let State::Listed(index) = self.state else { return false };
+        let table = self.exchanges.0.borrow();
+        let Some(Slot::Exchange { proof: Proof::Session(session), .. }) = table.slots.get(index) else { return false };
+        let (snapshot, now) = (live.snapshot(), live.shared.clock.now());
+        live.shared.sessions.find(session.key()).is_some_and(|session| !session.is_expired(&snapshot.session, now))
+    }
+
     /// Goes on with a tunnel that this exchange has opened.
     pub(super) fn follow(&mut self, tunnel: Tunnel) {
         if let Some(proof) = self.take_proof() {

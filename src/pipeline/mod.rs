@@ -176,7 +176,11 @@ async fn relay(
                 ..upstream::Limits::default()
             };
             let forwarding = upstream::forward(&worker.upstreams, settings, request, &limits);
-            let mut response = watched.until_ended(forwarding).await??;
+            let mut response = match watched.until_ended(forwarding).await {
+                Ok(answered) => answered?,
+                Err(_) if watched.goes_on(&worker.live) => return Err(Refusal::Unavailable),
+                Err(ended) => return Err(ended.into()),
+            };
             watched.answered();
             // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of it.
             outcome.upstream(*index, &settings.name, outcome.elapsed());

@@ -43,6 +43,7 @@ pub(super) async fn serve(
     let context = login::Context {
         view,
         path: path.as_str(),
+        headers: &head.headers,
         identity: permit.identity(),
         session: findings.session.as_ref(),
         login: &snapshot.login,
@@ -61,6 +62,7 @@ pub(super) async fn serve(
         Own::Logout => login::sign_out(head, body, context).await,
         Own::Nothing => return Err(Refusal::NoRoute),
         Own::Session => login::who_am_i(head, context),
+        Own::Sessions => login::own_sessions(head, body, context).await,
     };
     match answered {
         Ok(answer) => {

@@ -108,6 +108,8 @@ pub enum Own {
     Nothing,
     /// `session`: who am I.
     Session,
+    /// `sessions`: where am I signed in, and no more there.
+    Sessions,
 }
 
 impl Own {
@@ -119,6 +121,7 @@ impl Own {
             Self::Logout => "logout",
             Self::Nothing => "nothing",
             Self::Session => "session",
+            Self::Sessions => "sessions",
         }
     }
 }

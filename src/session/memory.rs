@@ -25,8 +25,8 @@ use dashmap::{DashMap, Entry};
 use smallvec::SmallVec;
 
 use super::{
-    BuildKeyHasher, Exchanged, Legacy, Lookup, NEVER_SEEN, OpenError, Retired, Session, SessionKey, SessionToken,
-    Settings, identity_bytes,
+    BuildKeyHasher, Exchanged, Legacy, Lookup, NEVER_SEEN, OpenError, Opening, Retired, Session, SessionKey,
+    SessionToken, Settings, identity_bytes,
 };
 use crate::{clock::Timestamp, identity::Identity};
 
@@ -119,13 +119,13 @@ impl MemoryStore {
 
     pub(super) fn open(
         &self,
-        identity: Arc<Identity>,
+        opening: Opening,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<(SessionToken, Arc<Session>), OpenError> {
         let token = SessionToken::generate();
         let life = Life::starting(now, None, settings);
-        let session = self.insert(token.key(), seen_at(now), identity, life, settings, now)?;
+        let session = self.insert(token.key(), seen_at(now), opening, life, settings, now)?;
         Ok((token, session))
     }
 
@@ -152,6 +152,8 @@ impl MemoryStore {
             created: old.created,
             expires: old.expires,
             identity,
+            opened_from: old.opened_from.clone(),
+            remembered: old.remembered,
         });
         // One slot, one lock: whoever looks finds the one or the other.
         let Entry::Occupied(slot) = self.segment(&old.key).entry(ByKey(Arc::clone(&new))) else {
@@ -249,7 +251,7 @@ impl MemoryStore {
         self.end(&key);
         let life = Life::starting(now, legacy.expires, settings);
         self.legacy.waiting.fetch_add(1, Ordering::AcqRel);
-        let opened = self.insert(key, NEVER_SEEN, legacy.identity, life, settings, now);
+        let opened = self.insert(key, NEVER_SEEN, legacy.identity.into(), life, settings, now);
         if opened.is_err() {
             self.legacy.waiting.fetch_sub(1, Ordering::AcqRel);
         }
@@ -287,6 +289,8 @@ impl MemoryStore {
             created: waiting.created(),
             expires: waiting.expires(settings),
             identity: Arc::clone(waiting.identity()),
+            opened_from: None,
+            remembered: false,
         });
         if !self.replace(&waiting, &session) {
             return None;
@@ -299,11 +303,12 @@ impl MemoryStore {
         &self,
         key: SessionKey,
         last_seen: u64,
-        identity: Arc<Identity>,
+        opening: Opening,
         life: Life,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Arc<Session>, OpenError> {
+        let Opening { identity, from, remembered } = opening;
         let bytes = identity_bytes(&identity);
         if bytes > settings.max_session_bytes {
             return Err(OpenError::TooLarge { bytes });
@@ -312,8 +317,10 @@ impl MemoryStore {
             key,
             last_seen: AtomicU64::new(last_seen),
             created: life.created,
-            expires: life.expires,
+            expires: remembered.map_or(life.expires, |lifetime| now.plus(lifetime)),
             identity,
+            opened_from: from.map(Box::new),
+            remembered: remembered.is_some(),
         });
         if self.try_insert(&session, settings) {
             return Ok(session);

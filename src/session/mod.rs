@@ -7,6 +7,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -67,6 +68,35 @@ pub struct Session {
     created: Timestamp,
     expires: Timestamp,
     identity: Arc<Identity>,
+    opened_from: Option<Box<OpenedFrom>>,
+    /// Whether [`Self::expires`] is what somebody asked for who wants to be remembered.
+    remembered: bool,
+}
+
+/// Where a session was opened.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct OpenedFrom {
+    /// What the client's `User-Agent` comes down to: a few words of printable ASCII.
+    pub device: Box<str>,
+    /// The client's address.
+    pub address: IpAddr,
+}
+
+/// What a session is opened with; from an identity alone: by nobody's device, and for as long as `[session]` says.
+#[derive(Clone, Debug)]
+pub struct Opening {
+    /// Whose session it is.
+    pub identity: Arc<Identity>,
+    /// Where it is opened.
+    pub from: Option<OpenedFrom>,
+    /// Lives this long, used or not, instead of what `[session]` says: somebody asked to be remembered.
+    pub remembered: Option<Duration>,
+}
+
+impl From<Arc<Identity>> for Opening {
+    fn from(identity: Arc<Identity>) -> Self {
+        Self { identity, from: None, remembered: None }
+    }
 }
 
 /// An entry of another store, for [`Store::import_legacy`].
@@ -145,12 +175,12 @@ impl Store {
     /// [`OpenError::TooLarge`] and [`OpenError::Full`].
     pub fn open(
         &self,
-        identity: Arc<Identity>,
+        opening: impl Into<Opening>,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<(SessionToken, Arc<Session>), OpenError> {
         let Self::Memory(store) = self;
-        store.open(identity, settings, now)
+        store.open(opening.into(), settings, now)
     }
 
     /// Ends one session, for good; `false` if there was none.
@@ -261,6 +291,11 @@ impl Session {
         &self.identity
     }
 
+    /// Where it was opened; `None`: by an administrator.
+    pub fn opened_from(&self) -> Option<&OpenedFrom> {
+        self.opened_from.as_deref()
+    }
+
     /// When it was opened.
     pub const fn created(&self) -> Timestamp {
         self.created
@@ -284,8 +319,16 @@ impl Session {
         self.last_seen.load(Ordering::Acquire) == ENDED
     }
 
+    /// Whether it outlives the browser's end and its own disuse, as its owner asked when it was opened.
+    pub const fn is_remembered(&self) -> bool {
+        self.remembered
+    }
+
     /// When it ends, however much it is used.
     pub fn expires(&self, settings: &Settings) -> Timestamp {
+        if self.remembered {
+            return self.expires;
+        }
         self.expires.min(self.created.plus(settings.max_lifetime))
     }
 
@@ -295,6 +338,7 @@ impl Session {
         match self.last_seen.load(Ordering::Relaxed) {
             NEVER_SEEN => absolute,
             ENDED => Timestamp::default(),
+            _ if self.remembered => absolute,
             millis => absolute.min(Timestamp::from_unix_millis(millis).plus(settings.idle_timeout)),
         }
     }

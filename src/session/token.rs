@@ -96,6 +96,12 @@ impl SessionKey {
         Some(Self(key))
     }
 
+    /// The first 16 digits: tells the sessions of one subject apart, for that subject.
+    pub fn handle(&self) -> String {
+        let [a, b, c, d, e, f, g, h, ..] = self.0;
+        format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+    }
+
     /// The SHA-256 of some bytes.
     pub(super) fn of(bytes: &[u8]) -> Self {
         let mut key = [0; 32];

@@ -53,7 +53,7 @@ pub enum What {
     Reload,
     /// An administrator opened a session.
     SessionCreated,
-    /// An administrator ended sessions.
+    /// An administrator, or their owner by one of them, ended sessions.
     SessionsEnded,
     /// An administrator opened sessions in bulk.
     SessionsImported,

@@ -71,6 +71,9 @@ mod step_up;
 /// Logging out.
 mod logout;
 
+/// Where somebody is signed in: the page, the JSON and the command, and what ends sessions there.
+mod sessions;
+
 /// The session and its cookie (R26).
 mod session;
 
@@ -112,3 +115,6 @@ mod secrets;
 
 /// A real Chromium, where there is one.
 mod browser;
+
+/// The page of one's sessions in it, with scripts and without.
+mod browser_sessions;

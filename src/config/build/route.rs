@@ -540,34 +540,34 @@ fn join(items: &[impl ToString]) -> Box<str> {
 /// Our own endpoints under the prefix; whatever else lies there is answered with 404, never by an upstream.
 fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
     let public = || Access::Public { pass_authorization: false };
-    // A caller without a credential gets an answer, too. To ask who one is does not count as being active.
-    let anyone = |issuers: Box<[usize]>| {
+    let authenticated = |issuers: Box<[usize]>, optional: bool, touch: bool| {
         Access::Authenticated(AccessRule {
             session: true,
             issuers,
-            optional: true,
+            optional,
             require: Requirements::default(),
             forward_credential: false,
-            touch: false,
+            touch,
         })
     };
-    let every_issuer = || (0..sources.issuers.len()).collect();
+    // A caller without a credential gets an answer, too. To ask who one is does not count as being active.
+    let anyone = authenticated((0..sources.issuers.len()).collect(), true, false);
+    let person = authenticated([].into(), false, true);
     let (get, post) = (Method::GET, Method::POST);
+    let both = || Some(Box::from([get.clone(), post.clone()]));
+    // A program may say nothing of where it comes from to log in or out; forms have their token besides. To end other
+    // sessions it says so (R31).
+    let (free, strict) = (Csrf::AllowNoOrigin, Csrf::SameOrigin);
     let endpoints = [
-        ("login", "/login", Some(Box::from([get.clone(), post.clone()])), public(), Target::Own(Own::Login)),
-        (
-            "login-provider",
-            "/login/{provider}",
-            Some([get.clone(), post.clone()].into()),
-            public(),
-            Target::Own(Own::Login),
-        ),
-        ("logout", "/logout", Some([get.clone(), post].into()), public(), Target::Own(Own::Logout)),
-        ("session", "/session", Some([get.clone()].into()), anyone(every_issuer()), Target::Own(Own::Session)),
-        ("livez", "/livez", Some([get].into()), public(), Target::Own(Own::Livez)),
-        ("nowhere", "/{*rest}", None, public(), Target::Own(Own::Nothing)),
+        ("login", "/login", both(), public(), free.clone(), Own::Login),
+        ("login-provider", "/login/{provider}", both(), public(), free.clone(), Own::Login),
+        ("logout", "/logout", both(), public(), free.clone(), Own::Logout),
+        ("session", "/session", Some([get.clone()].into()), anyone, free.clone(), Own::Session),
+        ("sessions", "/sessions", both(), person, strict, Own::Sessions),
+        ("livez", "/livez", Some([get].into()), public(), free.clone(), Own::Livez),
+        ("nowhere", "/{*rest}", None, public(), free, Own::Nothing),
     ];
-    for (name, path, methods, access, target) in endpoints {
+    for (name, path, methods, access, csrf, own) in endpoints {
         // The prefix is of letters, digits, `-` and `_`: such a pattern always parses.
         let Ok(pattern) = format!("{prefix}{path}").parse() else { continue };
         routes.push(Route {
@@ -578,9 +578,9 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
             paths: [pattern].into(),
             methods,
             access,
-            csrf: Csrf::AllowNoOrigin,
+            csrf,
             cors: None,
-            target,
+            target: Target::Own(own),
             limits: RouteLimits::default(),
             websocket: false,
             cache_public: false,

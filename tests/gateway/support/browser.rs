@@ -45,7 +45,7 @@ impl Browser {
             "--disable-sync",
             "--hide-scrollbars",
             // The name under which the certificate was made.
-            "--host-resolver-rules=MAP app.test 127.0.0.1",
+            "--host-resolver-rules=MAP *.test 127.0.0.1",
         ];
         let wanted = json!({ "capabilities": { "alwaysMatch": {
             "browserName": "chrome",
@@ -61,7 +61,13 @@ impl Browser {
     /// Opens a page and waits until it has loaded.
     #[track_caller]
     pub(crate) fn open(&self, gateway: SocketAddr, path: &str) {
-        self.command("url", &json!({ "url": format!("https://app.test:{}{path}", gateway.port()) }));
+        self.open_host("app.test", gateway, path);
+    }
+
+    /// As [`Self::open`], on another host of the gateway.
+    #[track_caller]
+    pub(crate) fn open_host(&self, host: &str, gateway: SocketAddr, path: &str) {
+        self.command("url", &json!({ "url": format!("https://{host}:{}{path}", gateway.port()) }));
     }
 
     /// Types into the element that this CSS selector finds.
