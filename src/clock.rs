@@ -108,6 +108,13 @@ impl Clock {
         }
     }
 
+    /// Sets a manual clock, also back, as a correction of a machine's clock does; a system clock ignores it.
+    pub fn set(&self, now: Timestamp) {
+        if let Source::Manual(millis) = &self.0 {
+            millis.store(now.0, Ordering::Release);
+        }
+    }
+
     /// Moves a manual clock forward; a system clock ignores it.
     pub fn advance(&self, by: Duration) {
         if let Source::Manual(millis) = &self.0 {

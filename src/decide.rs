@@ -14,7 +14,7 @@ use crate::{
     authn::{
         self, Answer,
         credential::{self, Credential},
-        jwt::VerifiedToken,
+        jwt::{JwtError, VerifiedToken},
         proof::Proof,
     },
     authz::{self, Denial, Facts, Permit, Silent, Trace},
@@ -195,6 +195,9 @@ fn prove(
     match found {
         Credential::Bearer(token) => {
             match authn::authenticate_bearer(token, &snapshot.issuers, rule, &shared.tokens, now) {
+                Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
+                    Err(Refusal::BadCredential(JwtError::Revoked.into()))
+                }
                 Answer::Valid(verified) => {
                     let identity = Arc::clone(verified.identity());
                     findings.token = Some(verified);

@@ -25,6 +25,7 @@
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
 //! | How is a session stored, how does it end? | [`session`] |
 //! | What survives a restart, and how is it written? | [`durable`] |
+//! | What was revoked before its time, and who is held against it? | [`revocation`], asked in [`decide`] |
 //! | How are people logged in? | [`login`], [`accounts`] |
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
@@ -44,7 +45,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
-//! 1 route, session, refusal, accounts
+//! 1 route, session, revocation, refusal, accounts
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -85,10 +86,11 @@
 //! | A tunnel that nobody allowed, or bytes before the upstream agreed (h2c smuggling) | only a checked WebSocket handshake; a tunnel begins after the matching 101 | `src/upstream/upgrade.rs` | `anything_but_a_sound_websocket_handshake_is_an_ordinary_request`, `bytes_of_the_client_wait_for_the_101`, `a_101_that_does_not_answer_the_handshake_is_a_bad_gateway` |
 //! | Another site uses somebody's cookie, for a post, a tunnel, a login or a logout | `Sec-Fetch-Site`, else `Origin`; a form token for the login | `src/csrf.rs` | `an_unsafe_request_with_a_session_counts_from_our_own_pages_only`, `another_site_cannot_open_a_tunnel_with_somebodys_session`, `a_login_form_without_its_token_is_refused` |
 //! | Session fixation (GHSA-f24x-5g9q-753f) | a new id at every login, never one of the client's choice | `src/login/sign_in.rs` | `a_session_id_of_the_clients_choice_is_never_taken`, `each_login_makes_a_new_session_and_ends_the_one_before` |
-//! | A tunnel, stream or download outlives the logout, the revocation or the expiry behind it | each worker looks through what is under way four times a second | `src/pipeline/exchanges.rs` | `a_tunnel_ends_with_its_session`, `an_event_stream_breaks_off_with_its_session`, `a_download_breaks_off_even_if_its_client_does_not_read`, `a_tunnel_ends_with_its_token` |
+//! | A tunnel, stream or download outlives the logout, the revocation or the expiry behind it | each worker looks through what is under way four times a second | `src/pipeline/exchanges.rs` | `a_tunnel_ends_with_its_session`, `an_event_stream_breaks_off_with_its_session`, `a_download_breaks_off_even_if_its_client_does_not_read`, `a_tunnel_ends_with_its_token`, `a_tunnel_ends_when_its_token_is_revoked` |
 //! | A step-up ends in another account, or keeps the old session alive | same realm and subject, or nothing changes; a new id, the old one dies | `src/login/step_up.rs` | `a_step_up_ends_in_the_same_person_or_changes_nothing`, `a_step_up_gives_a_new_session_and_ends_the_one_before` |
 //! | Somebody ends or sees another person's sessions by an id, or a stolen cookie locks its owner out | ids are looked up among one's own; to end all asks for a login of the last five minutes | `src/login/sessions.rs` | `nobody_sees_or_ends_what_is_somebody_elses`, `a_forged_form_ends_nothing`, `to_end_all_sessions_long_after_the_login_one_logs_in_again` |
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
+//! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
 //! | Open redirect after the login (GHSA-qqxw-m5fj-f7gv) | local paths only, by a strict parser | `src/login/return_to.rs` | `nobody_is_led_to_another_site_after_the_login` |
 //! | User enumeration, guessing, and locking others out | one answer after the same work; a wait that is bounded and spares known places | `src/login/throttle.rs` | `an_unknown_user_and_a_wrong_password_get_the_same_answer`, `nobody_can_lock_a_user_out_of_where_they_log_in` |
 //! | Times that tell bcrypt users from argon2 users from nobody | every attempt tries one hash of each kind | `src/accounts/mod.rs` | `every_attempt_does_the_work_of_every_kind`, `an_unknown_user_and_a_wrong_password_take_the_same_time` |
@@ -135,6 +137,7 @@ pub mod policy;
 pub mod refusal;
 pub mod rehearsal;
 pub mod reload;
+pub mod revocation;
 pub mod route;
 pub mod secret;
 pub mod session;

@@ -23,6 +23,7 @@ use crate::{
     clock::Clock,
     durable::Durable,
     headers, login, page,
+    revocation::Revocations,
     route::RouteTable,
     session,
     shutdown::Shutdown,
@@ -55,6 +56,8 @@ pub struct Snapshot {
     pub admin: Option<admin::Settings>,
     /// `server.hsts`; `None`: off.
     pub hsts: Option<http::HeaderValue>,
+    /// `limits.max_revocations`.
+    pub max_revocations: usize,
     /// `limits.max_body`.
     pub max_body: u64,
     /// `log.query`.
@@ -69,6 +72,8 @@ pub struct Shared {
     pub durable: Option<Durable>,
     /// All sessions.
     pub sessions: Arc<session::Store>,
+    /// What was revoked before its time (R28).
+    pub revocations: Arc<Revocations>,
     /// Tokens that were verified before (R23).
     pub tokens: TokenCache,
     /// Password checks, on threads of their own.

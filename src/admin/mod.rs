@@ -5,6 +5,8 @@
 //! GET    /api/v1/sessions?realm&subject&after&limit                                   sessions.read
 //! DELETE /api/v1/sessions?realm&subject        end all of a subject                   sessions.revoke
 //! DELETE /api/v1/sessions/{key}                end one                                sessions.revoke
+//! POST   /api/v1/revocations                   void one (JSON) or many (NDJSON)      revocations
+//! GET    /api/v1/revocations                   how many are in force                 revocations
 //! GET    /api/v1/routes                        the route table                        routes
 //! POST   /api/v1/reload                        read the configuration again           reload
 //! GET    /api/v1/reload                        what came of the last time             reload
@@ -13,7 +15,7 @@
 //! for every call. Host and browser are judged first, then the token, then what it may do; only then is a body read.
 //! A token sees and ends sessions of its own realm only, unless it may do `all` (R5).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
@@ -28,6 +30,7 @@ use crate::{
     inbound::Malformed,
     listener::Listener,
     policy::Grants,
+    revocation::Revocations,
     route::Route,
     secret::Secret,
     session::{self, SessionKey, Store},
@@ -39,6 +42,7 @@ mod entry;
 mod guard;
 mod problem;
 mod reload;
+mod revocations;
 mod routes;
 mod sessions;
 
@@ -94,6 +98,8 @@ pub enum Scope {
     SessionsRead,
     /// `sessions.revoke`.
     SessionsRevoke,
+    /// `revocations`: void tokens, sessions and everything of a subject or issuer.
+    Revocations,
     /// `routes`: read the route table.
     Routes,
     /// `explain`.
@@ -108,6 +114,7 @@ impl Scope {
         match self {
             Self::All => "all",
             Self::Explain => "explain",
+            Self::Revocations => "revocations",
             Self::Reload => "reload",
             Self::Routes => "routes",
             Self::SessionsCreate => "sessions.create",
@@ -115,6 +122,19 @@ impl Scope {
             Self::SessionsRevoke => "sessions.revoke",
         }
     }
+}
+
+/// What administrators need to know of a `[[jwt.issuer]]`.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// Its name in the configuration.
+    pub name: Arc<str>,
+    /// Its exact `iss`.
+    pub issuer: Arc<str>,
+    /// What its subjects mean something in (R5).
+    pub realm: Arc<str>,
+    /// After this long, none of the tokens that it has issued by now counts any more.
+    pub keep: Duration,
 }
 
 /// What the handlers work on.
@@ -128,8 +148,8 @@ pub struct Context<'a> {
     pub hosts: &'a [Host],
     /// All routes of the snapshot, in their order.
     pub routes: &'a [Arc<Route>],
-    /// Names of the issuers, by the index that routes hold.
-    pub issuers: &'a [Arc<str>],
+    /// The issuers, by the index that routes hold.
+    pub issuers: &'a [Issuer],
     /// Names of the upstreams, by the index that routes hold.
     pub upstreams: &'a [Arc<str>],
     /// Which snapshot this is.
@@ -138,6 +158,10 @@ pub struct Context<'a> {
     pub reloads: &'a Reloads,
     /// Where sessions live.
     pub store: &'a Arc<Store>,
+    /// What was revoked.
+    pub revocations: &'a Revocations,
+    /// `limits.max_revocations`.
+    pub max_revocations: usize,
     /// The time.
     pub clock: &'a Clock,
     /// Where every call is written down.
@@ -196,6 +220,7 @@ impl Call<'_> {
 
 /// What a path names.
 enum Resource<'a> {
+    Revocations,
     Reload,
     Routes,
     Session(&'a str),
@@ -223,6 +248,7 @@ where
 
     let path = head.uri.path().strip_prefix("/api/v1/").unwrap_or_default();
     let resource = match path {
+        "revocations" => Resource::Revocations,
         "reload" => Resource::Reload,
         "routes" => Resource::Routes,
         "sessions" => Resource::Sessions,
@@ -231,6 +257,15 @@ where
     let query = head.uri.query().unwrap_or_default();
     let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
     match (resource, method) {
+        (Resource::Revocations, &Method::GET) => {
+            call.begin("revocations.read", Scope::Revocations)?;
+            Ok(json(&revocations::count(context)))
+        }
+        (Resource::Revocations, &Method::POST) => {
+            call.begin("revocations.create", Scope::Revocations)?;
+            revoke(context, token, &head.headers, body).await
+        }
+        (Resource::Revocations, _) => Err(Problem::MethodNotAllowed("GET, HEAD, POST")),
         (Resource::Reload, &Method::GET) => {
             call.begin("reload.read", Scope::Reload)?;
             Ok(json(&reload::last(context)))
@@ -285,10 +320,7 @@ where
 {
     match media_type(headers) {
         Some("application/json") => {
-            let collected = Limited::new(body, MAX_ENTRY_BYTES).collect().await.map_err(|error| {
-                if error.is::<LengthLimitError>() { Problem::EntryTooLarge } else { Problem::BrokenBody }
-            })?;
-            let created = creator.create(&collected.to_bytes())?;
+            let created = creator.create(&whole(body, MAX_ENTRY_BYTES).await?)?;
             let mut response = json(&Value::Object(created));
             *response.status_mut() = StatusCode::CREATED;
             Ok(response)
@@ -301,6 +333,46 @@ where
         }
         Some(_) | None => Err(Problem::UnsupportedMediaType),
     }
+}
+
+async fn revoke<B>(
+    context: &Context<'_>,
+    token: &AdminToken,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response<Body<B>>, Problem>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match media_type(headers) {
+        Some("application/json") => {
+            let entry = whole(body, MAX_ENTRY_BYTES).await?;
+            Ok(json(&revocations::revoke(context, token, &entry).await?))
+        }
+        Some("application/x-ndjson") => {
+            let lines = whole(body, MAX_LINES_BYTES).await?;
+            let answers = revocations::revoke_lines(context, token, &lines).await;
+            let mut response = Response::new(Body::whole(answers.into()));
+            let ndjson = HeaderValue::from_static("application/x-ndjson");
+            response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
+            Ok(response)
+        }
+        Some(_) | None => Err(Problem::UnsupportedMediaType),
+    }
+}
+
+/// A body as a whole, of at most so many bytes.
+async fn whole<B>(body: B, limit: usize) -> Result<Bytes, Problem>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let collected = Limited::new(body, limit)
+        .collect()
+        .await
+        .map_err(|error| if error.is::<LengthLimitError>() { Problem::EntryTooLarge } else { Problem::BrokenBody })?;
+    Ok(collected.to_bytes())
 }
 
 /// The only content type, in UTF-8, without its parameters.
@@ -327,6 +399,9 @@ fn json<B>(value: &Value) -> Response<Body<B>> {
 
 /// Bytes of one entry, alone or as a line.
 const MAX_ENTRY_BYTES: usize = 1 << 20;
+
+/// Bytes of many revocations in one call: some 200,000.
+const MAX_LINES_BYTES: usize = 16 << 20;
 
 #[cfg(test)]
 mod tests;

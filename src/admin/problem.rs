@@ -20,7 +20,7 @@ pub(super) enum Problem {
     BrokenBody,
     /// Something sent it that only browsers send.
     CrossSite,
-    /// More than 1 MiB.
+    /// More than 1 MiB, or 16 MiB of lines with revocations.
     EntryTooLarge,
     /// The realm is not the token's.
     ForeignRealm,
@@ -30,12 +30,16 @@ pub(super) enum Problem {
     MethodNotAllowed(&'static str),
     /// The token may not do this.
     MissingScope(Scope),
+    /// No issuer has this name or `iss`.
+    NoIssuer,
     /// No session has this key.
     NoSession,
     /// No token was sent, or more than one.
     NoToken,
     /// No such resource.
     NotFound,
+    /// `limits.max_revocations` are in force.
+    RevocationsFull,
     /// The identity is larger than a session may be.
     SessionTooLarge {
         /// Its size in bytes.
@@ -43,6 +47,8 @@ pub(super) enum Problem {
         /// The bound.
         limit: usize,
     },
+    /// The disk does not take it.
+    StateUnavailable,
     /// The gateway stops, and reloads no more.
     Stopping,
     /// The store takes no more.
@@ -69,10 +75,13 @@ impl Problem {
             Self::Malformed => "malformed",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MissingScope(_) => "insufficient_scope",
+            Self::NoIssuer => "no_issuer",
             Self::NoSession => "no_session",
             Self::NoToken => "no_token",
             Self::NotFound => "not_found",
+            Self::RevocationsFull => "revocations_full",
             Self::SessionTooLarge { .. } => "session_too_large",
+            Self::StateUnavailable => "state_unavailable",
             Self::Stopping => "stopping",
             Self::StoreFull => "store_full",
             Self::TooManyCookies => "too_many_cookies",
@@ -98,13 +107,22 @@ impl Problem {
             Self::Malformed => "the request is not well-formed HTTP".to_owned(),
             Self::MethodNotAllowed(allow) => format!("only {allow} here"),
             Self::MissingScope(scope) => format!("this token needs \"{}\" in its `allow`", scope.as_str()),
+            Self::NoIssuer => "no [[jwt.issuer]] has this `name` or `issuer`".to_owned(),
             Self::NoSession => "no living session has this key".to_owned(),
             Self::NoToken => "send one header `Authorization: Bearer <token>`".to_owned(),
-            Self::NotFound => {
-                "there are /api/v1/sessions, /api/v1/sessions/{key}, /api/v1/routes and /api/v1/reload".to_owned()
-            }
+            Self::NotFound => "there are /api/v1/sessions, /api/v1/sessions/{key}, /api/v1/revocations, \
+                 /api/v1/routes and /api/v1/reload"
+                .to_owned(),
             Self::SessionTooLarge { bytes, limit } => {
                 format!("the identity has {bytes} bytes, and session.max_session_bytes is {limit}")
+            }
+            Self::RevocationsFull => {
+                "limits.max_revocations revocations are in force; raise it, or strike a whole subject or issuer"
+                    .to_owned()
+            }
+            Self::StateUnavailable => {
+                "the disk does not take it: it holds in this process and a restart would forget it; try again"
+                    .to_owned()
             }
             Self::Stopping => "the gateway is about to stop".to_owned(),
             Self::StoreFull => "the store holds session.max_sessions sessions".to_owned(),
@@ -123,8 +141,12 @@ impl Problem {
             Self::CrossSite | Self::ForeignRealm | Self::MissingScope(_) => StatusCode::FORBIDDEN,
             Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::Stopping | Self::StoreFull | Self::TooManyCookies => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NoIssuer | Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::RevocationsFull
+            | Self::StateUnavailable
+            | Self::Stopping
+            | Self::StoreFull
+            | Self::TooManyCookies => StatusCode::SERVICE_UNAVAILABLE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::WrongHost => StatusCode::MISDIRECTED_REQUEST,
         }
@@ -138,7 +160,9 @@ impl Problem {
             Self::MethodNotAllowed(allow) => Some((header::ALLOW, HeaderValue::from_static(allow))),
             Self::MissingScope(_) => challenge("Bearer realm=\"portcullis-admin\", error=\"insufficient_scope\""),
             Self::NoToken => challenge("Bearer realm=\"portcullis-admin\""),
-            Self::StoreFull => Some((header::RETRY_AFTER, HeaderValue::from_static("60"))),
+            Self::RevocationsFull | Self::StateUnavailable | Self::StoreFull => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static("60")))
+            }
             Self::BadEntry(_)
             | Self::BadQuery(_)
             | Self::BrokenBody
@@ -146,6 +170,7 @@ impl Problem {
             | Self::EntryTooLarge
             | Self::ForeignRealm
             | Self::Malformed
+            | Self::NoIssuer
             | Self::NoSession
             | Self::NotFound
             | Self::SessionTooLarge { .. }

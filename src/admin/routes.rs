@@ -33,7 +33,7 @@ fn access(context: &Context<'_>, access: &Access) -> Value {
         Access::Authenticated(rule) => rule,
     };
     let issuers = rule.issuers.iter().map(|index| match context.issuers.get(*index) {
-        Some(name) => format!("jwt:{name}"),
+        Some(issuer) => format!("jwt:{}", issuer.name),
         None => "jwt".to_owned(),
     });
     let auth: Vec<String> = rule.session.then(|| "session".to_owned()).into_iter().chain(issuers).collect();

@@ -22,6 +22,7 @@ use crate::{
     clock::Timestamp,
     identity::{Factor, Identity, IdentityError, IdentityParts, Via},
     policy::{ClaimPath, Grants},
+    revocation::{Checked, Claims, Revocations},
     secret,
 };
 
@@ -36,7 +37,7 @@ pub struct Issuer {
     /// What its subjects and roles mean something in (R5).
     pub realm: Arc<str>,
     /// The exact `iss`. No two issuers of one route have the same.
-    pub issuer: Box<str>,
+    pub issuer: Arc<str>,
     /// Whom its tokens must be meant for.
     pub audience: Audience,
     /// Its keys.
@@ -114,6 +115,7 @@ impl Default for ClaimMapping {
 pub struct VerifiedToken {
     identity: Arc<Identity>,
     issuer: Arc<str>,
+    iss: Arc<str>,
     generation: Generation,
     expires_at: Timestamp,
     not_before: Option<Timestamp>,
@@ -122,6 +124,7 @@ pub struct VerifiedToken {
     jti: Option<Box<str>>,
     signing_input_hash: [u8; 32],
     dropped_grants: usize,
+    checked: Checked,
 }
 
 impl VerifiedToken {
@@ -131,6 +134,7 @@ impl VerifiedToken {
         Self {
             identity,
             issuer: Arc::from("id"),
+            iss: Arc::from("https://id.example"),
             generation,
             expires_at,
             not_before: None,
@@ -139,6 +143,7 @@ impl VerifiedToken {
             jti: None,
             signing_input_hash: [0; 32],
             dropped_grants: 0,
+            checked: Checked::default(),
         }
     }
 
@@ -185,6 +190,19 @@ impl VerifiedToken {
     /// Roles and groups that were dropped because this issuer may not grant them (R5).
     pub const fn dropped_grants(&self) -> usize {
         self.dropped_grants
+    }
+
+    /// Whether it was revoked (R28). Asked on every use; while nothing new is revoked, two loads and a comparison.
+    pub fn is_revoked(&self, revocations: &Revocations) -> bool {
+        revocations.is_struck(&self.checked, || Claims {
+            issuer: &self.iss,
+            jti: self.jti(),
+            signing_input: &self.signing_input_hash,
+            realm: self.identity.realm(),
+            subject: self.identity.subject(),
+            issued_at: self.issued_at,
+            leeway: self.leeway,
+        })
     }
 
     /// How far the issuer's clock may be off.
@@ -271,6 +289,8 @@ pub enum JwtError {
     LivesTooLong,
     /// `nbf` lies ahead.
     NotYetValid,
+    /// An administrator has revoked it.
+    Revoked,
     /// The subject is empty, too long or holds control bytes (R13).
     Subject(IdentityError),
 }
@@ -303,6 +323,7 @@ impl JwtError {
             Self::ParameterType(_) => "header_type",
             Self::Parts => "parts",
             Self::SignatureLength => "signature_length",
+            Self::Revoked => "revoked",
             Self::Subject(_) => "subject",
             Self::TooDeep => "too_deep",
             Self::TooLong => "too_long",
@@ -359,6 +380,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     Ok(VerifiedToken {
         identity: Arc::new(identity),
         issuer: Arc::clone(&issuer.name),
+        iss: Arc::clone(&issuer.issuer),
         generation: issuer.generation,
         expires_at: registered.expires_at,
         not_before: registered.not_before,
@@ -367,6 +389,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         jti: registered.jti,
         signing_input_hash,
         dropped_grants,
+        checked: Checked::default(),
     })
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::jwt::VerifiedToken;
 use crate::{
     clock::Timestamp,
+    revocation::Revocations,
     session::{self, Session},
 };
 
@@ -46,12 +47,13 @@ impl Proof {
     }
 
     /// What has become of it.
-    pub fn standing(&self, sessions: &session::Settings, now: Timestamp) -> Standing {
+    pub fn standing(&self, sessions: &session::Settings, revocations: &Revocations, now: Timestamp) -> Standing {
         match self {
             Self::Session(session) if now >= session.expires(sessions) => Standing::Expired,
             Self::Session(session) if session.is_ended() => Standing::Revoked,
             Self::Session(session) if session.is_expired(sessions, now) => Standing::Expired,
             Self::Token { ends, .. } if now >= *ends => Standing::Expired,
+            Self::Token { token, .. } if token.is_revoked(revocations) => Standing::Revoked,
             Self::Session(_) | Self::Token { .. } => Standing::Holds,
         }
     }

@@ -8,6 +8,7 @@
 //! }
 //! let client = AdminClient::new(config_path, &arguments.admin)?;
 //! let ended = client.ask(Method::DELETE, &format!("sessions?{}", query(&[("subject", Some("alice"))])), None)?;
+//! let struck = client.ask(Method::POST, "revocations", Some(&json!({ "kind": "subject", "subject": "alice" })))?;
 //! ```
 //! Paths are those after `/api/v1/`; answers are JSON. An answer that is no success becomes a [`Failure`] with the
 //! API's own message. Where the API listens comes from `--admin` (also `PORTCULLIS_ADMIN`), else from `[admin] listen`
@@ -104,6 +105,19 @@ impl AdminClient {
         serde_json::from_slice(&answer).map_err(|_| self.unreachable("it does not answer in JSON"))
     }
 
+    /// Sends many entries, one JSON object a line; there is one answer for each, in order.
+    ///
+    /// # Errors
+    /// If there is no answer, or one that is no success as a whole.
+    pub(super) fn ask_lines(&self, path: &str, lines: Vec<u8>) -> Result<Vec<Value>, Failure> {
+        let body = ("application/x-ndjson", lines.into());
+        let answer = self.call(self.request(Method::POST, path, Some(body))?)?;
+        serde_json::Deserializer::from_slice(&answer)
+            .into_iter()
+            .collect::<Result<_, _>>()
+            .map_err(|_| self.unreachable("it does not answer in JSON"))
+    }
+
     fn call(&self, request: Request<Full<Bytes>>) -> Result<Bytes, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -192,6 +206,7 @@ impl AdminClient {
 }
 
 /// A query of the parameters that are there, percent-encoded.
+#[allow(dead_code, reason = "for commands that list")]
 pub(super) fn query(parameters: &[(&str, Option<&str>)]) -> String {
     let pairs = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment((*value)?))));
     pairs.collect::<Vec<_>>().join("&")

@@ -58,7 +58,7 @@ enum Command {
     Explain(explain::Arguments),
     /// Make an argon2id hash of a password for the users file.
     HashPassword(hash_password::Arguments),
-    /// Log somebody out everywhere, through the admin API.
+    /// Void tokens and sessions of a running gateway: one, or all of somebody.
     Revoke(revoke::Arguments),
     /// Let a running gateway read its configuration again, and say what came of it.
     Reload(reload::Arguments),

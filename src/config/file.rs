@@ -150,6 +150,8 @@ table! {
         max_connections_per_address: Option<Number<1, 10_000_000>>,
         /// HTTP/2 streams of one connection.
         max_streams: Option<Number<1, 10_000>>,
+        /// Revocations in force.
+        max_revocations: Option<Number<1, 100_000_000>>,
     }
 
     /// `[log]`.

@@ -225,6 +225,7 @@ choices!(Scope {
     "sessions.create" => Self::SessionsCreate,
     "sessions.read" => Self::SessionsRead,
     "sessions.revoke" => Self::SessionsRevoke,
+    "revocations" => Self::Revocations,
     "routes" => Self::Routes,
     "explain" => Self::Explain,
     "reload" => Self::Reload,

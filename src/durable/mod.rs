@@ -351,6 +351,13 @@ impl fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
+impl LoadError {
+    /// For whoever cannot make sense of a record of theirs.
+    pub fn of_record(table: Table, why: &str) -> Self {
+        Self(format!("table `{}`: {why}", table.name()))
+    }
+}
+
 impl fmt::Display for LoadError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)

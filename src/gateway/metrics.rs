@@ -70,6 +70,7 @@ fn expiries(exposition: &mut Exposition, certificates: &CertificateResolver) {
 fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     let shared = &live.shared;
     exposition.gauge("portcullis_sessions", "Sessions in the store.").value(&[], shared.sessions.len());
+    exposition.gauge("portcullis_revocations", "Revocations in force.").value(&[], shared.revocations.len());
     exposition.gauge("portcullis_config_generation", "Counts reloads, from 1.").value(&[], live.snapshot().generation);
     reloads(exposition, live);
     let counts = &shared.login_counts;

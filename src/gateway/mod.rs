@@ -21,16 +21,20 @@ use tokio::sync::mpsc::Receiver;
 use crate::{
     accounts::Hasher,
     admin,
-    authn::token_cache::{CacheLimits, TokenCache},
+    authn::{
+        jwt::Issuer,
+        token_cache::{CacheLimits, TokenCache},
+    },
     certificate::CertificateResolver,
     change::{Ask, Reloads},
-    clock::Clock,
+    clock::{Clock, Timestamp},
     config::{Config, Startup, Tls},
     edge::{self, Bound, Counters, Handler, Peers, Redirect, TlsSlot},
     inbound::Inbound,
     listener::Listener,
     login, pipeline,
     reload::{self, Certificates, Followed, Reloader},
+    revocation::Revocations,
     session::Store,
     shutdown::Shutdown,
     state::{Live, Shared, Snapshot},
@@ -283,7 +287,7 @@ impl Handler for Administration {
             return gone;
         };
         let hosts: Vec<_> = snapshot.routes.known_hosts().cloned().collect();
-        let issuers: Vec<_> = snapshot.issuers.iter().map(|issuer| Arc::clone(&issuer.name)).collect();
+        let issuers: Vec<_> = snapshot.issuers.iter().map(admin_issuer).collect();
         let upstreams: Vec<_> = snapshot.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
         let context = admin::Context {
             settings,
@@ -293,6 +297,8 @@ impl Handler for Administration {
             issuers: &issuers,
             upstreams: &upstreams,
             store: &shared.sessions,
+            revocations: &shared.revocations,
+            max_revocations: snapshot.max_revocations,
             generation: snapshot.generation,
             reloads: &shared.reloads,
             clock: &shared.clock,
@@ -301,6 +307,15 @@ impl Handler for Administration {
             request_id: inbound.request_id.as_str(),
         };
         admin::answer(&context, &inbound.head, inbound.malformed, inbound.body).await
+    }
+}
+
+fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
+    admin::Issuer {
+        name: Arc::clone(&issuer.name),
+        issuer: Arc::clone(&issuer.issuer),
+        realm: Arc::clone(&issuer.realm),
+        keep: issuer.max_token_life.max(SHORTEST_KEEP) + 2 * issuer.leeway,
     }
 }
 
@@ -316,9 +331,12 @@ fn live(
     trust.into_iter().for_each(|trust| upstreams.verify_by(trust));
     let shutdown = Shutdown::new();
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let durable = None;
+    let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
     let shared = Shared {
         clock: clock.clone(),
-        durable: None,
+        durable,
+        revocations: Arc::new(revocations),
         sessions: Arc::new(Store::in_memory()),
         tokens: TokenCache::new(CacheLimits::default()),
         hasher: Hasher::start(hashing, HASHES_WAITING).map_err(failed("the hashing threads cannot be started"))?,
@@ -371,12 +389,13 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<Str
     move |cause| StartError { what, cause: cause.into() }
 }
 
-/// Work that no request waits for: sweeping ended sessions, in small steps.
+/// Work that no request waits for: sweeping ended sessions and revocations, in small steps.
 fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         runtime.block_on(async {
             let mut sweep = tokio::time::interval(SWEEP_EVERY);
+            let mut sweeps = 0_u64;
             sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
@@ -385,10 +404,32 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
                 }
                 // The whole store once a minute.
                 let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
-                live.shared.sessions.sweep(&live.snapshot().session, live.shared.clock.now(), budget);
+                let now = live.shared.clock.now();
+                live.shared.sessions.sweep(&live.snapshot().session, now, budget);
+                live.shared.revocations.sweep(now);
+                sweeps += 1;
+                if sweeps.is_multiple_of(SWEEPS_OF_THE_DISK) {
+                    sweep_disk(&live, now);
+                }
             }
         });
     })
+}
+
+/// On a thread of its own: it reads a whole table. What it does not get to is left for the next time.
+fn sweep_disk(live: &Arc<Live>, now: Timestamp) {
+    let revocations = Arc::clone(&live.shared.revocations);
+    if !revocations.is_durable() {
+        return;
+    }
+    let spawned = std::thread::Builder::new().name("sweep".into()).spawn(move || {
+        if let Err(error) = revocations.sweep_disk(now) {
+            tracing::warn!(%error, "ended revocations stay on disk for now");
+        }
+    });
+    if let Err(error) = spawned {
+        tracing::warn!(%error, "ended revocations stay on disk for now");
+    }
 }
 
 /// Reading a configuration takes files and time; nothing else waits for this thread.
@@ -403,5 +444,10 @@ const LAST_LINES: Duration = Duration::from_secs(5);
 /// Password checks that may wait for a thread; the next one is told to come back.
 const HASHES_WAITING: usize = 64;
 
+/// A revocation outlives tokens of this length even where tokens are shorter: a reload may make them longer.
+const SHORTEST_KEEP: Duration = Duration::from_secs(24 * 3600);
+
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEPS_A_ROUND: usize = 60;
+/// Once an hour.
+const SWEEPS_OF_THE_DISK: u64 = 3600;

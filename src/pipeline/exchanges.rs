@@ -25,10 +25,8 @@ use tokio::time::MissedTickBehavior;
 use crate::{
     authn::proof::{Proof, Standing},
     client::Connection,
-    clock::Timestamp,
     csrf,
     refusal::{BadCredential, Refusal},
-    session,
     state::Live,
     upstream::Tunnel,
 };
@@ -112,7 +110,10 @@ impl Exchanges {
             if self.0.borrow().is_idle() {
                 continue;
             }
-            let cut = self.0.borrow_mut().judge(&live.snapshot().session, live.shared.clock.now());
+            let (snapshot, shared) = (live.snapshot(), &live.shared);
+            let now = shared.clock.now();
+            let standing = |proof: &Proof| proof.standing(&snapshot.session, &shared.revocations, now);
+            let cut = self.0.borrow_mut().judge(standing);
             live.shared.exchanges_cut.fetch_add(cut, Relaxed);
         }
     }
@@ -141,7 +142,7 @@ impl Table {
     }
 
     /// Ends what has lost its proof, and forgets tunnels that are gone. Returns how many it ended.
-    fn judge(&mut self, sessions: &session::Settings, now: Timestamp) -> u64 {
+    fn judge(&mut self, standing: impl Fn(&Proof) -> Standing) -> u64 {
         let mut cut = 0;
         for index in 0..self.slots.len() {
             let gone = match self.slots.get_mut(index) {
@@ -151,7 +152,7 @@ impl Table {
                     false
                 }
                 Some(Slot::Exchange { proof, stage, waker, ended, .. }) if !*ended => {
-                    *ended = stage.is_over(proof.standing(sessions, now));
+                    *ended = stage.is_over(standing(proof));
                     if *ended {
                         cut += 1;
                         waker.wake_by_ref();
@@ -159,7 +160,7 @@ impl Table {
                     false
                 }
                 Some(Slot::Tunnel { proof, tunnel }) => {
-                    let over = Stage::Answered.is_over(proof.standing(sessions, now));
+                    let over = Stage::Answered.is_over(standing(proof));
                     if over && tunnel.is_open() {
                         cut += 1;
                         tunnel.end();

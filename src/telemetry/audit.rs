@@ -49,6 +49,8 @@ pub enum What {
     Logout,
     /// Audit lines were lost before this one: `count`.
     Lost,
+    /// An administrator voided tokens, sessions or keys: `kind` says which.
+    Revoked,
     /// The configuration was read again: what came of it.
     Reload,
     /// An administrator opened a session.
@@ -69,6 +71,7 @@ impl What {
             Self::LoginThrottled => "login.throttled",
             Self::Logout => "logout",
             Self::Lost => "audit.lost",
+            Self::Revoked => "revoked",
             Self::Reload => "reload",
             Self::SessionCreated => "session.created",
             Self::SessionsEnded => "sessions.ended",

@@ -32,7 +32,8 @@ fn the_admin_api_is_found_by_its_address() {
 
     let said = Shell::empty().run(&["revoke", "subject", "alice", "--admin", &url, "--token-file", file]).expect(0);
 
-    assert_eq!(said.out, "1 sessions ended\n");
+    assert!(said.out.starts_with("alice is logged out everywhere: 1 sessions ended"), "{}", said.out);
+    assert!(said.out.contains("a restart: there is no server.state_dir"), "{}", said.out);
     alice.get("/app/x").send().expect(401);
     bob.get("/app/x").send().expect(200);
 }
@@ -45,7 +46,7 @@ fn the_admin_api_is_found_by_the_configuration() {
     let config = config.to_str().expect("a path");
 
     let said = shell().run(&["--config", config, "revoke", "subject", "alice"]).expect(0);
-    assert_eq!(said.out, "0 sessions ended\n");
+    assert!(said.out.contains("0 sessions ended"), "{}", said.out);
 
     // What else is in the file may be unreadable to whoever asks, or wrong.
     let text = std::fs::read_to_string(config).expect("gateway.toml");
@@ -72,7 +73,7 @@ fn the_admin_api_is_asked_over_tls_by_its_name_only() {
     let revoke = ["--config", config, "revoke", "subject", "alice"];
 
     let said = shell().run(&[&revoke[..], &["--ca", roots]].concat()).expect(0);
-    assert_eq!(said.out, "0 sessions ended\n");
+    assert!(said.out.contains("0 sessions ended"), "{}", said.out);
 
     let said = shell().run(&revoke).expect(1);
     assert!(said.err.contains("--ca names an authority"), "{}", said.err);

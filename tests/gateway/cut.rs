@@ -198,6 +198,41 @@ fn a_tunnel_ends_with_its_token() {
     assert!(echoes(&mut long));
 }
 
+/// R28. Each way to revoke, and a tunnel of somebody else that goes on.
+#[test]
+fn a_tunnel_ends_when_its_token_is_revoked() {
+    let upstream = upstream();
+    let issuer = Issuer::es256();
+    let gateway = gateway(&upstream).issuer(&issuer).start();
+    let token = |subject: &str| {
+        let mut claims = Issuer::claims(subject, &[], gateway.now());
+        claims["jti"] = json!(format!("id-{subject}"));
+        issuer.sign(&claims)
+    };
+    let open = |token: &str| tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")));
+    let pasted = token("b");
+    let mut other = open(&token("z"));
+    for (entry, token) in [
+        (json!({ "kind": "jti", "issuer": "test", "jti": "id-a" }), token("a")),
+        (json!({ "kind": "token", "token": pasted }), pasted),
+        (json!({ "kind": "subject", "subject": "c" }), token("c")),
+    ] {
+        let mut open = open(&token);
+
+        gateway.admin().post("/api/v1/revocations", "").json(&entry).send().expect(200);
+
+        assert_eq!(ends_soon(&mut open), b"", "{entry}");
+    }
+    assert!(echoes(&mut other));
+    gateway
+        .admin()
+        .post("/api/v1/revocations", "")
+        .json(&json!({ "kind": "issuer", "issuer": "test" }))
+        .send()
+        .expect(200);
+    assert_eq!(ends_soon(&mut other), b"");
+}
+
 /// R28, R16: without the last chunk it is no whole answer.
 #[test]
 fn an_event_stream_breaks_off_with_its_session() {

@@ -103,6 +103,8 @@ mod admin_client;
 
 /// A new configuration for a running gateway (R37).
 mod reload;
+/// Tokens and subjects that were revoked before their time (R28).
+mod revocation;
 
 /// Access log, metrics, probes, and the headers that help operators.
 mod metrics;

@@ -107,6 +107,7 @@ impl Build<'_> {
             upstreams: upstreams?,
             admin,
             hsts,
+            max_revocations: server::max_revocations(&file)?,
             max_body: startup.edge.limits.max_body,
             query_log: file.log.0?.query.unwrap_or_default(),
         };

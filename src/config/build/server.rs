@@ -244,6 +244,12 @@ pub(super) fn trusted_proxies(file: &File) -> (Box<[ipnet::IpNet]>, bool) {
     (networks.collect(), entries().any(|entry| matches!(entry, TrustedProxy::UnixPeers)))
 }
 
+/// `limits.max_revocations`.
+pub(super) fn max_revocations(file: &File) -> Option<usize> {
+    let written = file.limits.0.as_ref()?.table.max_revocations.map(|number| number.0);
+    Some(written.map_or(1_000_000, |number| usize::try_from(number).unwrap_or(usize::MAX)))
+}
+
 fn limits(file: &File) -> Option<edge::Limits> {
     let limits = &file.limits.0.as_ref()?.table;
     let seconds = |written: Option<Positive>, default| written.map_or_else(|| Duration::from_secs(default), |w| w.0);

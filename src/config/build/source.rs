@@ -513,7 +513,12 @@ fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {
 fn opens_sessions(token: &file::AdminToken) -> bool {
     token.allow.value.iter().any(|scope| match scope {
         Scope::All | Scope::SessionsCreate => true,
-        Scope::Explain | Scope::Reload | Scope::Routes | Scope::SessionsRead | Scope::SessionsRevoke => false,
+        Scope::Explain
+        | Scope::Reload
+        | Scope::Revocations
+        | Scope::Routes
+        | Scope::SessionsRead
+        | Scope::SessionsRevoke => false,
     })
 }
 

@@ -124,6 +124,23 @@ impl Issuer {
         format!("{message}.{signature}")
     }
 
+    /// The same ES256 token with the other signature that is as good: (r, n−s) instead of (r, s).
+    pub(crate) fn twin(token: &str) -> String {
+        const ORDER: [u8; 32] = [
+            0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xbc, 0xe6, 0xfa, 0xad,
+            0xa7, 0x17, 0x9e, 0x84, 0xf3, 0xb9, 0xca, 0xc2, 0xfc, 0x63, 0x25, 0x51,
+        ];
+        let (signed, signature) = token.rsplit_once('.').expect("a token has three parts");
+        let mut signature = URL_SAFE_NO_PAD.decode(signature).expect("base64url");
+        let mut borrow = false;
+        for (byte, order) in signature[32..].iter_mut().zip(ORDER).rev() {
+            let (difference, first) = order.overflowing_sub(*byte);
+            let (difference, second) = difference.overflowing_sub(u8::from(borrow));
+            (*byte, borrow) = (difference, first || second);
+        }
+        format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature))
+    }
+
     /// `alg` is `none` and there is no signature.
     pub(crate) fn unsigned(claims: &Value) -> String {
         let header = json!({ "alg": "none", "typ": "JWT" }).to_string();
