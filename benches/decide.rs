@@ -83,7 +83,7 @@ struct World {
 impl World {
     fn decide(&self, head: &Parts) -> Decision {
         let live = self.gateway.live();
-        let question = Question { head, connection: &self.connection, malformed: None, now: self.now };
+        let question = Question { head, connection: &self.connection, malformed: None, now: self.now, waited: false };
         decide(&live.snapshot(), &live.shared, question)
     }
 

@@ -25,8 +25,9 @@ use jsonwebtoken::DecodingKey;
 use portcullis::{
     authn::{
         Answer, authenticate_bearer,
-        jwt::{Audience, ClaimMapping, Generation, Issuer, verify},
-        keys::{Algorithm, KeySet},
+        jwks::KeySlot,
+        jwt::{Audience, ClaimMapping, Issuer, verify},
+        keys::{Algorithm, Generation, KeySet},
         token_cache::{CacheLimits, TokenCache},
     },
     clock::Timestamp,
@@ -101,7 +102,7 @@ impl Case {
             realm: Arc::from("staff"),
             issuer: "https://id.example.com/realms/main".into(),
             audience: Audience::OneOf(["orders-api".into()].into()),
-            keys,
+            keys: KeySlot::fixed(keys),
             claims: ClaimMapping {
                 name: ClaimPath::dotted("preferred_username"),
                 roles: ClaimPath::dotted("realm_access.roles"),
@@ -144,7 +145,7 @@ fn first_seen_and_remembered(bencher: Bencher<'_, '_>, algorithm: &Algorithm) {
     let (issuers, rule) = ([case.issuer], rule());
     let cache = || TokenCache::new(CacheLimits { wrong_signatures: 1, ..CacheLimits::default() });
     bencher.with_inputs(cache).bench_refs(|cache| {
-        let answer = authenticate_bearer(black_box(case.token.as_bytes()), &issuers, &rule, cache, NOW);
+        let answer = authenticate_bearer(black_box(case.token.as_bytes()), &issuers, &rule, cache, NOW, false);
         assert!(matches!(answer, Answer::Valid(_)));
     });
 }
@@ -175,7 +176,8 @@ fn known(bencher: Bencher<'_, '_>, others: usize) {
     let case = Case::new(Algorithm::HS256);
     let (issuers, rule) = ([case.issuer], rule());
     let cache = TokenCache::new(CacheLimits::default());
-    let Answer::Valid(verified) = authenticate_bearer(case.token.as_bytes(), &issuers, &rule, &cache, NOW) else {
+    let Answer::Valid(verified) = authenticate_bearer(case.token.as_bytes(), &issuers, &rule, &cache, NOW, false)
+    else {
         panic!("refused");
     };
     for i in 1..others {
@@ -183,7 +185,7 @@ fn known(bencher: Bencher<'_, '_>, others: usize) {
         cache.insert(&cache.key(other.as_bytes()), Arc::clone(&verified), NOW);
     }
     bencher.bench(|| {
-        let answer = authenticate_bearer(black_box(case.token.as_bytes()), &issuers, &rule, &cache, NOW);
+        let answer = authenticate_bearer(black_box(case.token.as_bytes()), &issuers, &rule, &cache, NOW, false);
         assert!(matches!(answer, Answer::Valid(_)));
     });
 }
@@ -194,7 +196,7 @@ fn known_to_be_bad(bencher: Bencher<'_, '_>) {
     let (case, stranger) = (Case::new(Algorithm::ES256), Case::new(Algorithm::ES256));
     let (issuers, rule, cache) = ([case.issuer], rule(), TokenCache::new(CacheLimits::default()));
     bencher.bench(|| {
-        let answer = authenticate_bearer(black_box(stranger.token.as_bytes()), &issuers, &rule, &cache, NOW);
+        let answer = authenticate_bearer(black_box(stranger.token.as_bytes()), &issuers, &rule, &cache, NOW, false);
         assert!(matches!(answer, Answer::Invalid(_)));
     });
 }

@@ -14,6 +14,7 @@ use crate::{
     authn::{
         self, Answer,
         credential::{self, Credential},
+        jwks::KeysAwaited,
         jwt::{JwtError, VerifiedToken},
         proof::Proof,
     },
@@ -57,6 +58,9 @@ pub struct Findings {
     pub token: Option<Arc<VerifiedToken>>,
     /// A session that replaces an old cookie of another system: its cookie goes out with the answer.
     pub opened: Option<SessionToken>,
+    /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
+    /// again.
+    pub awaited: Option<KeysAwaited>,
 }
 
 /// The end of a decision.
@@ -81,6 +85,8 @@ pub struct Question<'a> {
     pub malformed: Option<Malformed>,
     /// The one reading of the clock.
     pub now: Timestamp,
+    /// Whether the request has waited for [`Findings::awaited`] and is asked about again. It waits once only.
+    pub waited: bool,
 }
 
 /// Decides about one request.
@@ -115,7 +121,7 @@ fn judge(
     prove: impl FnOnce(&mut Findings, &AccessRule) -> Result<Option<Arc<Identity>>, Refusal>,
     trace: &mut impl Trace,
 ) -> Result<Verdict, Refusal> {
-    let Question { head, connection, malformed, now } = question;
+    let Question { head, connection, malformed, now, .. } = question;
     if let Some(malformed) = malformed {
         return Err(Refusal::Malformed(malformed));
     }
@@ -185,7 +191,7 @@ fn prove(
     question: Question<'_>,
     rule: &AccessRule,
 ) -> Result<Option<Arc<Identity>>, Refusal> {
-    let Question { head, now, .. } = question;
+    let Question { head, now, waited, .. } = question;
     let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
         return Err(Refusal::NoRoute);
     };
@@ -194,7 +200,7 @@ fn prove(
         .map_err(|ambiguous| Refusal::BadCredential(ambiguous.into()))?;
     match found {
         Credential::Bearer(token) => {
-            match authn::authenticate_bearer(token, &snapshot.issuers, rule, &shared.tokens, now) {
+            match authn::authenticate_bearer(token, &snapshot.issuers, rule, &shared.tokens, now, waited) {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
                     Err(Refusal::BadCredential(JwtError::Revoked.into()))
                 }
@@ -205,7 +211,10 @@ fn prove(
                 }
                 Answer::Absent => Ok(None),
                 Answer::Invalid(why) => Err(Refusal::BadCredential(why)),
-                Answer::Unavailable => Err(Refusal::Unavailable),
+                Answer::Unavailable(awaited) => {
+                    findings.awaited = awaited;
+                    Err(Refusal::Unavailable)
+                }
             }
         }
         Credential::Session(value) => {

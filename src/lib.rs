@@ -20,6 +20,7 @@
 //! | Which state is shared, and what does a reload swap? | [`state`] |
 //! | Which route wins when two match? What is a canonical path? | [`route`], [`route::path`] |
 //! | Where is a cookie read, a JWT checked, a key loaded? | [`authn::credential`], [`authn::jwt`], [`authn::keys`] |
+//! | When are an issuer's keys fetched, and how? | [`authn::jwks`], [`fetch`] |
 //! | Who may create a permit? | [`authz`], nobody else |
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
@@ -45,7 +46,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
-//! 1 route, session, revocation, refusal, accounts
+//! 1 route, session, revocation, refusal, accounts, fetch
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -77,6 +78,10 @@
 //! | A bad credential falls through to another, or to anonymous (CVE-2026-25748, CVE-2022-29226) | four answers, only valid goes on | `src/authn/mod.rs` | `a_void_token_does_not_fall_through_to_a_good_session`, `a_void_token_is_refused_on_an_optional_route_too` |
 //! | Algorithm confusion, `none`, a public key as HMAC secret (CVE-2026-39999) | the algorithm belongs to the key | `src/authn/keys.rs` | `every_algorithm_verifies_its_own_signatures_and_no_others`, `hmac_and_public_keys_are_never_in_one_issuer` |
 //! | One issuer's key signs for another; audience or expiry is not checked | issuer first, then its keys; `exp` and `aud` are mandatory | `src/authn/jwt.rs` | `a_token_counts_only_where_its_issuer_is_named`, `a_token_with_a_good_signature_is_refused_for_what_it_says` |
+//! | An issuer's key set is hostile, broken or down: HTML, endless, redirected, weak, private or doubled keys | strict and bounded in bytes and time; the last good set stays; never "anonymous" | `src/fetch/mod.rs` | `the_last_good_keys_count_through_outages_and_nonsense`, `fifty_megabytes_are_not_read`, `an_answer_that_drips_ends_at_the_deadline`, `an_issuer_that_is_down_at_the_start_stops_nobody_else` |
+//! | Somebody else answers for an issuer: mix-up in metadata, a foreign certificate | `issuer` byte for byte, https only, certificates verified | `src/authn/jwks.rs` | `metadata_of_another_issuer_is_refused`, `an_authority_that_is_not_believed_publishes_nothing` |
+//! | Made-up key ids make us storm the issuer or keep a new key out (gateway#4791) | one fetch at a time, within a token bucket | `src/authn/jwks.rs` | `made_up_kids_neither_wear_the_issuer_down_nor_keep_a_new_key_out` |
+//! | A withdrawn key goes on opening doors through the cache | what was verified with it ends with it | `src/authn/keys.rs` | `a_key_that_leaves_ends_its_tokens_at_once_and_one_that_stays_keeps_them` |
 //! | A cache skips checks, or confuses tokens | compared in full; times and requirements are judged on every request | `src/authn/token_cache.rs` | `only_the_exact_bytes_of_a_token_are_known`, `a_known_token_expires`, `a_known_token_opens_no_route_whose_requirements_it_does_not_meet` |
 //! | Our credentials reach the backend, or its answer touches our cookies | cut out of `Cookie`; `Set-Cookie` and `Clear-Site-Data` are limited | `src/headers/response.rs` | `our_cookie_reaches_no_upstream_on_any_route`, `an_upstream_cannot_set_or_clear_our_cookie`, `clear_site_data_loses_the_cookies` |
 //! | The upstream is contacted before the verdict (GHSA-59jp-rwph-878r) | forwarding takes the permit by value | `src/authz.rs` | `a_refused_request_sends_no_byte_upstream` |
@@ -122,6 +127,7 @@ pub mod csrf;
 pub mod decide;
 pub mod durable;
 pub mod edge;
+pub mod fetch;
 
 pub mod gateway;
 pub mod headers;

@@ -83,7 +83,8 @@ impl Rehearsal {
     /// Judges it as sent by `identity`.
     pub fn run(self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
         let mut steps = Steps::default();
-        let question = Question { head: &self.head, connection: &self.connection, malformed: None, now: self.now };
+        let question =
+            Question { head: &self.head, connection: &self.connection, malformed: None, now: self.now, waited: true };
         let Decision { findings, verdict } = decide::decide_as(snapshot, question, identity, &mut steps);
         let is_cross_site = self.is_cross_site(&findings);
         let judged = match verdict {

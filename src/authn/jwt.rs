@@ -16,14 +16,14 @@ use serde_json::{Map, Number, Value};
 
 use super::{
     json::{self, JsonError},
-    keys::{Algorithm, BadSignature, Candidates, KeySet, UnknownAlgorithm, Unmatched},
+    jwks::KeySlot,
+    keys::{Algorithm, BadSignature, Candidates, Generation, Key, Tenure, UnknownAlgorithm, Unmatched},
 };
 use crate::{
     clock::Timestamp,
     identity::{Factor, Identity, IdentityError, IdentityParts, Via},
     policy::{ClaimPath, Grants},
     revocation::{Checked, Claims, Revocations},
-    secret,
 };
 
 /// Bytes of the longest token that is looked at.
@@ -40,8 +40,8 @@ pub struct Issuer {
     pub issuer: Arc<str>,
     /// Whom its tokens must be meant for.
     pub audience: Audience,
-    /// Its keys.
-    pub keys: KeySet,
+    /// Its keys; carried over by a reload that leaves their source as it is.
+    pub keys: Arc<KeySlot>,
     /// Where in the claims things are.
     pub claims: ClaimMapping,
     /// What it may say of its subjects.
@@ -54,24 +54,56 @@ pub struct Issuer {
     pub id_tokens: bool,
     /// Whether its emails count as verified without `email_verified` (R6).
     pub trust_email: bool,
-    /// Names exactly these settings and keys; part of the cache key (R23).
+    /// Names exactly these settings; part of the cache key (R23). Keep it as long as none of them changes: what was
+    /// verified under one generation counts under no other. The keys may change under it, and have their own say.
     pub generation: Generation,
 }
 
-/// Names one state of one issuer's settings and keys, unlike any other of any issuer, also across reloads: what was
-/// verified under one generation counts under no other. Keep it as long as nothing of the issuer changes.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Generation(u128);
+impl Issuer {
+    /// Takes from an earlier state of the same issuer what a reload need not lose: the keys, where they come from the
+    /// same source or are the same; and what was verified, where the settings are the same, too.
+    pub fn carry_over(&mut self, earlier: &Self) {
+        if let Some(mixed) = self.keys.with_keys_of(&earlier.keys) {
+            self.keys = mixed;
+        }
+        if !Arc::ptr_eq(&self.keys, &earlier.keys) {
+            return;
+        }
+        let Self {
+            name,
+            realm,
+            issuer,
+            audience,
+            keys: _,
+            claims,
+            grants,
+            leeway,
+            max_token_life,
+            id_tokens,
+            trust_email,
+            generation: _,
+        } = &*self;
+        let same = (name, realm, issuer, audience, claims, grants)
+            == (&earlier.name, &earlier.realm, &earlier.issuer, &earlier.audience, &earlier.claims, &earlier.grants)
+            && (leeway, max_token_life, id_tokens, trust_email)
+                == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email);
+        if same {
+            self.generation = earlier.generation;
+        }
+    }
 
-impl Generation {
-    /// A new one, by chance and not by counting: nobody has to see to it that it is unique.
-    pub fn fresh() -> Self {
-        Self(u128::from_ne_bytes(secret::random()))
+    /// Ends what was verified with keys that a `later` state of the same issuer does not have, such as tunnels that are
+    /// open; with all of them, if there is none. To be called once the later state counts.
+    pub fn end_for(&self, later: Option<&Self>) {
+        if later.is_none_or(|later| !Arc::ptr_eq(&self.keys, &later.keys)) {
+            let later = later.map(|later| later.keys.current());
+            self.keys.current().retire_for(later.as_deref().map(|set| &**set));
+        }
     }
 }
 
 /// Which `aud` is accepted.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Audience {
     /// `insecure_any_audience = "reason"`.
     Any,
@@ -80,7 +112,7 @@ pub enum Audience {
 }
 
 /// `claims = { … }`: where an identity's fields are found (R25).
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClaimMapping {
     /// Default `sub`.
     pub subject: ClaimPath,
@@ -117,10 +149,13 @@ pub struct VerifiedToken {
     issuer: Arc<str>,
     iss: Arc<str>,
     generation: Generation,
+    /// Of the key that signed it.
+    tenure: Arc<Tenure>,
     expires_at: Timestamp,
     not_before: Option<Timestamp>,
     issued_at: Option<Timestamp>,
-    leeway: Duration,
+    /// From when until when it counts, the issuer's leeway included: what every request asks.
+    counts: (Timestamp, Timestamp),
     jti: Option<Box<str>>,
     signing_input_hash: [u8; 32],
     dropped_grants: usize,
@@ -136,10 +171,11 @@ impl VerifiedToken {
             issuer: Arc::from("id"),
             iss: Arc::from("https://id.example"),
             generation,
+            tenure: Arc::default(),
             expires_at,
             not_before: None,
             issued_at: None,
-            leeway: Duration::ZERO,
+            counts: (Timestamp::default(), expires_at),
             jti: None,
             signing_input_hash: [0; 32],
             dropped_grants: 0,
@@ -157,9 +193,14 @@ impl VerifiedToken {
         &self.issuer
     }
 
-    /// The issuer's settings and keys under which it was verified.
+    /// The issuer's settings under which it was verified.
     pub const fn generation(&self) -> Generation {
         self.generation
+    }
+
+    /// Whether the key that signed it is still one of the issuer's.
+    pub fn key_stands(&self) -> bool {
+        self.tenure.holds()
     }
 
     /// `exp`, without leeway.
@@ -201,13 +242,13 @@ impl VerifiedToken {
             realm: self.identity.realm(),
             subject: self.identity.subject(),
             issued_at: self.issued_at,
-            leeway: self.leeway,
+            leeway: self.accepted_until().since(self.expires_at),
         })
     }
 
-    /// How far the issuer's clock may be off.
-    pub const fn leeway(&self) -> Duration {
-        self.leeway
+    /// Until when it counts, the issuer's leeway included.
+    pub const fn accepted_until(&self) -> Timestamp {
+        self.counts.1
     }
 
     /// Whether it counts at this moment, with the issuer's leeway.
@@ -215,7 +256,7 @@ impl VerifiedToken {
     /// # Errors
     /// [`JwtError::Expired`] or [`JwtError::NotYetValid`].
     pub fn check_time(&self, now: Timestamp) -> Result<(), JwtError> {
-        check_time(self.expires_at, self.not_before, self.leeway, now)
+        check_time(self.counts, now)
     }
 }
 
@@ -267,15 +308,15 @@ pub enum JwtError {
     AlgorithmUnknown,
     /// Without `kid`, too many keys fit.
     KeyAmbiguous,
-    /// No key of the issuer fits.
-    KeyUnknown,
-    /// The issuer's keys are not known yet: neither good nor bad (R3).
-    KeysPending,
+    /// No key of the issuer fits. Carries the issuer's index.
+    KeyUnknown(usize),
+    /// The issuer's keys are not known yet: neither good nor bad (R3). Carries the issuer's index.
+    KeysPending(usize),
     /// No signature has this length.
     SignatureLength,
     /// `iss` is none of the route's issuers.
     UnknownIssuer,
-    /// Not signed by the key it names. Carries what that is true under.
+    /// Not signed by the key it names. Carries the key set that this is true of.
     WrongSignature(Generation),
 
     // Not for us, or not now.
@@ -314,8 +355,8 @@ impl JwtError {
             Self::IssuedAhead => "issued_ahead",
             Self::Json => "not_json",
             Self::KeyAmbiguous => "key_ambiguous",
-            Self::KeyUnknown => "key_unknown",
-            Self::KeysPending => "keys_pending",
+            Self::KeyUnknown(_) => "key_unknown",
+            Self::KeysPending(_) => "keys_pending",
             Self::LivesTooLong => "lives_too_long",
             Self::MissingClaim(_) => "missing_claim",
             Self::Nonce => "id_token",
@@ -344,13 +385,13 @@ impl From<JsonError> for JwtError {
     }
 }
 
-impl From<Unmatched> for JwtError {
-    fn from(unmatched: Unmatched) -> Self {
-        match unmatched {
-            Unmatched::Algorithm => Self::AlgorithmNotAllowed,
-            Unmatched::Ambiguous => Self::KeyAmbiguous,
-            Unmatched::Pending => Self::KeysPending,
-            Unmatched::Unknown => Self::KeyUnknown,
+impl Unmatched {
+    const fn of_issuer(self, index: usize) -> JwtError {
+        match self {
+            Self::Algorithm => JwtError::AlgorithmNotAllowed,
+            Self::Ambiguous => JwtError::KeyAmbiguous,
+            Self::Pending => JwtError::KeysPending(index),
+            Self::Unknown => JwtError::KeyUnknown(index),
         }
     }
 }
@@ -368,11 +409,13 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     let header = Header::read(&json::object(header)?)?;
     let claims = json::object(payload)?;
     let iss = text(&claims, "iss")?.ok_or(JwtError::MissingClaim("iss"))?;
-    let mut accepted = allowed.iter().filter_map(|&index| issuers.get(index));
-    let issuer = accepted.find(|issuer| *issuer.issuer == *iss).ok_or(JwtError::UnknownIssuer)?;
-    let keys = issuer.keys.select(header.kid.as_deref(), header.algorithm)?;
+    let accepted = allowed.iter().filter_map(|&index| Some((index, issuers.get(index)?)));
+    let (index, issuer) =
+        accepted.into_iter().find(|(_, issuer)| *issuer.issuer == *iss).ok_or(JwtError::UnknownIssuer)?;
     let registered = Registered::read(&claims, issuer, now)?;
-    check_signature(&keys, header.algorithm, &parts, issuer.generation)?;
+    let set = issuer.keys.current();
+    let keys = set.select(header.kid.as_deref(), header.algorithm).map_err(|why| why.of_issuer(index))?;
+    let key = check_signature(&keys, header.algorithm, &parts, set.generation())?;
 
     let (identity, dropped_grants) = identity(claims, issuer, now)?;
     let mut signing_input_hash = [0; 32];
@@ -382,10 +425,11 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         issuer: Arc::clone(&issuer.name),
         iss: Arc::clone(&issuer.issuer),
         generation: issuer.generation,
+        tenure: Arc::clone(key.tenure()),
         expires_at: registered.expires_at,
         not_before: registered.not_before,
         issued_at: registered.issued_at,
-        leeway: issuer.leeway,
+        counts: registered.counts,
         jti: registered.jti,
         signing_input_hash,
         dropped_grants,
@@ -474,6 +518,7 @@ struct Registered {
     expires_at: Timestamp,
     not_before: Option<Timestamp>,
     issued_at: Option<Timestamp>,
+    counts: (Timestamp, Timestamp),
     jti: Option<Box<str>>,
 }
 
@@ -500,21 +545,18 @@ impl Registered {
         if issued_at.is_some_and(|issued_at| issued_at > now.plus(issuer.leeway)) {
             return Err(JwtError::IssuedAhead);
         }
-        check_time(expires_at, not_before, issuer.leeway, now)?;
-        Ok(Self { expires_at, not_before, issued_at, jti })
+        let from = not_before.map_or_else(Timestamp::default, |not_before| not_before.minus(issuer.leeway));
+        let counts = (from, expires_at.plus(issuer.leeway));
+        check_time(counts, now)?;
+        Ok(Self { expires_at, not_before, issued_at, counts, jti })
     }
 }
 
-fn check_time(
-    expires_at: Timestamp,
-    not_before: Option<Timestamp>,
-    leeway: Duration,
-    now: Timestamp,
-) -> Result<(), JwtError> {
-    if now >= expires_at.plus(leeway) {
+const fn check_time((from, until): (Timestamp, Timestamp), now: Timestamp) -> Result<(), JwtError> {
+    if now.unix_millis() >= until.unix_millis() {
         return Err(JwtError::Expired);
     }
-    if not_before.is_some_and(|not_before| not_before > now.plus(leeway)) {
+    if now.unix_millis() < from.unix_millis() {
         return Err(JwtError::NotYetValid);
     }
     Ok(())
@@ -545,16 +587,17 @@ fn check_audience(claims: &Map<String, Value>, audience: &Audience) -> Result<()
     if fits { Ok(()) } else { Err(JwtError::Audience) }
 }
 
-fn check_signature(
-    keys: &Candidates<'_>,
+/// The key that signed it.
+fn check_signature<'k>(
+    keys: &Candidates<'k>,
     algorithm: Algorithm,
     parts: &Parts<'_>,
     generation: Generation,
-) -> Result<(), JwtError> {
+) -> Result<&'k Key, JwtError> {
     let mut worst = JwtError::SignatureLength;
     for key in keys {
         match key.verify(algorithm, parts.signing_input.as_bytes(), parts.signature) {
-            Ok(()) => return Ok(()),
+            Ok(()) => return Ok(key),
             Err(BadSignature::Encoding) => return Err(JwtError::Encoding),
             Err(BadSignature::Length) => {}
             Err(BadSignature::Wrong) => worst = JwtError::WrongSignature(generation),
@@ -679,7 +722,10 @@ mod tests {
     use proptest::prelude::*;
     use serde_json::json;
 
-    use super::{super::signer::*, *};
+    use super::{
+        super::{keys::KeySet, signer::*},
+        *,
+    };
 
     fn verify_one(token: &str, issuer: Issuer) -> Result<VerifiedToken, JwtError> {
         verify(token.as_bytes(), &[issuer], &[0], now())
@@ -977,7 +1023,7 @@ mod tests {
         let signer = Signer::new(Algorithm::ES256);
         let pending = || issuer(KeySet::pending(&[Algorithm::ES256]).unwrap());
 
-        assert_eq!(verify_one(&signer.token_of(&claims()), pending()).unwrap_err(), JwtError::KeysPending);
+        assert_eq!(verify_one(&signer.token_of(&claims()), pending()).unwrap_err(), JwtError::KeysPending(0));
         assert_eq!(
             verify_one(&signer.token(r#"{"alg":"HS256"}"#, &claims().to_string()), pending()).unwrap_err(),
             JwtError::AlgorithmNotAllowed

@@ -9,12 +9,22 @@
 //! RFC 7518 section 3 (algorithms) and 6 (keys), RFC 8037 (EdDSA), RFC 5280 section 4.1 and RFC 8017 appendix A.1.1
 //! (PEM contents).
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
-use aws_lc_rs::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
-    RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
-    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+use aws_lc_rs::{
+    digest,
+    signature::{
+        ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
+        RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+        RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    },
 };
 use base64::{
     Engine,
@@ -22,10 +32,11 @@ use base64::{
 };
 use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey};
 use serde_json::{Map, Value};
-use smallvec::SmallVec;
+use smallvec::{SmallVec, smallvec};
 use zeroize::Zeroizing;
 
 use super::json::{self, JsonError};
+use crate::secret;
 
 /// A signature algorithm (RFC 7518 section 3.1, RFC 8037).
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -63,10 +74,23 @@ pub enum Family {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct UnknownAlgorithm;
 
-/// The keys of one issuer. Immutable; a rotation makes a new one.
+/// The keys of one issuer. Immutable; a rotation makes a new one, which shares the keys that stay.
 pub struct KeySet {
-    keys: Box<[Key]>,
+    keys: Box<[Arc<Key>]>,
     algorithms: AlgorithmSet,
+    /// Names exactly these keys: what is wrong under them need not be wrong under others.
+    generation: Generation,
+}
+
+/// Names one state of something that is replaced as a whole, unlike any other of anything, also across reloads.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Generation(u128);
+
+impl Generation {
+    /// A new one, by chance and not by counting: nobody has to see to it that it is unique.
+    pub fn fresh() -> Self {
+        Self(u128::from_ne_bytes(secret::random()))
+    }
 }
 
 /// Why keys cannot be used. `Display` says what is wrong and how to mend it.
@@ -233,7 +257,7 @@ impl KeySet {
     /// # Errors
     /// When `algorithms` is empty or mixes HMAC with others.
     pub fn pending(algorithms: &[Algorithm]) -> Result<Self, KeyError> {
-        Ok(Self { keys: [].into(), algorithms: AlgorithmSet::of_issuer(algorithms)? })
+        Ok(Self { keys: [].into(), algorithms: AlgorithmSet::of_issuer(algorithms)?, generation: Generation::fresh() })
     }
 
     /// Public keys in PEM: `PUBLIC KEY` and `RSA PUBLIC KEY`, up to [`MAX_TRIED`] of them (all count, so that an old
@@ -345,10 +369,10 @@ impl KeySet {
         }
         if let Some(named) = kid.and_then(|kid| self.keys.iter().find(|key| key.kid.as_deref() == Some(kid))) {
             let fits = named.algorithms.contains(algorithm);
-            return if fits { Ok(SmallVec::from_slice(&[named])) } else { Err(Unmatched::Algorithm) };
+            return if fits { Ok(smallvec![named]) } else { Err(Unmatched::Algorithm) };
         }
         // A key without a name (PEM, secret) may have made a token with any `kid`.
-        let fits = |key: &&Key| key.algorithms.contains(algorithm) && (kid.is_none() || key.kid.is_none());
+        let fits = |key: &&Arc<Key>| key.algorithms.contains(algorithm) && (kid.is_none() || key.kid.is_none());
         let candidates: Candidates<'_> = self.keys.iter().filter(fits).take(MAX_TRIED + 1).collect();
         match candidates.len() {
             0 => Err(Unmatched::Unknown),
@@ -378,13 +402,65 @@ impl KeySet {
         if unnamed > MAX_TRIED {
             return error(format!("{unnamed} keys have no kid; at most {MAX_TRIED} can be tried for each token"));
         }
-        let keys = distinct.into_iter().map(Key::prepare).collect::<Result<_, _>>()?;
-        Ok(Self { keys, algorithms })
+        let keys = distinct.into_iter().map(|entry| Key::prepare(entry).map(Arc::new)).collect::<Result<_, _>>()?;
+        Ok(Self { keys, algorithms, generation: Generation::fresh() })
+    }
+
+    /// Names exactly these keys.
+    pub(super) const fn generation(&self) -> Generation {
+        self.generation
+    }
+
+    /// This set with the keys that `earlier` has too taken from there, so that what was verified with them still
+    /// counts; `None` if there is no difference between the two.
+    pub(super) fn adopting(&self, earlier: &Self) -> Option<Self> {
+        if self.is_the_same(earlier) {
+            return None;
+        }
+        let keys = self.keys.iter().map(|key| Arc::clone(earlier.find_same(key).unwrap_or(key))).collect();
+        Some(Self { keys, algorithms: self.algorithms, generation: self.generation })
+    }
+
+    /// Whether it consists of the same keys for the same algorithms.
+    fn is_the_same(&self, other: &Self) -> bool {
+        self.algorithms == other.algorithms
+            && self.keys.len() == other.keys.len()
+            && self.keys.iter().all(|key| other.find_same(key).is_some())
+    }
+
+    fn find_same(&self, key: &Key) -> Option<&Arc<Key>> {
+        self.keys.iter().find(|other| other.is_the_same(key))
+    }
+
+    /// Whether it holds this very key.
+    fn holds(&self, key: &Arc<Key>) -> bool {
+        self.keys.iter().any(|other| Arc::ptr_eq(other, key))
+    }
+
+    /// Ends what was verified with keys that `later` does not hold any more, at once; returns how many they are.
+    pub(super) fn retire_for(&self, later: Option<&Self>) -> usize {
+        let gone = self.keys.iter().filter(|key| !later.is_some_and(|later| later.holds(key)));
+        gone.map(|key| key.tenure.retired.store(true, Ordering::Release)).count()
+    }
+}
+
+/// Whether what was verified with a key still counts. On a cache line of its own: every request with a known token
+/// reads it, while its reference count changes with each new one.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Tenure {
+    retired: AtomicBool,
+}
+
+impl Tenure {
+    /// Whether the key is still one of its issuer's.
+    pub(super) fn holds(&self) -> bool {
+        !self.retired.load(Ordering::Acquire)
     }
 }
 
 /// Keys to try for one token.
-pub(super) type Candidates<'a> = SmallVec<[&'a Key; MAX_TRIED]>;
+pub(super) type Candidates<'a> = SmallVec<[&'a Arc<Key>; MAX_TRIED]>;
 
 /// One key, prepared.
 pub(super) struct Key {
@@ -393,6 +469,9 @@ pub(super) struct Key {
     /// Bytes of a signature; `None`: the hash length of the algorithm (HMAC).
     signature_len: Option<usize>,
     check: Check,
+    /// SHA-256 of what the key consists of.
+    digest: [u8; 32],
+    tenure: Arc<Tenure>,
 }
 
 /// What verifies.
@@ -429,6 +508,15 @@ impl Key {
         if genuine { Ok(()) } else { Err(BadSignature::Wrong) }
     }
 
+    /// Whether what it verified still counts.
+    pub(super) const fn tenure(&self) -> &Arc<Tenure> {
+        &self.tenure
+    }
+
+    fn is_the_same(&self, other: &Self) -> bool {
+        self.digest == other.digest && self.kid == other.kid && self.algorithms == other.algorithms
+    }
+
     fn prepare(entry: Entry) -> Result<Self, KeyError> {
         // Whichever features another crate turns on in it, the library computes with aws-lc. An error says that it is
         // so already.
@@ -462,7 +550,9 @@ impl Key {
             }
             Material::Secret(secret) => (None, Check::Secret(DecodingKey::from_secret(secret))),
         };
-        Ok(Self { kid: entry.kid, algorithms: entry.algorithms, signature_len, check })
+        let digest = entry.public.digest();
+        let tenure = Arc::default();
+        Ok(Self { kid: entry.kid, algorithms: entry.algorithms, signature_len, check, digest, tenure })
     }
 }
 
@@ -603,6 +693,25 @@ impl Material {
             Self::Rsa { .. } => AlgorithmSet::family(Family::Rsa),
             Self::Secret(_) => AlgorithmSet::family(Family::Hmac),
         }
+    }
+
+    /// Tells it from every other key.
+    fn digest(&self) -> [u8; 32] {
+        let (kind, parts): (u8, [&[u8]; 2]) = match self {
+            Self::Ec(curve, point) => (*curve as u8, [point, &[]]),
+            Self::Ed25519(x) => (3, [x, &[]]),
+            Self::Rsa { n, e } => (4, [n, e]),
+            Self::Secret(secret) => (5, [secret, &[]]),
+        };
+        let mut context = digest::Context::new(&digest::SHA256);
+        context.update(&[kind]);
+        for part in parts {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part);
+        }
+        let mut sum = [0; 32];
+        sum.copy_from_slice(context.finish().as_ref());
+        sum
     }
 
     const fn kind(&self) -> &'static str {

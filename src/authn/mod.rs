@@ -7,13 +7,16 @@
 use std::sync::Arc;
 
 use self::{
-    jwt::{Generation, Issuer, JwtError, VerifiedToken},
+    jwks::KeysAwaited,
+    jwt::{Issuer, JwtError, VerifiedToken},
+    keys::Generation,
     token_cache::{Found, TokenCache},
 };
 use crate::{clock::Timestamp, policy::AccessRule, refusal::BadCredential};
 
 pub mod credential;
 mod json;
+pub mod jwks;
 pub mod jwt;
 pub mod keys;
 pub mod proof;
@@ -30,8 +33,9 @@ pub enum Answer<T> {
     Absent,
     /// There is one, and it is void: never the same as none.
     Invalid(BadCredential),
-    /// Whether it is good cannot be told at present: 503, never anonymous.
-    Unavailable,
+    /// Whether it is good cannot be told at present: 503, never anonymous. Or, if there is something to wait for, after
+    /// waiting for it: then ask once more.
+    Unavailable(Option<KeysAwaited>),
 }
 
 impl From<JwtError> for BadCredential {
@@ -42,22 +46,25 @@ impl From<JwtError> for BadCredential {
 
 /// Judges a bearer token on a route with this rule. A known token costs one look-up; its times are checked again.
 ///
-/// Never [`Answer::Absent`]: there is a token. Revocation and requirements are for the caller to check.
+/// Never [`Answer::Absent`]: there is a token. Revocation and requirements are for the caller to check. A caller that
+/// has `waited` for keys is not told to wait again.
 pub fn authenticate_bearer(
     token: &[u8],
     issuers: &[Issuer],
     rule: &AccessRule,
     cache: &TokenCache,
     now: Timestamp,
+    waited: bool,
 ) -> Answer<Arc<VerifiedToken>> {
     if token.len() > jwt::MAX_TOKEN_BYTES {
         return Answer::Invalid(JwtError::TooLong.into());
     }
-    let accepts = |generation: Generation| {
-        rule.issuers.iter().filter_map(|&index| issuers.get(index)).any(|issuer| issuer.generation == generation)
-    };
+    let accepted = || rule.issuers.iter().filter_map(|&index| issuers.get(index));
+    let verified_under = |generation: Generation| accepted().any(|issuer| issuer.generation == generation);
+    let wrong_under =
+        |generation: Generation| accepted().any(|issuer| issuer.keys.current().generation() == generation);
     let key = cache.key(token);
-    match cache.find(&key, accepts, now) {
+    match cache.find(&key, verified_under, wrong_under, now) {
         Found::Verified(token) => return Answer::Valid(token),
         Found::OutOfTime(error) => return Answer::Invalid(error.into()),
         Found::WrongSignature(generation) => return Answer::Invalid(JwtError::WrongSignature(generation).into()),
@@ -69,8 +76,16 @@ pub fn authenticate_bearer(
             cache.insert(&key, Arc::clone(&verified), now);
             Answer::Valid(verified)
         }
-        Err(JwtError::KeysPending) => Answer::Unavailable,
+        Err(JwtError::KeysPending(_)) if waited => Answer::Unavailable(None),
+        Err(JwtError::KeysPending(issuer)) => {
+            Answer::Unavailable(issuers.get(issuer).and_then(|issuer| issuer.keys.first_fetch()))
+        }
         Err(error) => {
+            if let (JwtError::KeyUnknown(issuer), false) = (error, waited)
+                && let Some(awaited) = issuers.get(issuer).and_then(|issuer| issuer.keys.ask_for_more(now))
+            {
+                return Answer::Unavailable(Some(awaited));
+            }
             if let JwtError::WrongSignature(generation) = error {
                 cache.remember_wrong_signature(&key, generation);
             }
@@ -114,7 +129,7 @@ mod tests {
             Answer::Absent => "absent",
             Answer::Invalid(BadCredential::Bearer(label)) => label,
             Answer::Invalid(BadCredential::Ambiguous(_) | BadCredential::Session) => "not of a bearer",
-            Answer::Unavailable => "unavailable",
+            Answer::Unavailable(_) => "unavailable",
         }
     }
 
@@ -124,7 +139,7 @@ mod tests {
         let (token, issuers) = (signer.token_of(&claims()), [issuer(signer.keys())]);
         let at = |seconds| {
             let now = now().plus(Duration::from_secs(seconds));
-            authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now)
+            authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now, false)
         };
 
         let (Answer::Valid(first), Answer::Valid(second)) = (at(0), at(629)) else { panic!("refused") };
@@ -140,8 +155,9 @@ mod tests {
         let other_issuer = Issuer { issuer: "https://other.example".into(), ..issuer(other.keys()) };
         let issuers = [issuer(one.keys()), other_issuer];
         let token = one.token_of(&claims());
-        let on =
-            |allowed: &[usize]| label(authenticate_bearer(token.as_bytes(), &issuers, &rule(allowed), &cache, now()));
+        let on = |allowed: &[usize]| {
+            label(authenticate_bearer(token.as_bytes(), &issuers, &rule(allowed), &cache, now(), false))
+        };
 
         assert_eq!(on(&[0]), "valid");
         assert_eq!(on(&[1]), "unknown_issuer");
@@ -154,7 +170,7 @@ mod tests {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
         let token = signer.token_of(&claims());
         let under =
-            |issuer: Issuer| label(authenticate_bearer(token.as_bytes(), &[issuer], &rule(&[0]), &cache, now()));
+            |issuer: Issuer| label(authenticate_bearer(token.as_bytes(), &[issuer], &rule(&[0]), &cache, now(), false));
 
         assert_eq!(under(issuer(signer.keys())), "valid");
         assert_eq!(under(issuer(Signer::new(Algorithm::ES256).keys())), "wrong_signature");
@@ -163,10 +179,72 @@ mod tests {
     }
 
     #[test]
+    fn what_a_reload_leaves_as_it_is_keeps_its_keys_and_tokens() {
+        let signer = Signer::new(Algorithm::ES256);
+        let first = issuer(signer.keys());
+        let carried = |mut later: Issuer| {
+            later.carry_over(&first);
+            (Arc::ptr_eq(&later.keys, &first.keys), later.generation == first.generation)
+        };
+
+        assert_eq!(carried(issuer(signer.keys())), (true, true));
+        assert_eq!(carried(Issuer { trust_email: true, ..issuer(signer.keys()) }), (true, false));
+        assert_eq!(carried(Issuer { audience: jwt::Audience::Any, ..issuer(signer.keys()) }), (true, false));
+        assert_eq!(carried(issuer(Signer::new(Algorithm::ES256).keys())), (false, false));
+    }
+
+    #[test]
+    fn a_key_that_a_reload_takes_away_ends_what_was_verified_with_it() {
+        let (gone, stays) = (Signer::new(Algorithm::ES256), Signer::new(Algorithm::EdDSA));
+        let both = [Algorithm::ES256, Algorithm::EdDSA];
+        let keys = |signers: &[&Signer]| {
+            let keys: Vec<_> = signers.iter().map(|signer| signer.jwk()).collect();
+            KeySet::from_jwk_set(json!({ "keys": keys }).to_string().as_bytes(), &both).unwrap()
+        };
+        let issuers = [issuer(keys(&[&gone, &stays]))];
+        let verified =
+            |signer: &Signer| jwt::verify(signer.token_of(&claims()).as_bytes(), &issuers, &[0], now()).unwrap();
+        let (under_gone, under_stays) = (verified(&gone), verified(&stays));
+
+        let mut later = issuer(keys(&[&stays]));
+        later.carry_over(&issuers[0]);
+        assert!(under_gone.key_stands());
+        issuers[0].end_for(Some(&later));
+        assert_eq!((under_gone.key_stands(), under_stays.key_stands()), (false, true));
+
+        later.end_for(None);
+        assert!(!under_stays.key_stands());
+    }
+
+    #[test]
+    fn fetched_keys_are_carried_over_by_their_source() {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let trust = crate::fetch::Trust::from_pem(authority.pem().as_bytes()).unwrap();
+        let slot = |url: &str, algorithm| {
+            let place = jwks::Place::At(url.parse().unwrap());
+            let client = crate::fetch::Client::new(trust.clone(), None);
+            jwks::KeySlot::fetched(jwks::Source { place, algorithms: [algorithm].into(), client }).unwrap()
+        };
+        let of = |keys| Issuer { keys, ..issuer(KeySet::pending(&[Algorithm::ES256]).unwrap()) };
+        let first = of(slot("https://id.example/keys", Algorithm::ES256));
+        let carried = |mut later: Issuer| {
+            later.carry_over(&first);
+            Arc::ptr_eq(&later.keys, &first.keys)
+        };
+
+        assert!(carried(of(slot("https://id.example/keys", Algorithm::ES256))));
+        assert!(!carried(of(slot("https://id.example/others", Algorithm::ES256))));
+        assert!(!carried(of(slot("https://id.example/keys", Algorithm::ES384))));
+        assert!(!carried(issuer(Signer::new(Algorithm::ES256).keys())));
+    }
+
+    #[test]
     fn only_a_wrong_signature_is_remembered_as_bad() {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
         let issuers = [issuer(signer.keys())];
-        let ask = |token: &str| label(authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now()));
+        let ask =
+            |token: &str| label(authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false));
         let forged = Signer::new(Algorithm::ES256).token_of(&claims());
         let expired = signer.token_of(&claims_with(json!({ "exp": NOW - 60 })));
 
@@ -183,7 +261,8 @@ mod tests {
     fn keys_that_are_not_known_yet_are_no_verdict() {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
         let token = signer.token_of(&claims());
-        let ask = |keys| label(authenticate_bearer(token.as_bytes(), &[issuer(keys)], &rule(&[0]), &cache, now()));
+        let ask =
+            |keys| label(authenticate_bearer(token.as_bytes(), &[issuer(keys)], &rule(&[0]), &cache, now(), false));
 
         assert_eq!(ask(KeySet::pending(&[Algorithm::ES256]).unwrap()), "unavailable");
         assert_eq!(ask(signer.keys()), "valid");
@@ -197,7 +276,10 @@ mod tests {
         let token = signer.token_of(&claims_with(json!({ "roles": ["user", "admin"] })));
 
         for _ in 0..3 {
-            assert_eq!(label(authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now())), "valid");
+            assert_eq!(
+                label(authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false)),
+                "valid"
+            );
         }
         assert_eq!(cache.statistics().dropped_grants, 1);
     }
@@ -208,7 +290,7 @@ mod tests {
         let issuers = [issuer(signer.keys())];
         let huge = vec![b'a'; jwt::MAX_TOKEN_BYTES + 1];
 
-        assert_eq!(label(authenticate_bearer(&huge, &issuers, &rule(&[0]), &cache, now())), "too_long");
+        assert_eq!(label(authenticate_bearer(&huge, &issuers, &rule(&[0]), &cache, now(), false)), "too_long");
         assert_eq!(cache.statistics().misses, 0);
     }
 }

@@ -42,7 +42,7 @@ impl Proof {
     /// Of a token that was accepted at `now`.
     pub fn of_token(token: Arc<VerifiedToken>, now: Timestamp) -> Self {
         let exp = token.expires_at();
-        let ends = if now < exp { exp } else { exp.plus(token.leeway()) };
+        let ends = if now < exp { exp } else { token.accepted_until() };
         Self::Token { token, ends }
     }
 
@@ -53,6 +53,7 @@ impl Proof {
             Self::Session(session) if session.is_ended() => Standing::Revoked,
             Self::Session(session) if session.is_expired(sessions, now) => Standing::Expired,
             Self::Token { ends, .. } if now >= *ends => Standing::Expired,
+            Self::Token { token, .. } if !token.key_stands() => Standing::Revoked,
             Self::Token { token, .. } if token.is_revoked(revocations) => Standing::Revoked,
             Self::Session(_) | Self::Token { .. } => Standing::Holds,
         }

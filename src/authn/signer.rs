@@ -23,8 +23,9 @@ use base64::{
 use serde_json::{Value, json};
 
 use super::{
-    jwt::{Audience, ClaimMapping, Generation, Issuer},
-    keys::{Algorithm, KeySet},
+    jwks::KeySlot,
+    jwt::{Audience, ClaimMapping, Issuer},
+    keys::{Algorithm, Generation, KeySet},
 };
 use crate::{clock::Timestamp, policy::Grants, secret};
 
@@ -208,7 +209,7 @@ pub(super) fn issuer(keys: KeySet) -> Issuer {
         realm: Arc::from("staff"),
         issuer: "https://id.example".into(),
         audience: Audience::OneOf(["shop".into(), "orders".into()].into()),
-        keys,
+        keys: KeySlot::fixed(keys),
         claims: ClaimMapping::default(),
         grants: Grants::All,
         leeway: Duration::from_secs(30),

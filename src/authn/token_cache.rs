@@ -1,7 +1,7 @@
 //! Remembers verified tokens, so that a signature is checked once and not on every request (R23).
 //!
-//! Key: the exact token bytes, compared in full, under the generation of the issuer's settings; found by a hash with a
-//! random key. Value: the [`VerifiedToken`], whose `exp` and `nbf` are judged on every use. Bounded in entries and in
+//! Key: the exact token bytes, compared in full, under the generation of the issuer's settings and a key of the issuer
+//! that still stands; found by a hash with a random key. Value: the [`VerifiedToken`], whose `exp` and `nbf` are judged on every use. Bounded in entries and in
 //! bytes. Apart from it, a small table remembers tokens whose signature is wrong under a known key, and no other error.
 //!
 //! Eviction is S3-FIFO (Yang et al., SOSP 2023): a newcomer waits in a short queue and moves to the long one only when
@@ -20,7 +20,10 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use serde_json::{Map, Value};
 
-use super::jwt::{Generation, JwtError, VerifiedToken};
+use super::{
+    jwt::{JwtError, VerifiedToken},
+    keys::Generation,
+};
 use crate::{
     clock::Timestamp,
     identity::{Field, Identity},
@@ -114,12 +117,19 @@ impl TokenCache {
         TokenKey { token, hash: self.hasher.hash_one(token) }
     }
 
-    /// What is known of this token under one of the generations that the route accepts.
-    pub fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(Generation) -> bool, now: Timestamp) -> Found {
+    /// What is known of this token: verified under settings that the route accepts with a key that still stands, or
+    /// wrong under key sets that it accepts.
+    pub fn find(
+        &self,
+        key: &TokenKey<'_>,
+        verified_under: impl Fn(Generation) -> bool,
+        wrong_under: impl Fn(Generation) -> bool,
+        now: Timestamp,
+    ) -> Found {
         let shard = self.shard(key);
         {
             let store = shard.store.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(entry) = store.find(key, |entry| accepts(entry.value.generation())) {
+            if let Some(entry) = store.find(key, |value| value.key_stands() && verified_under(value.generation())) {
                 shard.hits.fetch_add(1, Ordering::Relaxed);
                 // A token out of its time is not marked: presenting it must not keep it here.
                 if let Err(error) = entry.value.check_time(now) {
@@ -131,7 +141,7 @@ impl TokenCache {
                 return Found::Verified(Arc::clone(&entry.value));
             }
         }
-        if let Some(generation) = self.wrong.find(key, accepts) {
+        if let Some(generation) = self.wrong.find(key, wrong_under) {
             return Found::WrongSignature(generation);
         }
         shard.misses.fetch_add(1, Ordering::Relaxed);
@@ -153,7 +163,7 @@ impl TokenCache {
         self.shard(key).store.write().unwrap_or_else(PoisonError::into_inner).insert(entry, now);
     }
 
-    /// Remembers that this token's signature is wrong under the keys of this generation.
+    /// Remembers that this token's signature is wrong under the key set of this generation.
     pub fn remember_wrong_signature(&self, key: &TokenKey<'_>, generation: Generation) {
         self.wrong.remember(key, generation);
     }
@@ -262,8 +272,8 @@ impl Store {
         self.slots.get(slot as usize)?.as_ref()
     }
 
-    fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(&Entry) -> bool) -> Option<&Entry> {
-        let same = |entry: &Entry| entry.hash == key.hash && *entry.token == *key.token && accepts(entry);
+    fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(&VerifiedToken) -> bool) -> Option<&Entry> {
+        let same = |entry: &Entry| entry.hash == key.hash && *entry.token == *key.token && accepts(&entry.value);
         let slot = self.table.find(key.hash, |&slot| self.entry(slot).is_some_and(same))?;
         self.entry(*slot)
     }
@@ -271,7 +281,7 @@ impl Store {
     fn insert(&mut self, entry: Entry, now: Timestamp) {
         let known = {
             let key = TokenKey { token: &entry.token, hash: entry.hash };
-            self.find(&key, |other| other.value.generation() == entry.value.generation()).is_some()
+            self.find(&key, |other| other.key_stands() && other.generation() == entry.value.generation()).is_some()
         };
         if known || entry.bytes > self.bytes_max / 8 || self.entries_max == 0 {
             return;
@@ -318,7 +328,8 @@ impl Store {
                 return;
             };
             queue.bytes -= entry.bytes;
-            let used = std::mem::take(entry.used.get_mut()) && entry.value.check_time(now).is_ok();
+            let counts = entry.value.key_stands() && entry.value.check_time(now).is_ok();
+            let used = std::mem::take(entry.used.get_mut()) && counts;
             if used && chances > 0 {
                 chances -= 1;
                 self.main.bytes += entry.bytes;
@@ -474,7 +485,7 @@ mod tests {
     }
 
     fn find(cache: &TokenCache, token: &[u8], generation: Generation) -> Option<Arc<VerifiedToken>> {
-        match cache.find(&cache.key(token), |other| other == generation, now()) {
+        match cache.find(&cache.key(token), |other| other == generation, |other| other == generation, now()) {
             Found::Verified(verified) => Some(verified),
             Found::Nothing | Found::OutOfTime(_) | Found::WrongSignature(_) => None,
         }
@@ -513,7 +524,7 @@ mod tests {
         cache.insert(&key(b"alice"), verified(generation, "alice", Value::Null), now());
         cache.insert(&key(b"bob"), verified(generation, "bob", Value::Null), now());
 
-        let subject = |token| match cache.find(&key(token), |_| true, now()) {
+        let subject = |token| match cache.find(&key(token), |_| true, |_| true, now()) {
             Found::Verified(verified) => Some(verified.identity().subject().to_owned()),
             Found::Nothing | Found::OutOfTime(_) | Found::WrongSignature(_) => None,
         };
@@ -537,7 +548,8 @@ mod tests {
     fn expiry_is_judged_on_every_hit() {
         let (cache, generation) = (entries(100), Generation::fresh());
         cache.insert(&cache.key(b"token"), verified(generation, "alice", Value::Null), now());
-        let at = |seconds| cache.find(&cache.key(b"token"), |_| true, now().plus(Duration::from_secs(seconds)));
+        let at =
+            |seconds| cache.find(&cache.key(b"token"), |_| true, |_| true, now().plus(Duration::from_secs(seconds)));
 
         assert!(matches!(at(59), Found::Verified(_)));
         assert!(matches!(at(60), Found::OutOfTime(JwtError::Expired)));
@@ -639,7 +651,9 @@ mod tests {
     fn a_wrong_signature_is_remembered_for_its_token_and_generation_only() {
         let (cache, one, other) = (entries(100), Generation::fresh(), Generation::fresh());
         cache.remember_wrong_signature(&cache.key(b"forged"), one);
-        let find = |token, generation| cache.find(&cache.key(token), |accepted| accepted == generation, now());
+        let find = |token, generation| {
+            cache.find(&cache.key(token), |other| other == generation, |other| other == generation, now())
+        };
 
         assert!(matches!(find(b"forged", one), Found::WrongSignature(generation) if generation == one));
         assert!(matches!(find(b"forged", other), Found::Nothing));

@@ -12,8 +12,8 @@ use super::{
     requirement::Rule,
     scalar::{
         AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag, Location,
-        LogLevel, Name, NonEmpty, Number, Origin, PasswordHash, Positive, Prefix, Rate, RequestLine, RoutePath,
-        ServerUrl, Sink, Size, TrustedProxy, Workers, choices,
+        LogLevel, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, Positive, Prefix, Rate, RequestLine,
+        RoutePath, ServerUrl, Sink, Size, TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -21,6 +21,7 @@ use crate::{
     admin::Scope,
     authn::keys::Algorithm,
     edge::{Group, MinVersion},
+    fetch,
     headers::{ForwardedFamily, Profile},
     host::Host,
     listener::Listener,
@@ -100,6 +101,8 @@ table! {
         drain_timeout: Option<Duration>,
         /// `Strict-Transport-Security`.
         hsts: Option<Hsts>,
+        /// The way to other people's servers, for what the gateway itself asks of them.
+        outbound_proxy: Option<At<OutboundProxy>>,
         /// Whether a change of one of the files is a reload (R37).
         watch: Option<bool>,
     }
@@ -242,6 +245,8 @@ table! {
         issuer: At<NonEmpty>,
         /// Its keys.
         jwks: At<KeySource>,
+        /// Whom to believe when they are fetched.
+        ca: Option<At<FilePath>>,
         /// Whom tokens must be meant for.
         audience: Option<OneOrMany<NonEmpty>>,
         /// Why tokens for anybody are accepted.
@@ -280,6 +285,8 @@ table! {
 
     /// `jwks` of an issuer: exactly one key.
     struct KeyFiles {
+        /// Where a JWK set is fetched.
+        url: Option<At<fetch::Url>>,
         /// A JWK set.
         file: Option<At<FilePath>>,
         /// A public key: PEM text, or the path of a file with it.
@@ -833,28 +840,34 @@ impl Decode for Password {
     }
 }
 
-/// `jwks` of an issuer. Fetching keys over the network is not part of this version, and said so.
+/// `jwks` of an issuer.
 #[derive(Clone, Debug)]
-pub(super) struct KeySource(pub(super) KeyFiles);
+pub(super) enum KeySource {
+    /// `"discover"`: where its metadata says.
+    Discover,
+    /// A table with one key.
+    Written(Box<KeyFiles>),
+}
 
 impl Decode for KeySource {
     fn expected() -> String {
-        String::from("{ file = \"jwks.json\" }, { pem = \"issuer.pem\" } or { secret = { file = \"…\" } }")
+        String::from(
+            "\"discover\", { url = \"https://…\" }, { file = \"jwks.json\" }, { pem = \"issuer.pem\" } or { secret = { file = \"…\" } }",
+        )
     }
 
     fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
-        if let Some(entries) = node.entries() {
-            if let Some(url) = entries.iter().find(|entry| entry.key == "url") {
-                fetching(findings, &url.place, "url");
-                return None;
-            }
-            return decode_table(node, findings).map(Self);
+        if node.entries().is_some() {
+            return decode_table(node, findings).map(|files| Self::Written(Box::new(files)));
         }
         if node.text() == Some("discover") {
-            fetching(findings, &node.place, "discover");
-        } else {
-            let problem = findings.problem(&node.place, "a value that is no table", Self::expected());
-            if node.text().is_some_and(|text| text.contains(['/', '.']) && !text.contains(char::is_whitespace)) {
+            return Some(Self::Discover);
+        }
+        let problem = findings.problem(&node.place, "a value that is no table", Self::expected());
+        if let Some(text) = node.text() {
+            if text.starts_with("https://") {
+                problem.help("name what it is: { url = \"…\" } for a JWK set that is fetched");
+            } else if text.contains(['/', '.']) && !text.contains(char::is_whitespace) {
                 problem.help("name what it is: { file = \"…\" } for a JWK set, { pem = \"…\" } for a public key");
             }
         }
@@ -864,12 +877,6 @@ impl Decode for KeySource {
     fn keys(path: &str, keys: &mut Vec<String>) {
         <KeyFiles as Decode>::keys(path, keys);
     }
-}
-
-fn fetching(findings: &mut Findings, place: &Place, word: &str) {
-    findings
-        .problem(place, format!("`{word}`"), KeySource::expected())
-        .help("this version does not fetch keys: download the key set, and name the file");
 }
 
 /// Which key of a table of alternatives is written; a problem unless it is exactly one.

@@ -20,6 +20,7 @@ use crate::{
     admin::Scope,
     authn::keys::Algorithm,
     client::Scheme,
+    fetch,
     headers::{ForwardedFamily, Profile},
     host::{Authority, Host, HostError},
     listener::Listener,
@@ -648,6 +649,40 @@ impl Text for ServerUrl {
                 Err(_) => Err(Unreadable::default()),
             },
         }
+    }
+}
+
+impl Text for fetch::Url {
+    fn expected() -> String {
+        String::from("an https URL, such as \"https://id.example.com/keys\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        // User information may be a password.
+        let secret = text.split(['/', '?', '#']).nth(2).is_some_and(|authority| authority.contains('@'));
+        text.parse().map_err(|error: fetch::UrlError| Unreadable { help: Some(error.to_string()), secret })
+    }
+}
+
+/// The way to other people's servers.
+#[derive(Clone, Debug)]
+pub(super) enum OutboundProxy {
+    /// `HTTPS_PROXY` and `NO_PROXY`.
+    Environment,
+    /// This one.
+    Through(fetch::Proxy),
+}
+
+impl Text for OutboundProxy {
+    fn expected() -> String {
+        String::from("\"http://host:port\", or \"environment\" for HTTPS_PROXY and NO_PROXY")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        if text == "environment" {
+            return Ok(Self::Environment);
+        }
+        text.parse().map(Self::Through).map_err(|_| Unreadable { help: None, secret: text.contains('@') })
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
     registry.register(Box::new(move |exposition| {
         if let Some(live) = live.upgrade() {
             sessions_and_tokens(exposition, &live);
+            keys(exposition, &live);
             upstreams(exposition, &live);
         }
     }));
@@ -102,6 +103,32 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     exposition
         .counter("portcullis_grants_dropped_total", "Roles and groups that a source claimed and may not grant.")
         .value(&[], tokens.dropped_grants);
+}
+
+fn keys(exposition: &mut Exposition, live: &Live) {
+    let (snapshot, now) = (live.snapshot(), live.shared.clock.now());
+    let issuers = snapshot.issuers.iter();
+    let fetched: Vec<_> = issuers.filter_map(|issuer| Some((&*issuer.name, issuer.keys.statistics(now)?))).collect();
+    if fetched.is_empty() {
+        return;
+    }
+    let mut ages = exposition
+        .gauge("portcullis_jwks_age_seconds", "Since an issuer's keys were last known to be its present ones.");
+    for (issuer, statistics) in &fetched {
+        // Absent until there are keys: an age of zero would look like good ones.
+        if let Some(age) = statistics.age {
+            ages.value(&[("issuer", issuer)], age.as_secs());
+        }
+    }
+    let mut keys = exposition.gauge("portcullis_jwks_keys", "Keys of an issuer.");
+    for (issuer, statistics) in &fetched {
+        keys.value(&[("issuer", issuer)], statistics.keys);
+    }
+    let mut fetches = exposition.counter("portcullis_jwks_fetches_total", "Fetches of an issuer's keys, by result.");
+    for (issuer, statistics) in &fetched {
+        fetches.value(&[("issuer", issuer), ("result", "ok")], statistics.fetches);
+        fetches.value(&[("issuer", issuer), ("result", "failed")], statistics.failures);
+    }
 }
 
 fn reloads(exposition: &mut Exposition, live: &Live) {

@@ -42,6 +42,7 @@ use crate::{
     upstream,
 };
 
+mod keys;
 mod metrics;
 
 /// A gateway at work.
@@ -389,11 +390,12 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<Str
     move |cause| StartError { what, cause: cause.into() }
 }
 
-/// Work that no request waits for: sweeping ended sessions and revocations, in small steps.
+/// Work that no request waits for: fetching keys, and sweeping ended sessions and revocations in small steps.
 fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
-        runtime.block_on(async {
+        let tasks = tokio::task::LocalSet::new();
+        tasks.block_on(&runtime, async {
             let mut sweep = tokio::time::interval(SWEEP_EVERY);
             let mut sweeps = 0_u64;
             sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -402,6 +404,7 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
                     () = live.shared.shutdown.triggered() => return,
                     _ = sweep.tick() => {}
                 }
+                keys::drive_all(&live);
                 // The whole store once a minute.
                 let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
                 let now = live.shared.clock.now();

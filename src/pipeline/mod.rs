@@ -116,8 +116,14 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     };
     let mut outcome = Outcome::begin(&worker.telemetry, began);
 
-    let question = Question { head: &head, connection: &connection, malformed, now };
-    let Decision { mut findings, verdict } = decide::decide(snapshot, &worker.live.shared, question);
+    let question = Question { head: &head, connection: &connection, malformed, now, waited: false };
+    let mut decision = decide::decide(snapshot, &worker.live.shared, question);
+    if let Some(keys) = decision.findings.awaited.take() {
+        // Boxed: hardly any request waits, and all would carry it.
+        Box::pin(keys.wait()).await;
+        decision = decide::decide(snapshot, &worker.live.shared, Question { waited: true, ..question });
+    }
+    let Decision { mut findings, verdict } = decision;
     note(&mut outcome, &findings);
 
     let ending = Ending::of(&head, &findings, &verdict, &snapshot.look);

@@ -229,6 +229,11 @@ impl Reloader {
         snapshot.generation = before.generation + 1;
         // What was prepared under other settings is prepared anew (R13).
         snapshot.headers.generation = snapshot.generation;
+        for issuer in &mut snapshot.issuers {
+            if let Some(earlier) = before.issuers.iter().find(|earlier| earlier.name == issuer.name) {
+                issuer.carry_over(earlier);
+            }
+        }
         Ok(Built { snapshot, certificates, tls, trust, warnings })
     }
 
@@ -247,7 +252,12 @@ impl Reloader {
             slot.slot.replace(config);
             slot.settings = settings;
         }
+        let before = self.live.snapshot();
         self.live.swap(snapshot);
+        let after = self.live.snapshot();
+        for earlier in &before.issuers {
+            earlier.end_for(after.issuers.iter().find(|issuer| issuer.name == earlier.name));
+        }
         Applied { generation, changes: Vec::new(), warnings, sessions_ended: 0, sessions_updated: 0 }
     }
 }

@@ -10,12 +10,13 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
 use portcullis::{
     authn::{
         credential,
-        jwt::{self, Audience, ClaimMapping, Generation, Issuer},
-        keys::{Algorithm, KeySet},
+        jwks::KeySlot,
+        jwt::{self, Audience, ClaimMapping, Issuer},
+        keys::{Algorithm, Generation, KeySet},
     },
     client::{Connection, Cutter, PeerAddr},
     clock::Timestamp,
-    config,
+    config, fetch,
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
     host::{Authority, Host},
     login::return_to::ReturnTo,
@@ -109,6 +110,19 @@ pub(crate) fn jwt(data: &[u8]) {
     }
 }
 
+/// R24: whatever an issuer publishes, what is taken of it are some keys, not too many.
+pub(crate) fn jwks(data: &[u8]) {
+    let public: Vec<Algorithm> = Algorithm::ALL.into_iter().filter(|one| !one.name().starts_with("HS")).collect();
+    if let Ok(keys) = KeySet::from_jwk_set(data, &public) {
+        assert!((1..=256).contains(&keys.len()));
+        // A set that is taken with all algorithms names no shared secret, whatever else it holds.
+        assert!(KeySet::from_jwk_set(data, &[Algorithm::HS256]).is_err());
+    }
+    if let Some(url) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<fetch::Url>().ok()) {
+        assert_eq!(url.to_string().parse::<fetch::Url>(), Ok(url));
+    }
+}
+
 pub(crate) fn issuer() -> Issuer {
     let keys =
         KeySet::from_secret(JWT_SECRET, &[Algorithm::HS256]).unwrap_or_else(|_| panic!("the secret is long enough"));
@@ -117,7 +131,7 @@ pub(crate) fn issuer() -> Issuer {
         realm: "fuzz".into(),
         issuer: "https://issuer.example".into(),
         audience: Audience::OneOf(["api".into()].into()),
-        keys,
+        keys: KeySlot::fixed(keys),
         claims: ClaimMapping { roles: ClaimPath::dotted("realm_access.roles"), ..ClaimMapping::default() },
         grants: Grants::All,
         leeway: Duration::from_secs(30),

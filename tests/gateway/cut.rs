@@ -11,7 +11,7 @@ use portcullis::clock::instant;
 use serde_json::json;
 
 use crate::support::{
-    Client, Connection, Gateway, Issuer, Reply, Upstream,
+    Client, Connection, Gateway, Issuer, Provider, Reply, Upstream,
     client::Request,
     eventually,
     gateway::{Running, SESSION_COOKIE},
@@ -196,6 +196,26 @@ fn a_tunnel_ends_with_its_token() {
 
     ends_soon(&mut short);
     assert!(echoes(&mut long));
+}
+
+/// R23, R28: what was verified with a key counts as long as the issuer publishes it.
+#[test]
+fn a_tunnel_ends_with_the_key_of_its_token() {
+    let (upstream, gone, stays) = (upstream(), Issuer::es256(), Issuer::es256());
+    let provider = Provider::of(&[&gone, &stays]);
+    let gateway = gateway(&upstream).issuer_with(&gone, &provider.jwks()).start();
+    let bearer = |issuer: &Issuer| {
+        let mut claims = Issuer::claims("carol", &[], gateway.now());
+        claims["exp"] = json!(gateway.now().unix_seconds() + 3600);
+        gateway.client().always("Authorization", &format!("Bearer {}", issuer.sign(&claims)))
+    };
+    let (mut under_gone, mut under_stays) = (tunnel(&bearer(&gone)), tunnel(&bearer(&stays)));
+
+    provider.publish(&[&stays]);
+    gateway.advance(Duration::from_secs(300));
+
+    ends_soon(&mut under_gone);
+    assert!(echoes(&mut under_stays));
 }
 
 /// R28. Each way to revoke, and a tunnel of somebody else that goes on.

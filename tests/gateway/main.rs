@@ -38,6 +38,9 @@ mod authenticate;
 /// What real backends believe of paths and headers is what the gateway decided.
 mod backends;
 
+/// Keys that an issuer publishes: fetched, refreshed, rotated, and what a hostile issuer can do.
+mod keys;
+
 /// What goes upstream and what comes back: identity, credentials, forwarding, answers.
 mod headers;
 

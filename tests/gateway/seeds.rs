@@ -34,6 +34,7 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("host", entry::host, 15),
         ("cookie", entry::cookie, 10),
         ("jwt", entry::jwt, 10),
+        ("jwks", entry::jwks, 12),
         ("config", entry::config, 8),
         ("forwarded", entry::forwarded, 10),
     ] {
@@ -55,6 +56,9 @@ fn good_seeds_are_good() {
         let token = read(name);
         assert!(portcullis::authn::jwt::verify(&token, &issuers, &[0], now).is_ok(), "{name}");
     }
+    let key_set = read("jwks/good");
+    let algorithms = ["ES256", "EdDSA", "RS256"].map(|name| name.parse().expect("an algorithm"));
+    assert!(portcullis::authn::keys::KeySet::from_jwk_set(&key_set, &algorithms).is_ok_and(|keys| keys.len() == 3));
     let text = String::from_utf8(read("config/good.toml")).expect("UTF-8");
     if let Err(report) = portcullis::config::load_text("gateway.toml", &text, "/proc/portcullis-fuzz".as_ref(), []) {
         panic!("{report}");

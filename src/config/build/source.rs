@@ -10,16 +10,18 @@ use crate::{
     accounts::{self, Accounts, User},
     admin::{self, AdminToken, Scope},
     authn::{
-        jwt::{Audience, ClaimMapping, Generation, Issuer},
-        keys::{Algorithm, KeyError, KeySet},
+        jwks::{self, KeySlot},
+        jwt::{Audience, ClaimMapping, Issuer},
+        keys::{Algorithm, Generation, KeyError, KeySet},
     },
     config::{
         DemoIssuer, DemoUser,
         decode::{At, Text, decode_leniently},
-        file::{self, File, KeyFiles, Password, exactly_one},
+        file::{self, File, KeyFiles, KeySource, Password, exactly_one},
         place::Place,
-        scalar::{Claim, Name, NonEmpty, PasswordHash},
+        scalar::{Claim, Name, NonEmpty, OutboundProxy, PasswordHash},
     },
+    fetch,
     listener::Listener,
     login,
     policy::{ClaimPath, Grants},
@@ -139,14 +141,15 @@ impl Build<'_> {
         let issuers = &file.jwt.0.as_ref()?.issuer.0;
         self.unique("issuer", issuers.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
         self.unique("`iss`", issuers.iter().map(|at| (&*at.value.issuer.value.0, &at.value.issuer.place)));
-        let built: Vec<Option<Issuer>> = issuers.iter().map(|at| self.issuer(at)).collect();
+        let proxy = self.outbound_proxy(file);
+        let built: Vec<Option<Issuer>> = issuers.iter().map(|at| self.issuer(at, proxy.as_ref())).collect();
         built.into_iter().collect()
     }
 
-    fn issuer(&mut self, at: &At<file::Issuer>) -> Option<Issuer> {
+    fn issuer(&mut self, at: &At<file::Issuer>, proxy: Option<&Arc<fetch::Proxy>>) -> Option<Issuer> {
         let issuer = &at.value;
         let audience = self.audience(issuer, &at.place);
-        let keys = self.keys(issuer, audience.as_ref());
+        let keys = self.keys(issuer, audience.as_ref(), proxy);
         let claim = |written: &Option<Claim>, default| {
             written.as_ref().map_or_else(|| ClaimPath::dotted(default), |claim| claim.0.clone())
         };
@@ -212,7 +215,12 @@ impl Build<'_> {
         }
     }
 
-    fn keys(&mut self, issuer: &file::Issuer, audience: Option<&Audience>) -> Option<KeySet> {
+    fn keys(
+        &mut self,
+        issuer: &file::Issuer,
+        audience: Option<&Audience>,
+        proxy: Option<&Arc<fetch::Proxy>>,
+    ) -> Option<Arc<KeySlot>> {
         let At { value: algorithms, place: algorithms_place } = &issuer.algorithms;
         let hmac = algorithms.iter().filter(|algorithm| is_hmac(**algorithm)).count();
         if algorithms.is_empty() {
@@ -226,17 +234,36 @@ impl Build<'_> {
             return None;
         }
         let At { value: source, place } = &issuer.jwks;
-        let KeyFiles { file, pem, secret } = &source.0;
-        let choices = [("file", file.is_some()), ("pem", pem.is_some()), ("secret", secret.is_some())];
-        exactly_one(place, &choices, self.findings)?;
+        let nothing = KeyFiles { url: None, file: None, pem: None, secret: None };
+        let (discover, written) = match source {
+            KeySource::Discover => (true, &nothing),
+            KeySource::Written(written) => (false, &**written),
+        };
+        let KeyFiles { url, file, pem, secret } = written;
+        let choices =
+            [("url", url.is_some()), ("file", file.is_some()), ("pem", pem.is_some()), ("secret", secret.is_some())];
+        if !discover {
+            exactly_one(place, &choices, self.findings)?;
+        }
         if (hmac != 0) != secret.is_some() {
             let (found, expected) = if hmac == 0 {
-                ("a secret for algorithms that need public keys", "{ file = \"…\" } or { pem = \"…\" }")
+                ("a secret for algorithms that need public keys", "\"discover\", { url }, { file } or { pem }")
             } else {
                 ("public keys for algorithms that need a secret", "{ secret = { file = \"…\" } }")
             };
             self.findings.problem(place, found, expected);
             return None;
+        }
+        let keys_place = if discover {
+            Some(jwks::Place::Discovered(issuer.issuer.value.0.as_str().into(), self.issuer_url(issuer)?))
+        } else {
+            url.as_ref().map(|at| jwks::Place::At(at.value.clone()))
+        };
+        if let Some(keys_place) = keys_place {
+            return self.fetched_keys(issuer, keys_place, proxy);
+        }
+        if let Some(ca) = &issuer.ca {
+            self.findings.problem(&ca.place, "`ca` where nothing is fetched", "jwks = \"discover\" or { url = \"…\" }");
         }
         let (loaded, place) = if let Some(At { value, place }) = file {
             let bytes = self.file(&place.resolve(&value.0), place, "a JWK set")?;
@@ -261,6 +288,79 @@ impl Build<'_> {
                 self.findings.problem(place, format!("no usable key: {message}"), "keys for these algorithms");
             })
             .ok()
+            .map(KeySlot::fixed)
+    }
+
+    /// A slot for keys that are fetched once the gateway runs.
+    fn fetched_keys(
+        &mut self,
+        issuer: &file::Issuer,
+        keys_place: jwks::Place,
+        proxy: Option<&Arc<fetch::Proxy>>,
+    ) -> Option<Arc<KeySlot>> {
+        let (trust, place) = match &issuer.ca {
+            None => (fetch::Trust::system(), &issuer.jwks.place),
+            Some(At { value, place }) => {
+                let pem = self.file(&place.resolve(&value.0), place, "certificate authorities in PEM")?;
+                (fetch::Trust::from_pem(&pem), place)
+            }
+        };
+        let trust = trust.map_err(|error| {
+            let problem = self.findings.problem(place, error.to_string(), "certificate authorities to believe");
+            if issuer.ca.is_none() {
+                problem.help("install the package ca-certificates, or write ca = \"…\" beside `jwks`");
+            }
+        });
+        let client = fetch::Client::new(trust.ok()?, proxy.cloned());
+        let algorithms = issuer.algorithms.value.as_slice().into();
+        let slot = KeySlot::fetched(jwks::Source { place: keys_place, algorithms, client });
+        slot.map_err(|KeyError(message)| {
+            self.findings.problem(&issuer.algorithms.place, message, "algorithms with public keys");
+        })
+        .ok()
+    }
+
+    /// `issuer` as the place where discovery begins.
+    fn issuer_url(&mut self, issuer: &file::Issuer) -> Option<fetch::Url> {
+        let At { value, place } = &issuer.issuer;
+        match value.0.parse::<fetch::Url>() {
+            Ok(url) if !url.has_query() => Some(url),
+            Ok(_) | Err(_) => {
+                self.findings
+                    .problem(
+                        place,
+                        format!("no https URL ({:?}), which discovery begins with", value.0),
+                        "an https URL",
+                    )
+                    .help("or say where its keys are: jwks = { url = \"https://…\" }");
+                None
+            }
+        }
+    }
+
+    /// `server.outbound_proxy`.
+    fn outbound_proxy(&mut self, file: &File) -> Option<Arc<fetch::Proxy>> {
+        match file.server.0.as_ref()?.table.outbound_proxy.as_ref()? {
+            At { value: OutboundProxy::Through(proxy), .. } => Some(Arc::new(proxy.clone())),
+            At { value: OutboundProxy::Environment, place } => {
+                let variable = |name: &str| {
+                    let either = [name.to_ascii_lowercase(), name.to_owned()];
+                    either.iter().find_map(|name| self.environment.get(name)).filter(|value| !value.is_empty())
+                };
+                let (proxy, no_proxy) = (variable("HTTPS_PROXY")?, variable("NO_PROXY"));
+                match proxy.parse::<fetch::Proxy>() {
+                    Ok(proxy) => Some(Arc::new(proxy.except(no_proxy.map_or("", String::as_str)))),
+                    Err(_) => {
+                        self.findings.problem(
+                            place,
+                            "an unfit HTTPS_PROXY (not repeated here)",
+                            "\"http://host:port\" in it",
+                        );
+                        None
+                    }
+                }
+            }
+        }
     }
 
     fn note_demo_issuer(&mut self, issuer: &file::Issuer, audience: Option<&Audience>, loaded: Loaded) {

@@ -160,8 +160,9 @@ impl Gateway {
     /// Whose tokens are good, with further lines for `[[jwt.issuer]]`.
     pub(crate) fn issuer_with(mut self, issuer: &Issuer, lines: &str) -> Self {
         let name = if self.issuers.is_empty() { "test".to_owned() } else { format!("test{}", self.issuers.len() + 1) };
-        let mut text = format!("[[jwt.issuer]]\nname = {name:?}\njwks = {}\n", issuer.write_key(self.directory.path()));
+        let mut text = format!("[[jwt.issuer]]\nname = {name:?}\n");
         for (key, value) in [
+            ("jwks", issuer.write_key(self.directory.path())),
             ("issuer", format!("{:?}", Issuer::ISSUER)),
             ("audience", format!("[{:?}]", Issuer::AUDIENCE)),
             ("algorithms", format!("[{:?}]", issuer.algorithm_name())),
@@ -197,6 +198,13 @@ impl Gateway {
     /// As [`Self::admin`], with a token whose sessions hold no more than this.
     pub(crate) fn admin_that_grants(self, grants: &str) -> Self {
         Self { admin_grants: grants.to_owned(), ..self.admin() }
+    }
+
+    /// Writes a file beside gateway.toml, and says where it is.
+    pub(crate) fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.directory.path().join(name);
+        fs::write(&file, text).expect("a file can be written");
+        file
     }
 
     /// A file beside gateway.toml.

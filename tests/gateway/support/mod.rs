@@ -13,6 +13,7 @@ pub(crate) mod person;
 pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod program;
+pub(crate) mod provider;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
 
@@ -27,6 +28,7 @@ pub(crate) use self::{
     gateway::Gateway,
     person::{Form, Person},
     pki::Pki,
+    provider::Provider,
     tokens::Issuer,
     upstream::{Reply, Seen, Upstream},
 };

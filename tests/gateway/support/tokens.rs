@@ -183,9 +183,13 @@ impl Issuer {
         STANDARD.decode(text).expect("a public key in PEM")
     }
 
-    /// The public key of an ES256 issuer as a JWK with its `kid`.
+    /// The public key of an ES256 or EdDSA issuer as a JWK with its `kid`.
     pub(crate) fn jwk(&self) -> Value {
         let der = self.public_der();
+        if self.algorithm == Algorithm::EdDSA {
+            let x = URL_SAFE_NO_PAD.encode(der.split_at(der.len() - 32).1);
+            return json!({ "kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid, "use": "sig" });
+        }
         let (x, y) = der.split_at(der.len() - 64).1.split_at(32);
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
         json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y, "kid": self.kid, "use": "sig" })
