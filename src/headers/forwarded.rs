@@ -54,10 +54,12 @@ pub fn client_view(
 
 /// The id that a believed peer gave this request (R34); `None` unless it gave exactly one that is fit for logs.
 pub fn request_id(connection: &Connection, headers: &HeaderMap, settings: &Settings) -> Option<RequestId> {
-    let mut values = headers.get_all(X_REQUEST_ID).iter();
-    let value = values.next().filter(|_| values.next().is_none())?;
     let (_, trusted) = peer(connection, settings);
-    if trusted { RequestId::from_trusted(value) } else { None }
+    if !trusted {
+        return None;
+    }
+    let mut values = headers.get_all(X_REQUEST_ID).iter();
+    values.next().filter(|_| values.next().is_none()).and_then(RequestId::from_trusted)
 }
 
 /// Adds the `X-Forwarded-` headers and returns the `Host`; nothing that came in under such names is copied.

@@ -6,8 +6,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue,
     header::{
-        CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HOST, SET_COOKIE, STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING,
-        UPGRADE,
+        CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, Entry, HOST, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
+        TRANSFER_ENCODING, UPGRADE,
     },
 };
 
@@ -150,8 +150,8 @@ fn limit_service_worker(headers: &mut HeaderMap, own_prefix: &str) {
 
 /// No shared cache may keep an answer that was made for one caller (RFC 9111 sections 3.5 and 5.2.2).
 fn keep_private(headers: &mut HeaderMap) {
-    if !headers.contains_key(CACHE_CONTROL) {
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
+    if let Entry::Vacant(vacant) = headers.entry(CACHE_CONTROL) {
+        vacant.insert(HeaderValue::from_static("private, no-cache"));
         return;
     }
     let directives = || {

@@ -8,7 +8,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
+    HeaderName, Response, StatusCode,
     header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
     request::Parts,
 };
@@ -23,7 +23,6 @@ use crate::{
     id::RequestId,
     identity::Field,
     inbound::Inbound,
-    page::Look,
     policy::Access,
     refusal::{Asked, Audience, BadCredential, Refusal},
     route::Target,
@@ -102,7 +101,7 @@ impl Worker {
 
 /// The way of every request.
 async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Response<Body> {
-    let Inbound { head, body, connection, request_id, started, now, malformed } = inbound;
+    let Inbound { mut head, body, connection, request_id, started, now, malformed } = inbound;
     let request_id = forwarded::request_id(&connection, &head.headers, &snapshot.headers).unwrap_or(request_id);
     let began = Began {
         method: &head.method,
@@ -126,14 +125,13 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     let Decision { mut findings, verdict } = decision;
     note(&mut outcome, &findings);
 
-    let ending = Ending::of(&head, &findings, &verdict, &snapshot.look);
     let relayed = match verdict {
         Verdict::Allow(permit) => {
             outcome.allowed();
             let upstream = matches!(permit.route().target, Target::Upstream(_));
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
-            relay(worker, snapshot, permit, &findings, head, body, &request_id, watched, &mut outcome).await
+            relay(worker, snapshot, permit, &findings, &mut head, body, &request_id, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(&findings, &head)),
         Verdict::Refuse(refusal) => {
@@ -141,7 +139,7 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
             Err(refusal)
         }
     };
-    conclude(snapshot, relayed, &findings, &ending, &request_id, outcome)
+    conclude(snapshot, relayed, &findings, &head, &request_id, outcome)
 }
 
 /// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
@@ -151,7 +149,7 @@ async fn relay(
     snapshot: &Snapshot,
     permit: Permit,
     findings: &Findings,
-    head: Parts,
+    head: &mut Parts,
     body: Incoming,
     request_id: &RequestId,
     mut watched: Watched,
@@ -167,9 +165,8 @@ async fn relay(
                 return Err(Refusal::NoRoute);
             };
             let http2 = head.version == http::Version::HTTP_2;
-            let mut head = head;
             let client = head.extensions.remove::<OnUpgrade>();
-            let outbound = headers::rewrite(&head, permit, view, path, request_id, &snapshot.headers)?;
+            let outbound = headers::rewrite(head, permit, view, path, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client });
@@ -212,7 +209,7 @@ async fn relay(
             Ok(response.map(|body| Content::upstream(body, watched)))
         }
         Target::Own(own) => {
-            let asked = own::Asked { permit: &permit, findings, head: &head, request_id };
+            let asked = own::Asked { permit: &permit, findings, head, request_id };
             own::serve(*own, worker, snapshot, asked, body).await
         }
         Target::Redirect { status, location } => {
@@ -235,27 +232,25 @@ fn conclude(
     snapshot: &Snapshot,
     relayed: Result<Response<Content>, Refusal>,
     findings: &Findings,
-    ending: &Ending,
+    head: &Parts,
     request_id: &RequestId,
     mut outcome: Outcome,
 ) -> Response<Body> {
     let mut response = relayed.unwrap_or_else(|refusal| {
         outcome.refused(refusal.reason(), refusal.status());
-        refuse(snapshot, &refusal, findings, ending, request_id)
+        refuse(snapshot, &refusal, findings, head, request_id)
     });
     let route = findings.route.as_deref();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, request_id.header().clone());
     if let Some(cors) = route.and_then(|route| route.cors.as_ref()) {
-        cors::add_fields(cors, ending.origin.as_ref(), headers);
+        cors::add_fields(cors, head.headers.get(ORIGIN), headers);
     }
     if let Some(token) = &findings.opened {
         headers.append(SET_COOKIE, cookie::set(&snapshot.session, token));
     }
-    if let Some(hsts) = snapshot.hsts.as_ref().filter(|_| findings.is_https())
-        && !headers.contains_key(STRICT_TRANSPORT_SECURITY)
-    {
-        headers.insert(STRICT_TRANSPORT_SECURITY, hsts.clone());
+    if let Some(hsts) = snapshot.hsts.as_ref().filter(|_| findings.is_https()) {
+        headers.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
     }
     outcome.status(response.status());
     response.map(|body| body.with(outcome))
@@ -265,7 +260,7 @@ fn refuse(
     snapshot: &Snapshot,
     refusal: &Refusal,
     findings: &Findings,
-    ending: &Ending,
+    head: &Parts,
     request_id: &RequestId,
 ) -> Response<Content> {
     let rule = findings.route.as_deref().and_then(|route| match &route.access {
@@ -275,16 +270,16 @@ fn refuse(
     let own = findings.route.as_deref().is_some_and(|route| matches!(route.target, Target::Own(_)));
     let people = (own || rule.is_some_and(|rule| rule.session)) && snapshot.login.is_open();
     let answer = refusal.answer(&Asked {
-        audience: ending.audience,
+        audience: Audience::of(head),
         request_id,
         login_prefix: people.then_some(&*snapshot.login.prefix),
-        return_to: &ending.return_to,
+        return_to: head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
         bearer: rule.is_some_and(|rule| !rule.issuers.is_empty()),
         signed_in_as: findings.session.as_ref().map(|session| {
             let identity = session.identity();
             identity.name().unwrap_or_else(|| identity.subject())
         }),
-        face: snapshot.look.face(ending.accept_language.as_ref()),
+        face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
     });
     let mut response = answer.map(Content::own);
     if matches!(refusal, Refusal::BadCredential(BadCredential::Session)) {
@@ -307,32 +302,6 @@ fn note(outcome: &mut Outcome, findings: &Findings) {
     if findings.is_probe() {
         outcome.unlogged();
     }
-}
-
-/// What the end of a request needs of its head, which goes to the upstream meanwhile.
-struct Ending {
-    audience: Audience,
-    origin: Option<HeaderValue>,
-    accept_language: Option<HeaderValue>,
-    return_to: Box<str>,
-}
-
-impl Ending {
-    fn of(head: &Parts, findings: &Findings, verdict: &Verdict, look: &Look) -> Self {
-        let with_cors = findings.route.as_ref().is_some_and(|route| route.cors.is_some());
-        let refused = matches!(verdict, Verdict::Refuse(_));
-        Self {
-            audience: Audience::of(head),
-            origin: if with_cors { head.headers.get(ORIGIN).cloned() } else { None },
-            accept_language: if look.is_multilingual() { head.headers.get(ACCEPT_LANGUAGE).cloned() } else { None },
-            // Only refusals before the upstream lead to a login.
-            return_to: if refused { return_to(head) } else { Box::default() },
-        }
-    }
-}
-
-fn return_to(head: &Parts) -> Box<str> {
-    head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).into()
 }
 
 fn preflight(findings: &Findings, head: &Parts) -> Response<Content> {
