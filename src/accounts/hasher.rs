@@ -12,10 +12,17 @@ use std::{
 };
 
 use argon2::Block;
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 use tokio::sync::oneshot;
 
-use super::{Candidate, User, Work, password::MAX_PASSWORD_BYTES};
-use crate::secret::Secret;
+use super::{
+    Candidate, User, Work,
+    password::MAX_PASSWORD_BYTES,
+    renewal::{Renewal, Renewer},
+};
+use crate::{clock::Clock, secret::Secret, telemetry::audit::Audit};
 
 /// The threads that check passwords. Cheap to clone; they end when the last clone is dropped.
 #[derive(Clone)]
@@ -35,9 +42,18 @@ impl Hasher {
     /// # Errors
     /// When the operating system starts no thread.
     pub fn start(threads: usize, waiting: usize) -> io::Result<Self> {
+        Self::start_telling(threads, waiting, Audit::off(), Clock::system())
+    }
+
+    /// As [`Self::start`]; passwords that are hashed anew are told in the audit log.
+    ///
+    /// # Errors
+    /// When the operating system starts no thread.
+    pub fn start_telling(threads: usize, waiting: usize, audit: Audit, clock: Clock) -> io::Result<Self> {
         let queue = Arc::new(Queue {
             waiting: Mutex::new(Waiting { jobs: VecDeque::with_capacity(waiting), max: waiting, closed: false }),
             wake: Condvar::new(),
+            renewer: Renewer::new(audit, clock),
         });
         // Made first: if a thread does not start, dropping it ends those that did.
         let handle = Arc::new(Handle(Arc::clone(&queue)));
@@ -58,7 +74,7 @@ impl Hasher {
             return Ok(None);
         }
         let (reply, answer) = oneshot::channel();
-        self.0.0.push(Job { work: candidate.work, password, reply })?;
+        self.0.0.push(Job { work: candidate.work, renewal: candidate.renewal, password, reply })?;
         // A reply that is dropped unsent means that no thread lives to give it: the same as busy.
         let is_right = answer.await.map_err(|_| BUSY)?;
         Ok(candidate.user.filter(|_| is_right))
@@ -85,6 +101,7 @@ struct Queue {
     /// A plain lock, held for a push or a pop: an attempt costs ten thousand times that.
     waiting: Mutex<Waiting>,
     wake: Condvar,
+    renewer: Renewer,
 }
 
 struct Waiting {
@@ -95,6 +112,7 @@ struct Waiting {
 
 struct Job {
     work: Work,
+    renewal: Option<Arc<Renewal>>,
     password: Secret<String>,
     reply: oneshot::Sender<bool>,
 }
@@ -139,6 +157,7 @@ impl Work {
 
 /// A hashing thread's life.
 fn work(queue: &Queue) {
+    yield_to_workers();
     let mut memory = Vec::new();
     let mut waiting = queue.lock();
     loop {
@@ -148,6 +167,9 @@ fn work(queue: &Queue) {
                 let is_right = job.work.is_right(job.password.expose().as_bytes(), &mut memory);
                 // The client may have gone meanwhile.
                 let _ = job.reply.send(is_right);
+                if let Some(renewal) = job.renewal.as_deref().filter(|_| is_right) {
+                    queue.renewer.renew(renewal, job.password.expose());
+                }
             }
             waiting = queue.lock();
         } else if waiting.closed {
@@ -161,6 +183,16 @@ fn work(queue: &Queue) {
                 memory = Vec::new();
             }
         }
+    }
+}
+
+/// Lets every other thread go first: a request must not wait because somebody guesses passwords. Linux then counts a
+/// processor that only hashes as idle, and takes it away at once where a worker has something to do.
+fn yield_to_workers() {
+    let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+    let set = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle);
+    if let Err(error) = set {
+        tracing::debug!(?error, "hashing threads have the priority of all others");
     }
 }
 

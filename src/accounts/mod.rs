@@ -10,7 +10,12 @@
 //! Invariants: argon2 and bcrypt only; the queue in front of the hashing threads is bounded; passwords are taken byte
 //! by byte as they were typed, without Unicode normalization, and never printed.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use ahash::RandomState;
 use aws_lc_rs::digest::{SHA256, digest};
@@ -18,11 +23,13 @@ use aws_lc_rs::digest::{SHA256, digest};
 mod hasher;
 pub mod htpasswd;
 mod password;
+mod renewal;
 pub mod users_file;
 mod verifier;
 
 pub use hasher::{Busy, Hasher};
 pub use password::{MAX_PASSWORD_BYTES, PasswordError, hash_password};
+use renewal::Renewal;
 pub use verifier::looks_like_a_hash;
 use verifier::{Kind, Verifier};
 
@@ -63,6 +70,12 @@ impl User {
         proof.copy_from_slice(&digest.as_ref()[..16]);
         proof
     }
+
+    /// Whether a session that a hash of this proof opened is still of the same password: the hash is the same, or was
+    /// made of it when that password was typed again (R29).
+    pub fn keeps(&self, proof: &[u8; 16]) -> bool {
+        self.proof() == *proof || Verifier::parse(&self.password).is_ok_and(|hash| hash.salt() == proof)
+    }
 }
 
 /// Why a set of users cannot be used. `Display` says which user, what is wrong and how to mend it.
@@ -78,6 +91,7 @@ pub struct AccountsError {
 pub struct Candidate {
     user: Option<Arc<User>>,
     work: Work,
+    renewal: Option<Arc<Renewal>>,
 }
 
 struct Account {
@@ -85,6 +99,8 @@ struct Account {
     verifier: Arc<Verifier>,
     /// Index of the decoy of the same kind.
     kind: usize,
+    /// Where the hash is outdated and stands in a users file.
+    renewal: Option<Arc<Renewal>>,
 }
 
 /// What every attempt costs: one hash of each kind.
@@ -155,9 +171,21 @@ impl Accounts {
             );
             return Err(vec![AccountsError { user, message }]);
         }
-        let account = |((user, verifier), kind)| Account { user: Arc::new(user), verifier, kind };
+        let account = |((user, verifier), kind)| Account { user: Arc::new(user), verifier, kind, renewal: None };
         let users = users.into_iter().zip(verifiers).zip(indices).map(account).collect();
         Ok(Self { users, names, emails, decoys: decoys(&kinds) })
+    }
+
+    /// Says for each user in which file the hash stands, so that an outdated one can be replaced there at a login.
+    pub fn kept_in(mut self, files: &[Option<Arc<Path>>]) -> Self {
+        for (account, file) in self.users.iter_mut().zip(files) {
+            let file = file.as_ref().filter(|_| account.verifier.kind().is_outdated());
+            account.renewal = file.map(|file| {
+                let (user, file) = (Arc::clone(&account.user), Arc::clone(file));
+                Arc::new(Renewal { user, file, done: AtomicBool::new(false) })
+            });
+        }
+        self
     }
 
     /// A user by name (exact) or email (whatever its case).
@@ -170,6 +198,7 @@ impl Accounts {
         let account = self.account(login);
         Candidate {
             user: account.map(|account| Arc::clone(&account.user)),
+            renewal: account.and_then(|account| account.renewal.clone()),
             work: Work {
                 decoys: Arc::clone(&self.decoys),
                 own: account.map(|account| (account.kind, Arc::clone(&account.verifier))),

@@ -41,13 +41,26 @@ pub fn hash_password(password: &str) -> Result<String, PasswordError> {
 
 /// As [`hash_password`], with other parameters.
 pub(super) fn hash_with(params: &Params, password: &str) -> Result<String, PasswordError> {
-    if password.is_empty() {
-        return Err(PasswordError::Empty);
+    check_length(password)?;
+    hash_with_salt(params, password, secret::random())
+}
+
+/// As [`hash_password`], with a salt that says which hash it replaces: [`super::User::proof`] of that, 128 bits that
+/// are as random and as unique as its own salt.
+pub(super) fn renew(proof: [u8; SALT_BYTES], password: &str) -> Result<String, PasswordError> {
+    check_length(password)?;
+    hash_with_salt(&Params::DEFAULT, password, proof)
+}
+
+fn check_length(password: &str) -> Result<(), PasswordError> {
+    match password.len() {
+        0 => Err(PasswordError::Empty),
+        1..=MAX_PASSWORD_BYTES => Ok(()),
+        _ => Err(PasswordError::TooLong),
     }
-    if password.len() > MAX_PASSWORD_BYTES {
-        return Err(PasswordError::TooLong);
-    }
-    let salt: [u8; SALT_BYTES] = secret::random();
+}
+
+fn hash_with_salt(params: &Params, password: &str, salt: [u8; SALT_BYTES]) -> Result<String, PasswordError> {
     let mut output = [0; Params::DEFAULT_OUTPUT_LEN];
     let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone());
     // Fails only for lengths out of range, and all lengths here are constants in range or checked above.

@@ -301,3 +301,90 @@ async fn an_unknown_user_and_a_wrong_password_take_the_same_time() {
         assert!(medians.iter().all(|known| (0.7..1.4).contains(&(known / unknown))), "{logins:?} {medians:?}");
     }
 }
+
+/// A users file with bcrypt hashes, and the users in it as the gateway knows them.
+fn outdated_file(folder: &Path) -> (std::path::PathBuf, Accounts) {
+    let path = folder.join("users.toml");
+    let text = format!("# staff\n[[user]]\nname = \"alice\" # the first\npassword = \"{BCRYPT}\"\n");
+    std::fs::write(&path, text).unwrap();
+    let accounts = Accounts::new(vec![hashed("alice", BCRYPT)]).unwrap();
+    let file = Some(path.as_path().into());
+    (path, accounts.kept_in(&[file]))
+}
+
+/// Until the hashing threads have done what they had to.
+async fn settle(hasher: &Hasher, accounts: &Accounts) {
+    // One thread, one job after the other.
+    check(hasher, accounts, "nobody", "anything").await;
+}
+
+#[tokio::test]
+async fn an_outdated_hash_is_replaced_when_its_password_is_typed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, accounts) = outdated_file(folder.path());
+    let before = std::fs::read_to_string(&path).unwrap();
+    let hasher = Hasher::start(1, 8).unwrap();
+
+    check(&hasher, &accounts, "alice", "wrong").await;
+    settle(&hasher, &accounts).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), before, "a guess changes nothing");
+
+    assert!(check(&hasher, &accounts, "alice", "U*U").await.is_some());
+    settle(&hasher, &accounts).await;
+    let after = std::fs::read_to_string(&path).unwrap();
+    let hash = users_file::UsersFile::open(&path).unwrap().hash("alice").unwrap().to_owned();
+    assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
+    assert_eq!(after, before.replace(BCRYPT, &hash));
+
+    assert!(check(&hasher, &accounts, "alice", "U*U").await.is_some(), "the old hash still counts until a reload");
+    settle(&hasher, &accounts).await;
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), after, "once");
+    let reloaded = Accounts::new(vec![hashed("alice", &hash)]).unwrap();
+    assert!(check(&hasher, &reloaded, "alice", "U*U").await.is_some());
+    assert_eq!(reloaded.outdated().count(), 0);
+}
+
+#[tokio::test]
+async fn a_hash_that_somebody_changed_meanwhile_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, accounts) = outdated_file(folder.path());
+    let changed = std::fs::read_to_string(&path).unwrap().replace("$05$", "$06$");
+    std::fs::write(&path, &changed).unwrap();
+    let hasher = Hasher::start(1, 8).unwrap();
+
+    assert!(check(&hasher, &accounts, "alice", "U*U").await.is_some());
+    settle(&hasher, &accounts).await;
+
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), changed);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_written_keeps_nobody_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, accounts) = outdated_file(folder.path());
+    std::fs::remove_file(&path).unwrap();
+    let hasher = Hasher::start(1, 8).unwrap();
+
+    for _ in 0..2 {
+        assert!(check(&hasher, &accounts, "alice", "U*U").await.is_some());
+    }
+}
+
+/// R29: a changed password ends sessions; the same one, hashed anew, does not.
+#[test]
+fn a_renewed_hash_says_what_it_was_made_of() {
+    let old = hashed("alice", BCRYPT);
+    let renewed = hashed("alice", &password::renew(old.proof(), "U*U").unwrap());
+    let again = hashed("alice", &hash_password("U*U").unwrap());
+
+    assert!(old.keeps(&old.proof()));
+    assert!(renewed.keeps(&old.proof()) && renewed.keeps(&renewed.proof()));
+    assert!(!again.keeps(&old.proof()), "set by somebody, though it is the same");
+    assert!(!old.keeps(&renewed.proof()));
+}
+
+#[tokio::test]
+async fn a_password_that_bcrypt_took_and_argon2_would_not_is_not_renewed() {
+    assert_eq!(password::renew([0; 16], ""), Err(PasswordError::Empty));
+    assert_eq!(password::renew([0; 16], &"x".repeat(MAX_PASSWORD_BYTES + 1)), Err(PasswordError::TooLong));
+}

@@ -127,6 +127,13 @@ impl Verifier {
         }
     }
 
+    pub(super) fn salt(&self) -> &[u8] {
+        match self {
+            Self::Argon2 { salt, .. } => salt,
+            Self::Bcrypt { salt, .. } => salt,
+        }
+    }
+
     /// A hash of nothing, of this kind.
     pub(super) fn decoy(kind: Kind) -> Self {
         match kind {

@@ -340,7 +340,8 @@ fn live(
         revocations: Arc::new(revocations),
         sessions: Arc::new(Store::in_memory()),
         tokens: TokenCache::new(CacheLimits::default()),
-        hasher: Hasher::start(hashing, HASHES_WAITING).map_err(failed("the hashing threads cannot be started"))?,
+        hasher: Hasher::start_telling(hashing, HASHES_WAITING, telemetry.audit().clone(), clock.clone())
+            .map_err(failed("the hashing threads cannot be started"))?,
         throttle: login::Throttle::new(),
         login_counts: login::Counts::default(),
         upstreams,

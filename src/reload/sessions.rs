@@ -147,17 +147,19 @@ impl<'a> Sources<'a> {
             return Fate::End;
         };
         let user = users.get(identity.subject());
-        let Some(user) = user.filter(|user| provider.realm == *identity.realm() && user.proof() == proof) else {
+        let Some(user) = user.filter(|user| provider.realm == *identity.realm() && user.keeps(&proof)) else {
             return Fate::End;
         };
         let Ok((now, _)) = login::identity_of(provider, user, identity.auth_time().unwrap_or_default()) else {
             return Fate::End;
         };
-        if says_the_same(identity, &now) {
+        // The same password, hashed anew: the session goes by the new hash from now on.
+        if says_the_same(identity, &now) && user.proof() == proof {
             return Fate::Keep;
         }
         let IdentityParts { name, email, email_verified, roles, groups, .. } = now.to_parts();
-        changed(identity, IdentityParts { name, email, email_verified, roles, groups, ..identity.to_parts() })
+        let parts = IdentityParts { name, email, email_verified, roles, groups, ..identity.to_parts() };
+        changed(parts, now.source().cloned())
     }
 
     fn judge_creation(&self, identity: &Arc<Identity>, token: &str) -> Fate {
@@ -168,7 +170,7 @@ impl<'a> Sources<'a> {
         if token.grants.filter(&mut parts.roles, &mut parts.groups) == 0 {
             return Fate::Keep;
         }
-        changed(identity, parts)
+        changed(parts, identity.source().cloned())
     }
 }
 
@@ -180,9 +182,9 @@ fn says_the_same(one: &Identity, other: &Identity) -> bool {
         && one.groups().eq(other.groups())
 }
 
-fn changed(before: &Identity, parts: IdentityParts) -> Fate {
+fn changed(parts: IdentityParts, source: Option<Source>) -> Fate {
     match Identity::new(parts) {
-        Ok(identity) => Fate::Update(Arc::new(identity.with_source(before.source().cloned()))),
+        Ok(identity) => Fate::Update(Arc::new(identity.with_source(source))),
         Err(_) => Fate::End,
     }
 }

@@ -53,6 +53,8 @@ pub enum What {
     Revoked,
     /// The configuration was read again: what came of it.
     Reload,
+    /// A password was hashed anew when it was typed: `file`.
+    PasswordRehashed,
     /// An administrator opened a session.
     SessionCreated,
     /// An administrator, or their owner by one of them, ended sessions.
@@ -73,6 +75,7 @@ impl What {
             Self::Lost => "audit.lost",
             Self::Revoked => "revoked",
             Self::Reload => "reload",
+            Self::PasswordRehashed => "password.rehashed",
             Self::SessionCreated => "session.created",
             Self::SessionsEnded => "sessions.ended",
             Self::SessionsImported => "sessions.imported",

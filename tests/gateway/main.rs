@@ -92,6 +92,9 @@ mod cli;
 /// The shipped set-up: generated secrets, and that what it prints works (R35).
 mod demo;
 
+/// A flood of logins: what others feel of it, and what memory it takes. Only when asked for.
+mod flood;
+
 /// The users file as `portcullis users` changes it.
 mod users;
 

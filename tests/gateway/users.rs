@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use crate::support::{Gateway, Shell, Upstream};
+use crate::support::{Gateway, Shell, Upstream, eventually};
 
 const CONFIG: &str = "[server]\nlisten = [\"http://127.0.0.1:0\"]\nhosts = [\"localhost\"]\n\
                       [[login.provider]]\nname = \"local\"\nusers_file = \"people.toml\"\n";
@@ -31,8 +31,9 @@ fn whoever_is_added_can_log_in_until_removed() {
 
 fn gateway(users: &std::path::Path) -> crate::support::gateway::Running {
     let upstream = Upstream::start();
-    let provider = format!("[[login.provider]]\nname = \"local\"\nusers_file = {users:?}\n");
-    Gateway::with(&provider).route("/app/{*rest}", &upstream).auth(&["session"]).start()
+    let provider =
+        format!("[[login.provider]]\nname = \"local\"\nrealm = \"staff\"\ngrants = \"all\"\nusers_file = {users:?}\n");
+    Gateway::with(&provider).admin().route("/app/{*rest}", &upstream).auth(&["session"]).start()
 }
 
 /// bcrypt as `htpasswd -B` makes it, and what the gateway adds beside it.
@@ -74,4 +75,26 @@ fn what_cannot_be_done_says_why_and_what_to_do() {
     shell.run(&["users", "add", "bob", "hunter2"]).expect(2);
 
     assert_eq!(fs::read_to_string(shell.path("people.toml")).unwrap(), before);
+}
+
+/// Nobody has to do anything for old hashes to go, and nobody is logged out by it.
+#[test]
+fn a_login_hashes_an_old_password_anew_and_its_session_lives_on() {
+    let shell = Shell::empty();
+    let path = shell.path("people.htpasswd");
+    shell.write("people.htpasswd", "old:$2b$05$CCCCCCCCCCCCCCCCCCCCC.E5YPO9kmyuRGyh0XouQYb4YMJKvyOeW:a note\n");
+    let gateway = gateway(&path);
+    let mut old = gateway.person();
+
+    old.log_in("old", "U*U").expect(303);
+    eventually("the hash is replaced", || fs::read_to_string(&path).unwrap().starts_with("old:$argon2id$v=19$m=19456"));
+    assert!(fs::read_to_string(&path).unwrap().ends_with(":a note\n"));
+    eventually("it is told", || gateway.audit_lines().len() >= 2);
+    let told: serde_json::Value = serde_json::from_str(&gateway.audit_lines()[1]).unwrap();
+    assert_eq!((&told["event"], &told["subject"]), (&"password.rehashed".into(), &"old".into()));
+    gateway.reload();
+
+    assert_eq!(old.visit("/_auth/session").status, 200);
+    gateway.person().log_in("old", "U*U").expect(303);
+    gateway.person().log_in("old", "U*U*").expect(401);
 }

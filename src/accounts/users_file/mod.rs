@@ -8,6 +8,7 @@
 use std::{
     fmt,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 mod replace;
@@ -80,7 +81,15 @@ impl UsersFile {
     /// # Errors
     /// When it cannot be read or is no users file, or when somebody else keeps it locked.
     pub fn open(path: &Path) -> Result<Self, FileError> {
-        let locked = Locked::open(path)?;
+        Self::of(path, Locked::open(path)?)
+    }
+
+    /// As [`Self::open`], without waiting: `None` where another writer is at work.
+    pub(super) fn open_now(path: &Path) -> Result<Option<Self>, FileError> {
+        Locked::open_within(path, Duration::ZERO)?.map(|locked| Self::of(path, locked)).transpose()
+    }
+
+    fn of(path: &Path, locked: Locked) -> Result<Self, FileError> {
         let text = locked.text();
         let content = if is_htpasswd(path, text) {
             htpasswd::parse(text).map_err(|unreadable| {

@@ -31,10 +31,17 @@ pub(super) fn create_if_absent(path: &Path) -> Result<(), FileError> {
 }
 
 impl Locked {
+    /// Waits for another writer for a few seconds at most.
     pub(super) fn open(path: &Path) -> Result<Self, FileError> {
+        let locked = Self::open_within(path, PATIENCE)?;
+        locked.ok_or_else(|| FileError::new(path, "another program is changing it; try again when it is done"))
+    }
+
+    /// `None`: another writer had it for so long.
+    pub(super) fn open_within(path: &Path, patience: Duration) -> Result<Option<Self>, FileError> {
         let failed = |error: io::Error| FileError::new(path, format!("cannot be read: {error}"));
         let path = fs::canonicalize(path).map_err(failed)?;
-        let deadline = clock::instant() + PATIENCE;
+        let deadline = clock::instant() + patience;
         loop {
             let mut file = File::open(&path).map_err(failed)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -43,9 +50,7 @@ impl Locked {
                     std::thread::sleep(PAUSE);
                     continue;
                 }
-                Err(rustix::io::Errno::WOULDBLOCK) => {
-                    return Err(FileError::new(&path, "another program is changing it; try again when it is done"));
-                }
+                Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
                 Err(error) => return Err(failed(error.into())),
             }
             // Whoever had the lock may have put another file in its place.
@@ -58,7 +63,7 @@ impl Locked {
             }
             let mut text = String::new();
             file.read_to_string(&mut text).map_err(failed)?;
-            return Ok(Self { path, file, text });
+            return Ok(Some(Self { path, file, text }));
         }
     }
 

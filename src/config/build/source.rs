@@ -392,8 +392,11 @@ impl Build<'_> {
             if home == Some(i) {
                 members.extend_from_slice(users);
             }
+            let mut files = vec![None; members.len()];
             if let Some(written) = &provider.users_file {
-                members.extend(self.users_file(&written.place.resolve(&written.value.0), &written.place));
+                let path = written.place.resolve(&written.value.0);
+                members.extend(self.users_file(&path, &written.place));
+                files.resize(members.len(), Some(path.into()));
             }
             if members.is_empty() && provider.users_file.is_none() {
                 self.findings
@@ -410,7 +413,7 @@ impl Build<'_> {
                 realm: realm_of(&provider.name.value, provider.realm.as_ref()),
                 grants: grants(provider.grants.as_ref()),
                 trust_email: provider.trust_email.unwrap_or(false),
-                accounts: self.accounts(&members)?,
+                accounts: self.accounts(&members)?.kept_in(&files),
             });
         }
         if implied_provider(file).is_some() {
