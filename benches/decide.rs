@@ -152,7 +152,7 @@ fn build() -> Result<World> {
         via: Via::Session,
     })
     .map_err(|error| format!("{error:?}"))?;
-    let opened = gateway.live().shared.sessions.open(Arc::new(identity), &settings, now);
+    let opened = ready(gateway.live().shared.sessions.open(Arc::new(identity), None, &settings, now));
     let (session, _) = opened.map_err(|error| format!("{error:?}"))?;
     Ok(World {
         gateway,
@@ -167,4 +167,13 @@ fn build() -> Result<World> {
         session: session.expose().to_owned(),
         token: keys.token(Algorithm::Es256, &Person::number(7), Flaw::None),
     })
+}
+
+/// What a change of a store in memory comes to: it is ready at once.
+fn ready<T>(change: impl Future<Output = T>) -> T {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    match std::pin::pin!(change).poll(&mut context) {
+        std::task::Poll::Ready(value) => value,
+        std::task::Poll::Pending => unreachable!("nothing is waited for without a disk"),
+    }
 }

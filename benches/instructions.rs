@@ -8,6 +8,7 @@
 //!   `bare-cookie` and `bare-token` carry what the requests of `session` and `jwt` do.
 //! - `public`: a route with `auth = ["none"]`.
 //! - `session`, `jwt`: a route that asks for one; the same caller each time.
+//! - `durable`: as `session`, with `server.state_dir`; at most a hundredth more than `session`.
 //!
 //! What is above `bare` pays for routing, authentication, authorization, headers, metrics. Budget: 6,000.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
@@ -47,11 +48,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Each mode with the one it is compared with: the same request, the cookie or token in it included.
-const MODES: [(&str, &str); 6] = [
+const MODES: [(&str, &str); 7] = [
     ("bare", "bare"),
     ("public", "bare"),
     ("bare-cookie", "bare-cookie"),
     ("session", "bare-cookie"),
+    ("durable", "bare-cookie"),
     ("bare-token", "bare-token"),
     ("jwt", "bare-token"),
 ];
@@ -116,7 +118,9 @@ fn count(mode: &str, folder: &Path, keys: &Keys, requests: usize, profile: &str)
         Some(Ok(address)) => {
             let session = words.next().map_or_else(|| "0".repeat(SESSION_LENGTH), str::to_owned);
             let credential = match mode {
-                "session" | "bare-cookie" => format!("Cookie: theme=dark; __Host-portcullis={session}; lang=en\r\n"),
+                "session" | "durable" | "bare-cookie" => {
+                    format!("Cookie: theme=dark; __Host-portcullis={session}; lang=en\r\n")
+                }
                 "jwt" | "bare-token" => {
                     let token = keys.token(Algorithm::Es256, &Person::number(7), Flaw::None);
                     format!("Authorization: Bearer {token}\r\n")
@@ -207,7 +211,7 @@ fn start_upstream() -> Result<u16> {
 
 fn configuration(mode: &str, upstream: u16) -> String {
     let (table, authenticator) = match mode {
-        "session" => ("[session]\nidle_timeout = \"30m\"\n".to_owned(), "session"),
+        "session" | "durable" => ("[session]\nidle_timeout = \"30m\"\n".to_owned(), "session"),
         "jwt" => (
             format!(
                 "[[jwt.issuer]]\nname = \"bench\"\nissuer = \"{ISSUER}\"\njwks = {{ pem = \"jwt.pem\" }}\n\
@@ -217,9 +221,10 @@ fn configuration(mode: &str, upstream: u16) -> String {
         ),
         _ => (String::new(), "none"),
     };
-    let login = if mode == "session" { SOMEBODY } else { "" };
+    let login = if matches!(mode, "session" | "durable") { SOMEBODY } else { "" };
+    let state = if mode == "durable" { "state_dir = \"state\"\n" } else { "" };
     format!(
-        "version = 1\n[server]\nlisten = [\"https://127.0.0.1:0\"]\nhosts = [\"bench.test\"]\nworkers = 1\n\
+        "version = 1\n[server]\nlisten = [\"https://127.0.0.1:0\"]\nhosts = [\"bench.test\"]\nworkers = 1\n{state}\
          [tls]\ncertificates = [{{ cert = \"site.pem\", key = \"site.key\" }}]\nmin_version = \"1.3\"\n\
          [log]\naccess = \"off\"\naudit = \"off\"\n{table}{login}[upstream.app]\n\
          servers = [\"http://127.0.0.1:{upstream}\"]\n[[route]]\nname = \"all\"\n\
@@ -238,10 +243,10 @@ fn serve(mode: &str, folder: &Path) -> Result<()> {
     if mode.starts_with("bare") {
         return serve_bare(config);
     }
-    let settings_of_sessions = (mode == "session").then(|| config.snapshot.session.clone());
+    let settings_of_sessions = matches!(mode, "session" | "durable").then(|| config.snapshot.session.clone());
     let running = gateway::start(config, Clock::system(), Box::new(move || config::load(&file, [])))?;
     let address = running.addresses().gateway[0];
-    let token = settings_of_sessions.map_or(Ok(String::new()), |settings| {
+    let token = settings_of_sessions.map_or(Ok(String::new()), |settings| -> Result<String> {
         let person = Person::number(7);
         let identity = Identity::new(IdentityParts {
             realm: "local".into(),
@@ -258,8 +263,10 @@ fn serve(mode: &str, folder: &Path) -> Result<()> {
             via: Via::Session,
         })
         .map_err(|error| format!("{error:?}"))?;
-        let opened = running.live().shared.sessions.open(Arc::new(identity), &settings, Clock::system().now());
-        opened.map(|(token, _)| token.expose().to_owned()).map_err(|error| format!("{error:?}"))
+        let sessions = &running.live().shared.sessions;
+        let opening = sessions.open(Arc::new(identity), None, &settings, Clock::system().now());
+        let opened = tokio::runtime::Builder::new_current_thread().build()?.block_on(opening);
+        Ok(opened.map(|(token, _)| token.expose().to_owned()).map_err(|error| format!("{error:?}"))?)
     })?;
     println!("{address} {token}");
     wait_for_the_end()?;

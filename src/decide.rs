@@ -28,7 +28,7 @@ use crate::{
     policy::{Access, AccessRule},
     refusal::{BadCredential, Refusal},
     route::{Found, Miss, Own, Route, Target, host::request_authority, path::CanonicalPath},
-    session::{Exchanged, Lookup, Session, SessionToken},
+    session::{Lookup, OldCookie, Session, SessionToken},
     state::{Shared, Snapshot},
 };
 
@@ -54,10 +54,10 @@ pub struct Findings {
     pub identity: Option<Arc<Identity>>,
     /// The session that proved it.
     pub session: Option<Arc<Session>>,
+    /// Whether the session waited for an old cookie of another system, and is to be exchanged for one of ours.
+    pub waited: bool,
     /// The token that proved it.
     pub token: Option<Arc<VerifiedToken>>,
-    /// A session that replaces an old cookie of another system: its cookie goes out with the answer.
-    pub opened: Option<SessionToken>,
     /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
     /// again.
     pub awaited: Option<KeysAwaited>,
@@ -236,7 +236,7 @@ fn prove(
                 Lookup::Unavailable => Err(Refusal::Unavailable),
             }
         }
-        Credential::None if rule.session && secure => exchange(findings, snapshot, shared, head, now),
+        Credential::None if rule.session && secure => old_cookie(findings, snapshot, shared, head, now),
         Credential::None => Ok(None),
     }
 }
@@ -268,8 +268,8 @@ fn dead_session(rule: &AccessRule, head: &Parts) -> Result<Option<Arc<Identity>>
     }
 }
 
-/// Turns the cookie of a system that was moved from into a session of ours, when its browser first brings it.
-fn exchange(
+/// The session that the cookie of a system that was moved from stands for.
+fn old_cookie(
     findings: &mut Findings,
     snapshot: &Snapshot,
     shared: &Shared,
@@ -288,12 +288,12 @@ fn exchange(
         let Some(value) = value else { continue };
         let tunnel = route.websocket && headers::asks_for_websocket(head);
         csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
-        let session = match shared.sessions.exchange_legacy(name, value, &snapshot.session, now) {
-            Some(Exchanged::Opened(token, session)) => {
-                findings.opened = Some(token);
+        let session = match shared.sessions.lookup_legacy(name, value, &snapshot.session, now) {
+            Some(OldCookie::Waiting(session)) => {
+                findings.waited = true;
                 session
             }
-            Some(Exchanged::Recently(session)) => session,
+            Some(OldCookie::Exchanged(session)) => session,
             None => continue,
         };
         let identity = Arc::clone(session.identity());

@@ -102,6 +102,8 @@ pub enum Refusal {
     UpstreamTimeout,
 
     // We failed.
+    /// A change could not be written to disk, and does not hold (R27).
+    NotWritten,
     /// A store or key source cannot be asked at present (R3).
     Unavailable,
     /// The session store takes no more.
@@ -189,7 +191,7 @@ impl Refusal {
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Unavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotWritten | Self::Unavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -222,6 +224,7 @@ impl Refusal {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::NotWritten => "not_written",
             Self::Unavailable => "unavailable",
             Self::StoreFull => "store_full",
         }
@@ -255,6 +258,7 @@ impl Refusal {
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
+            | Self::NotWritten
             | Self::Unavailable
             | Self::StoreFull => self.label(),
         }
@@ -264,7 +268,7 @@ impl Refusal {
     pub const fn blame(&self) -> Blame {
         match self {
             Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout => Blame::Upstream,
-            Self::Unavailable | Self::StoreFull => Blame::Gateway,
+            Self::NotWritten | Self::Unavailable | Self::StoreFull => Blame::Gateway,
             Self::Malformed(_)
             | Self::BadPath(_)
             | Self::BadHost(_)
@@ -326,6 +330,7 @@ impl Refusal {
             Self::UpstreamUnreachable => Text::UpstreamUnreachable,
             Self::UpstreamInvalid => Text::UpstreamInvalid,
             Self::UpstreamTimeout => Text::UpstreamTimeout,
+            Self::NotWritten => Text::NotWritten,
             Self::Unavailable => Text::Unavailable,
             Self::StoreFull => Text::StoreFull,
         }
@@ -375,7 +380,7 @@ impl Refusal {
             Self::TooMany { retry_after } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
-            Self::Unavailable | Self::StoreFull => {
+            Self::NotWritten | Self::Unavailable | Self::StoreFull => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
             }
             Self::Malformed(_) => {

@@ -286,7 +286,7 @@ where
         (Resource::Session(key), &Method::DELETE) => {
             call.begin("sessions.end", Scope::SessionsRevoke)?;
             let key = SessionKey::parse(key).ok_or(Problem::NoSession)?;
-            Ok(json(&sessions::end(context, token, &key)?))
+            Ok(json(&sessions::end(context, token, &key).await?))
         }
         (Resource::Session(_), _) => Err(Problem::MethodNotAllowed("DELETE")),
         (Resource::Sessions, &Method::GET) => {
@@ -295,7 +295,7 @@ where
         }
         (Resource::Sessions, &Method::DELETE) => {
             call.begin("sessions.end_subject", Scope::SessionsRevoke)?;
-            Ok(json(&sessions::end_subject(context, token, query)?))
+            Ok(json(&sessions::end_subject(context, token, query).await?))
         }
         (Resource::Sessions, &Method::POST) => {
             call.begin("sessions.create", Scope::SessionsCreate)?;
@@ -320,7 +320,7 @@ where
 {
     match media_type(headers) {
         Some("application/json") => {
-            let created = creator.create(&whole(body, MAX_ENTRY_BYTES).await?)?;
+            let created = creator.create(&whole(body, MAX_ENTRY_BYTES).await?).await?;
             let mut response = json(&Value::Object(created));
             *response.status_mut() = StatusCode::CREATED;
             Ok(response)

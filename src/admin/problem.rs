@@ -38,6 +38,8 @@ pub(super) enum Problem {
     NoToken,
     /// No such resource.
     NotFound,
+    /// It could not be written to disk, and nothing has changed.
+    NotWritten,
     /// `limits.max_revocations` are in force.
     RevocationsFull,
     /// The identity is larger than a session may be.
@@ -79,6 +81,7 @@ impl Problem {
             Self::NoSession => "no_session",
             Self::NoToken => "no_token",
             Self::NotFound => "not_found",
+            Self::NotWritten => "not_written",
             Self::RevocationsFull => "revocations_full",
             Self::SessionTooLarge { .. } => "session_too_large",
             Self::StateUnavailable => "state_unavailable",
@@ -110,6 +113,7 @@ impl Problem {
             Self::NoIssuer => "no [[jwt.issuer]] has this `name` or `issuer`".to_owned(),
             Self::NoSession => "no living session has this key".to_owned(),
             Self::NoToken => "send one header `Authorization: Bearer <token>`".to_owned(),
+            Self::NotWritten => "it could not be written to server.state_dir; the log says why".to_owned(),
             Self::NotFound => "there are /api/v1/sessions, /api/v1/sessions/{key}, /api/v1/revocations, \
                  /api/v1/routes and /api/v1/reload"
                 .to_owned(),
@@ -142,7 +146,8 @@ impl Problem {
             Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoIssuer | Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::RevocationsFull
+            Self::NotWritten
+            | Self::RevocationsFull
             | Self::StateUnavailable
             | Self::Stopping
             | Self::StoreFull
@@ -160,9 +165,8 @@ impl Problem {
             Self::MethodNotAllowed(allow) => Some((header::ALLOW, HeaderValue::from_static(allow))),
             Self::MissingScope(_) => challenge("Bearer realm=\"portcullis-admin\", error=\"insufficient_scope\""),
             Self::NoToken => challenge("Bearer realm=\"portcullis-admin\""),
-            Self::RevocationsFull | Self::StateUnavailable | Self::StoreFull => {
-                Some((header::RETRY_AFTER, HeaderValue::from_static("60")))
-            }
+            Self::NotWritten | Self::StateUnavailable => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
+            Self::RevocationsFull | Self::StoreFull => Some((header::RETRY_AFTER, HeaderValue::from_static("60"))),
             Self::BadEntry(_)
             | Self::BadQuery(_)
             | Self::BrokenBody

@@ -33,7 +33,7 @@ pub(super) fn count(context: &Context<'_>) -> Value {
 
 /// Carries out one entry; it holds in this process at once, and is on disk when this returns.
 pub(super) async fn revoke(context: &Context<'_>, token: &AdminToken, entry: &[u8]) -> Result<Value, Problem> {
-    let done = carry_out(context, token, entry)?;
+    let done = carry_out(context, token, entry).await?;
     done.written().await.map(Value::Object)
 }
 
@@ -46,7 +46,7 @@ pub(super) async fn revoke_lines(context: &Context<'_>, token: &AdminToken, text
             let done = if line.len() > MAX_ENTRY_BYTES {
                 Err(Problem::EntryTooLarge)
             } else {
-                carry_out(context, token, line)
+                carry_out(context, token, line).await
             };
             waiting.push((index + 1, done));
         }
@@ -114,7 +114,7 @@ enum Kind {
     Token,
 }
 
-fn carry_out(context: &Context<'_>, token: &AdminToken, text: &[u8]) -> Result<Done, Problem> {
+async fn carry_out(context: &Context<'_>, token: &AdminToken, text: &[u8]) -> Result<Done, Problem> {
     if text.trim_ascii_start().first() != Some(&b'{') {
         return Err(bad("an entry is a JSON object"));
     }
@@ -123,10 +123,10 @@ fn carry_out(context: &Context<'_>, token: &AdminToken, text: &[u8]) -> Result<D
     let kind = kind.ok_or_else(|| bad("`kind` is missing: \"subject\", \"token\", \"jti\" or \"issuer\""))?;
     match (kind, realm, subject, issuer, jti, pasted) {
         (Kind::Subject, realm, Some(subject), None, None, None) => {
-            strike_subject(context, token, realm.unwrap_or_else(|| (*token.realm).into()), subject)
+            strike_subject(context, token, realm.unwrap_or_else(|| (*token.realm).into()), subject).await
         }
         (Kind::Subject, ..) => Err(bad("of a subject, `subject` is needed and `realm` is possible")),
-        (Kind::Token, None, None, None, None, Some(pasted)) => strike_pasted(context, token, pasted.trim()),
+        (Kind::Token, None, None, None, None, Some(pasted)) => strike_pasted(context, token, pasted.trim()).await,
         (Kind::Token, ..) => Err(bad("of a token, only `token` is needed: its whole text")),
         (Kind::Jti, None, None, Some(issuer), Some(jti), None) => {
             if jti.is_empty() {
@@ -146,7 +146,7 @@ fn carry_out(context: &Context<'_>, token: &AdminToken, text: &[u8]) -> Result<D
 }
 
 /// Strikes first and ends sessions then, so that nothing of the subject is good after either.
-fn strike_subject(
+async fn strike_subject(
     context: &Context<'_>,
     token: &AdminToken,
     realm: Box<str>,
@@ -161,14 +161,14 @@ fn strike_subject(
     let keep = context.issuers.iter().filter(|issuer| *issuer.realm == *realm).map(|issuer| issuer.keep).max();
     let target = Target::Subject { realm: realm.clone(), subject: subject.clone() };
     let mut done = strike(context, token, target, Keep::For(keep.unwrap_or_default()))?;
-    let ended = context.store.end_subject(&realm, &subject);
+    let ended = context.store.end_subject(&realm, &subject).await.map_err(|Unavailable| Problem::StateUnavailable)?;
     done.answer.insert("sessions_ended".to_owned(), ended.into());
     Ok(done)
 }
 
-fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) -> Result<Done, Problem> {
+async fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) -> Result<Done, Problem> {
     if let Some(session) = SessionToken::parse(pasted.as_bytes()) {
-        return end_session(context, token, &session.key());
+        return end_session(context, token, &session.key()).await;
     }
     let pasted = PastedToken::read(pasted).map_err(|_| {
         bad("`token` is neither a JWT that could ever count (no `Bearer `, no padding) nor the value of a session cookie")
@@ -178,10 +178,10 @@ fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) -> Res
     strike(context, token, Target::Token { signing_input: pasted.signing_input }, keep)
 }
 
-fn end_session(context: &Context<'_>, token: &AdminToken, key: &SessionKey) -> Result<Done, Problem> {
+async fn end_session(context: &Context<'_>, token: &AdminToken, key: &SessionKey) -> Result<Done, Problem> {
     let session = context.store.find(key).filter(|session| token.reaches(session.identity().realm()));
     let session = session.ok_or(Problem::NoSession)?;
-    if !context.store.end(key) {
+    if !context.store.end(key).await.map_err(|Unavailable| Problem::NotWritten)? {
         return Err(Problem::NoSession);
     }
     let (identity, key) = (session.identity(), key.to_string());

@@ -47,7 +47,7 @@ impl Creator {
     }
 
     /// Opens the session that an entry describes, or notes that its old cookie will open it.
-    pub(super) fn create(&self, text: &[u8]) -> Result<Map<String, Value>, Problem> {
+    pub(super) async fn create(&self, text: &[u8]) -> Result<Map<String, Value>, Problem> {
         let now = self.clock.now();
         let Entry { subject, name, email, email_verified, mut roles, mut groups, claims, auth_time, factor, legacy } =
             Entry::parse(text, now)?;
@@ -73,10 +73,11 @@ impl Creator {
         let session = match legacy {
             Some(old) => {
                 let legacy = Legacy { cookie: old.cookie, sha256: old.sha256, identity, expires: old.expires };
-                self.store.import_legacy(legacy, &self.session, now).map_err(|error| self.unopened(error))?
+                let imported = self.store.import_legacy(legacy, &self.session, now).await;
+                imported.map_err(|error| self.unopened(error))?
             }
             None => {
-                let opened = self.store.open(identity, &self.session, now);
+                let opened = self.store.open(identity, None, &self.session, now).await;
                 let (token, session) = opened.map_err(|error| self.unopened(error))?;
                 answer.insert("token".to_owned(), token.expose().into());
                 session
@@ -84,7 +85,7 @@ impl Creator {
         };
         answer.insert("key".to_owned(), session.key().to_string().into());
         answer.insert("expires_at".to_owned(), time(session.expires(&self.session)));
-        answer.insert("durable".to_owned(), false.into());
+        answer.insert("durable".to_owned(), self.store.is_durable().into());
         if dropped > 0 {
             answer.insert("dropped_grants".to_owned(), dropped.into());
         }
@@ -122,6 +123,7 @@ impl Creator {
             OpenError::Full => Problem::StoreFull,
             OpenError::TooLarge { bytes } => Problem::SessionTooLarge { bytes, limit: self.session.max_session_bytes },
             OpenError::TooManyCookies => Problem::TooManyCookies,
+            OpenError::Unavailable => Problem::NotWritten,
         }
     }
 }
@@ -174,12 +176,12 @@ pub(super) fn list(context: &Context<'_>, token: &AdminToken, query: &str) -> Re
 }
 
 /// Ends one session.
-pub(super) fn end(context: &Context<'_>, token: &AdminToken, key: &SessionKey) -> Result<Value, Problem> {
+pub(super) async fn end(context: &Context<'_>, token: &AdminToken, key: &SessionKey) -> Result<Value, Problem> {
     let now = context.clock.now();
     let session = context.store.find(key).filter(|session| !session.is_expired(context.session, now));
     // A session of another realm is no more visible than one that is not there.
     let session = session.filter(|session| token.reaches(session.identity().realm())).ok_or(Problem::NoSession)?;
-    if !context.store.end(key) {
+    if !context.store.end(key).await.map_err(|_| Problem::NotWritten)? {
         return Err(Problem::NoSession);
     }
     let identity = session.identity();
@@ -188,7 +190,7 @@ pub(super) fn end(context: &Context<'_>, token: &AdminToken, key: &SessionKey) -
 }
 
 /// Ends all sessions of one subject; none is a success too.
-pub(super) fn end_subject(context: &Context<'_>, token: &AdminToken, query: &str) -> Result<Value, Problem> {
+pub(super) async fn end_subject(context: &Context<'_>, token: &AdminToken, query: &str) -> Result<Value, Problem> {
     let query = Query::parse(query)?;
     let realm = query.realm(token)?.unwrap_or(&token.realm);
     if query.after.is_some() || query.limit.is_some() {
@@ -196,7 +198,7 @@ pub(super) fn end_subject(context: &Context<'_>, token: &AdminToken, query: &str
     }
     let subject = query.subject.as_deref().filter(|subject| !subject.is_empty());
     let subject = subject.ok_or(Problem::BadQuery("`subject` is missing: whose sessions should end?"))?;
-    let ended = context.store.end_subject(realm, subject);
+    let ended = context.store.end_subject(realm, subject).await.map_err(|_| Problem::NotWritten)?;
     tell_ended(context, token, realm, subject, ended, None);
     Ok(json!({ "ended": ended }))
 }

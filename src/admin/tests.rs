@@ -19,7 +19,7 @@ use crate::{
     clock::Timestamp,
     policy::{Access, Csrf},
     route::{RouteLimits, Target},
-    session::{Exchanged, Lookup, SameSite, SessionToken},
+    session::{Lookup, OldCookie, SameSite, SessionToken},
     telemetry::{LogSettings, LogSink, Telemetry},
 };
 
@@ -452,8 +452,8 @@ async fn many_entries_are_answered_line_by_line() {
     assert_eq!(bench.find(&answers[0]["token"]).unwrap().identity().subject(), "u-1");
     assert_eq!(answers[1]["error"], "bad_entry");
     assert!(answers[2].get("token").is_none(), "the old cookie's browser gets the token");
-    let exchanged = bench.store.exchange_legacy("JSESSIONID", b"old-value", &bench.session, NOW);
-    let Some(Exchanged::Opened(_, session)) = exchanged else { panic!("{exchanged:?}") };
+    let found = bench.store.lookup_legacy("JSESSIONID", b"old-value", &bench.session, NOW);
+    let Some(OldCookie::Waiting(session)) = found else { panic!("{found:?}") };
     assert_eq!(session.identity().subject(), "u-3");
     assert_eq!(bench.find(&answers[3]["token"]).unwrap().identity().subject(), "u-4");
     let summary = bench.audit().into_iter().find(|line| line["event"] == "sessions.imported").unwrap();

@@ -29,6 +29,14 @@ pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Re
     match welcome {
         Some(welcome) => print!("{}", welcome.text(&running, folder)),
         None => {
+            for (address, what) in [
+                (running.addresses().telemetry, "telemetry listens"),
+                (running.addresses().admin, "the admin API listens"),
+            ] {
+                if let Some(address) = address {
+                    tracing::info!(%address, "{what}");
+                }
+            }
             for address in &running.addresses().gateway {
                 tracing::info!(%address, "listening");
             }

@@ -97,6 +97,10 @@ table! {
         odd_header_names: Option<OddNames>,
         /// Threads.
         workers: Option<Workers>,
+        /// Where sessions and other state survive a restart.
+        state_dir: Option<At<FilePath>>,
+        /// The keys that state is sealed with, the newest first.
+        state_key_file: Option<At<FilePath>>,
         /// How long requests may take to finish when the gateway stops.
         drain_timeout: Option<Duration>,
         /// `Strict-Transport-Security`.

@@ -19,7 +19,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 use crate::{
     authn::keys::Algorithm,
     client::Scheme,
-    edge,
+    durable, edge,
     host::{Authority, Host},
     identity::Via,
     listener::Listener,
@@ -71,6 +71,8 @@ pub struct Config {
 pub struct Startup {
     /// Sockets, threads, bounds of connections.
     pub edge: edge::Settings,
+    /// `server.state_dir`; `None`: nothing survives a restart.
+    pub state: Option<durable::Settings>,
     /// `[log]`.
     pub log: telemetry::LogSettings,
     /// `telemetry.listen`; `None`: off.

@@ -2,6 +2,7 @@
 
 use super::Startup;
 use crate::{
+    durable,
     edge::{self, Limits},
     telemetry::LogSettings,
 };
@@ -16,12 +17,16 @@ impl Startup {
             }
         };
         // Taken apart by name, so that nobody adds a setting without saying here what a reload does with it.
-        let Self { edge, log, telemetry, admin } = self;
+        let Self { edge, state, log, telemetry, admin } = self;
         let edge::Settings { listeners, redirect_http, workers, drain_timeout, limits } = edge;
         compare("server.listen", *listeners == new.edge.listeners);
         compare("server.redirect_http", *redirect_http == new.edge.redirect_http);
         compare("server.workers", *workers == new.edge.workers);
         compare("server.drain_timeout", *drain_timeout == new.edge.drain_timeout);
+
+        compare("server.state_dir", state.as_ref().map(|s| &s.dir) == new.state.as_ref().map(|s| &s.dir));
+        let key_file = |state: &Option<durable::Settings>| state.as_ref().and_then(|state| state.key_file.clone());
+        compare("server.state_key_file", key_file(state) == key_file(&new.state));
 
         let Limits {
             handshake_timeout,

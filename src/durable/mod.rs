@@ -65,6 +65,7 @@ struct Shared {
     /// `None` between a failure and the next successful opening. Locked for as long as it takes to clone the `Arc`.
     database: Mutex<Option<Arc<Database>>>,
     healthy: AtomicBool,
+    resealing: AtomicBool,
     waiting: AtomicU64,
     counts: Counts,
 }
@@ -112,6 +113,8 @@ struct Change {
     key: Box<[u8]>,
     /// `None`: the record goes. Wiped when dropped, since some records are secrets.
     value: Option<Zeroizing<Vec<u8>>>,
+    /// Nothing is written where no record is.
+    replaces: bool,
 }
 
 /// A batch on its way to the disk.
@@ -172,6 +175,7 @@ impl Durable {
         let shared = Arc::new(Shared {
             database: Mutex::new(Some(Arc::new(database))),
             healthy: AtomicBool::new(true),
+            resealing: AtomicBool::new(keys.has_older()),
             waiting: AtomicU64::new(0),
             counts: Counts { syncs, ..Counts::default() },
         });
@@ -226,8 +230,13 @@ impl Durable {
     /// Every record of a table, in the order of keys. For the start: it reads from disk on the calling thread.
     ///
     /// # Errors
-    /// [`LoadError`] when the disk fails, or a record is damaged or sealed with a key that is not there any more.
-    pub fn load(&self, table: Table, mut each: impl FnMut(&[u8], &[u8])) -> Result<(), LoadError> {
+    /// [`LoadError`] when the disk fails, a record is damaged or sealed with a key that is not there any more, or
+    /// `each` says what is wrong with one.
+    pub fn load(
+        &self,
+        table: Table,
+        mut each: impl FnMut(&[u8], &[u8]) -> Result<(), &'static str>,
+    ) -> Result<(), LoadError> {
         let database = self.0.shared.database().clone().ok_or_else(|| LoadError("it cannot be read".to_owned()))?;
         let keys = &self.0.keys;
         let read = || -> Result<(), String> {
@@ -241,7 +250,7 @@ impl Durable {
             for record in opened.iter().map_err(|error| error.to_string())? {
                 let (key, value) = record.map_err(|error| error.to_string())?;
                 keys.open(table, key.value(), value.value(), &mut text)?;
-                each(key.value(), &text);
+                each(key.value(), &text)?;
             }
             Ok(())
         };
@@ -251,6 +260,11 @@ impl Durable {
     /// Whether the last write succeeded.
     pub fn healthy(&self) -> bool {
         self.0.shared.healthy.load(Ordering::Acquire)
+    }
+
+    /// Whether older keys are still needed: records may be sealed with them.
+    pub fn needs_older_keys(&self) -> bool {
+        self.0.shared.resealing.load(Ordering::Acquire)
     }
 
     /// What it did so far.
@@ -292,14 +306,21 @@ impl Batch {
     /// Writes a record, in the place of any of that key.
     #[must_use]
     pub fn put(mut self, table: Table, key: &[u8], value: Vec<u8>) -> Self {
-        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)) });
+        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)), replaces: false });
+        self
+    }
+
+    /// Writes a record in the place of one of that key; where none is any more, nothing. For [`Durable::commit`].
+    #[must_use]
+    pub fn replace(mut self, table: Table, key: &[u8], value: Vec<u8>) -> Self {
+        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)), replaces: true });
         self
     }
 
     /// Removes a record, if there is one.
     #[must_use]
     pub fn remove(mut self, table: Table, key: &[u8]) -> Self {
-        self.0.push(Change { table, key: key.into(), value: None });
+        self.0.push(Change { table, key: key.into(), value: None, replaces: false });
         self
     }
 
@@ -316,6 +337,18 @@ impl fmt::Debug for Batch {
 }
 
 impl Table {
+    /// All of them.
+    const ALL: [Self; 8] = [
+        Self::Factors,
+        Self::Keys,
+        Self::Meta,
+        Self::Revocations,
+        Self::Seen,
+        Self::Sessions,
+        Self::Signing,
+        Self::Users,
+    ];
+
     /// Its name on disk, which is part of what a record is sealed with.
     const fn name(self) -> &'static str {
         match self {
@@ -389,7 +422,8 @@ fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
 }
 
 fn cannot_open(dir: &Path, why: &str) -> OpenError {
-    OpenError(format!("{} cannot be opened: {why}", dir.join(DATABASE).display()))
+    let path = dir.join(DATABASE);
+    OpenError(format!("{0} cannot be opened: {why}; to begin without what is in it, move it away", path.display()))
 }
 
 fn make_dir(dir: &Path) -> Result<(), OpenError> {

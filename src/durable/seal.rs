@@ -35,11 +35,6 @@ impl Keyring {
                     make_key(&path)
                         .map_err(|error| OpenError(format!("{} cannot be made: {error}", path.display())))?;
                 }
-                tracing::warn!(
-                    "{} lies beside what it protects and so protects nothing: move it elsewhere and name it in \
-                     server.state_key_file",
-                    path.display()
-                );
                 Self::read(&path)
             }
         }
@@ -68,17 +63,20 @@ impl Keyring {
         Ok(Self(keys))
     }
 
-    /// One random key.
+    /// These keys, the newest first.
     #[cfg(test)]
-    pub(super) fn random() -> Self {
-        Self(Key::new(&secret::random()).into_iter().collect())
+    pub(super) fn of(keys: &[[u8; 32]]) -> Self {
+        Self(keys.iter().filter_map(Key::new).collect())
     }
 
-    /// With another's keys after its own.
-    #[cfg(test)]
-    pub(super) fn followed_by(mut self, older: Self) -> Self {
-        self.0.extend(older.0);
-        self
+    /// Whether there are older keys that records may be sealed with.
+    pub(super) fn has_older(&self) -> bool {
+        self.0.len() > 1
+    }
+
+    /// Whether a record is sealed with another key than the newest.
+    pub(super) fn is_older(&self, sealed: &[u8]) -> bool {
+        self.0.first().is_some_and(|newest| sealed.get(1..=ID_LEN) != Some(newest.id.as_slice()))
     }
 
     /// Seals a record with the newest key.

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redb::{Database, ReadableDatabase};
+use redb::{Database, ReadableDatabase, ReadableTable};
 use zeroize::Zeroizing;
 
 use super::{Batch, Change, Shared, Table, caught, seal::Keyring};
@@ -47,6 +47,8 @@ pub(super) struct Writer {
     next_attempt: Instant,
     patience: Duration,
     last_group: usize,
+    /// Where sealing anew has come to, in [`Table::ALL`]; `None`: there is nothing to do.
+    reseal: Option<(usize, Box<[u8]>)>,
 }
 
 /// What a change leaves behind; `None`: nothing.
@@ -64,12 +66,34 @@ struct Waiting {
     done: Box<dyn FnOnce(bool) + Send>,
 }
 
+/// Some records that are sealed with an older key, and where to go on.
+#[derive(Default)]
+struct Older {
+    changes: Vec<Change>,
+    last: Option<Box<[u8]>>,
+}
+
 /// How a transaction failed.
 enum Failure {
     /// Before anything could have reached the disk.
     Before(String),
     /// In the commit: it may be there or not.
     During(String, Vec<Sealed>),
+}
+
+/// A change as it is written.
+struct Step<'a> {
+    table: Table,
+    key: &'a [u8],
+    value: Option<&'a [u8]>,
+    replaces: bool,
+}
+
+impl<'a> Step<'a> {
+    fn of(change: &'a Change) -> Self {
+        let value = change.value.as_ref().map(|value| value.as_slice());
+        Self { table: change.table, key: &change.key, value, replaces: change.replaces }
+    }
 }
 
 impl Failure {
@@ -90,6 +114,7 @@ impl Writer {
         watch: Box<dyn Fn(bool) + Send>,
     ) -> Self {
         let now = clock::instant();
+        let reseal = keys.has_older().then(Default::default);
         Self {
             receiver,
             shared,
@@ -99,11 +124,12 @@ impl Writer {
             watch,
             later: BTreeMap::new(),
             undo: Vec::new(),
-            next_later: now + LATER,
+            next_later: if reseal.is_some() { now } else { now + LATER },
             next_mark: now + MARK,
             next_attempt: now,
             patience: FIRST_PATIENCE,
             last_group: 0,
+            reseal,
         }
     }
 
@@ -141,14 +167,14 @@ impl Writer {
         }
     }
 
-    /// Takes what waits besides. Where the last transaction served several, some more are on their way: those who
-    /// were just answered come again. Stops at the first message of another kind, since order counts.
+    /// Takes what waits besides. Where the last transaction served several, some more are on their way: as long as they
+    /// come one after the other they are waited for. Stops at the first message of another kind, since order counts.
     fn gather(&mut self, first: Waiting) -> (Vec<Waiting>, Option<Message>) {
         let mut group = vec![first];
         let until = clock::instant() + GATHER;
         while group.len() < MAX_GROUP {
             let wait = if group.len() < self.last_group {
-                until.saturating_duration_since(clock::instant())
+                until.saturating_duration_since(clock::instant()).min(GATHER_GAP)
             } else {
                 Duration::ZERO
             };
@@ -201,22 +227,87 @@ impl Writer {
         if self.later.is_empty() && clock::instant() >= self.next_mark {
             self.attempt(&[]);
         }
-        while !self.later.is_empty() {
-            let mut part = Vec::with_capacity(self.later.len().min(MAX_GROUP));
-            while part.len() < MAX_GROUP
-                && let Some(((table, key), value)) = self.later.pop_first()
-            {
-                part.push(Change { table, key, value });
-            }
-            if !self.attempt(&part) {
-                self.later.extend(part.into_iter().map(|change| ((change.table, change.key), change.value)));
-                return;
-            }
+        let mut part = Vec::with_capacity(self.later.len().min(MAX_GROUP));
+        while part.len() < MAX_GROUP
+            && let Some(((table, key), value)) = self.later.pop_first()
+        {
+            part.push(Change { table, key, value, replaces: false });
+        }
+        if part.is_empty() {
+            return self.reseal_some();
+        }
+        if !self.attempt(&part) {
+            self.later.extend(part.into_iter().map(|change| ((change.table, change.key), change.value)));
+        } else if !self.later.is_empty() {
+            // Those who wait have their turn between two parts.
+            self.next_later = clock::instant();
         }
     }
 
+    /// Seals some records with the newest key that are sealed with an older one.
+    fn reseal_some(&mut self) {
+        let Some((table, key)) = self.reseal.take() else {
+            return;
+        };
+        let Some(name) = Table::ALL.get(table) else {
+            self.shared.resealing.store(false, Ordering::Release);
+            tracing::info!("all state is sealed with the first key of server.state_key_file; the others may go");
+            return;
+        };
+        match self.older(*name, &key) {
+            Ok(Older { changes, last }) => {
+                let written = changes.is_empty() || self.attempt(&changes);
+                self.reseal = Some(match last {
+                    _ if !written => (table, key),
+                    Some(last) => (table, last),
+                    None => (table + 1, Box::default()),
+                });
+                // Those who wait have their turn between two steps.
+                if written {
+                    self.next_later = clock::instant();
+                }
+            }
+            Err(why) => tracing::warn!("state cannot be sealed anew: {why}"),
+        }
+    }
+
+    /// Of the next records of a table, those that are sealed with an older key; and where to go on.
+    fn older(&self, table: Table, from: &[u8]) -> Result<Older, String> {
+        let database = self.database()?;
+        caught(|| {
+            let transaction = database.begin_read().map_err(|error| error.to_string())?;
+            let opened = match transaction.open_table(table.definition()) {
+                Ok(opened) => opened,
+                Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Older::default()),
+                Err(error) => return Err(error.to_string()),
+            };
+            let (mut changes, mut last, mut looked_at) = (Vec::new(), None, 0);
+            for record in opened.range(from..).map_err(|error| error.to_string())? {
+                let (key, value) = record.map_err(|error| error.to_string())?;
+                if looked_at == MAX_GROUP {
+                    last = Some(key.value().into());
+                    break;
+                }
+                looked_at += 1;
+                if self.keys.is_older(value.value()) {
+                    let mut text = Zeroizing::new(Vec::new());
+                    self.keys.open(table, key.value(), value.value(), &mut text)?;
+                    changes.push(Change { table, key: key.value().into(), value: Some(text), replaces: true });
+                }
+            }
+            Ok(Older { changes, last })
+        })
+    }
+
     fn close(&mut self, done: Option<&mpsc::Sender<bool>>) {
-        self.write_later();
+        loop {
+            self.write_later();
+            if self.later.is_empty() || !self.shared.healthy.load(Ordering::Acquire) {
+                break;
+            }
+        }
+        // The time goes along.
+        let _ = self.recovered() && self.attempt(&[]);
         let written = self.shared.healthy.load(Ordering::Acquire);
         *self.shared.database() = None;
         if let Some(done) = done {
@@ -317,17 +408,19 @@ impl Writer {
         let database = self.database().map_err(Failure::Before)?;
         let mut undo = Vec::new();
         let prepared = caught(|| {
-            let mut changes: Vec<_> =
-                changes.iter().map(|c| (c.table, &*c.key, c.value.as_ref().map(|v| &***v))).collect();
+            let mut steps: Vec<Step<'_>> = changes.iter().map(Step::of).collect();
             let now = self.clock.now().unix_millis().to_be_bytes();
-            changes.push((Table::Meta, CLOCK, Some(&now)));
+            steps.push(Step { table: Table::Meta, key: CLOCK, value: Some(&now), replaces: false });
             // Stable: of two changes to one record the later one wins.
-            changes.sort_by_key(|(table, _, _)| *table);
+            steps.sort_by_key(|step| step.table);
             let transaction = database.begin_write().map_err(|error| error.to_string())?;
-            for run in changes.chunk_by(|(a, _, _), (b, _, _)| a == b) {
-                let Some((name, _, _)) = run.first() else { continue };
+            for run in steps.chunk_by(|a, b| a.table == b.table) {
+                let Some(Step { table: name, .. }) = run.first() else { continue };
                 let mut table = transaction.open_table(name.definition()).map_err(|error| error.to_string())?;
-                for (name, key, value) in run {
+                for Step { key, value, replaces, .. } in run {
+                    if *replaces && table.get(*key).map_err(|error| error.to_string())?.is_none() {
+                        continue;
+                    }
                     let before = match value {
                         Some(value) => {
                             let sealed = self.keys.seal(*name, key, value)?;
@@ -370,14 +463,17 @@ fn restore(database: &Database, undo: &[Sealed]) -> Result<(), String> {
 /// The record in [`Table::Meta`] with the latest time, as milliseconds in eight bytes, big end first.
 pub(super) const CLOCK: &[u8] = b"clock";
 
-/// How long what may be lost in a crash waits: with the time that writing takes, less than five seconds.
-const LATER: Duration = Duration::from_secs(4);
+/// How long what may be lost in a crash waits here.
+const LATER: Duration = Duration::from_millis(1500);
 
 /// How often the time is noted at least.
 const MARK: Duration = Duration::from_secs(60);
 
 /// How long a transaction waits for the company that the last one had.
-const GATHER: Duration = Duration::from_millis(2);
+const GATHER: Duration = Duration::from_millis(8);
+
+/// How long it waits for the next one of them.
+const GATHER_GAP: Duration = Duration::from_millis(2);
 
 /// Batches in one transaction.
 const MAX_GROUP: usize = 4096;

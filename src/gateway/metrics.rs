@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use crate::{certificate::CertificateResolver, edge::Counters, state::Live, telemetry::metrics::Exposition};
+use crate::{
+    certificate::CertificateResolver, durable::Durable, edge::Counters, state::Live, telemetry::metrics::Exposition,
+};
 
 /// Adds a collector for everything that counts outside of `telemetry`.
 pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Arc<CertificateResolver>) {
@@ -20,6 +22,9 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
         if let Some(live) = live.upgrade() {
             sessions_and_tokens(exposition, &live);
             keys(exposition, &live);
+            if let Some(durable) = &live.shared.durable {
+                state(exposition, durable);
+            }
             upstreams(exposition, &live);
         }
     }));
@@ -128,6 +133,24 @@ fn keys(exposition: &mut Exposition, live: &Live) {
     for (issuer, statistics) in &fetched {
         fetches.value(&[("issuer", issuer), ("result", "ok")], statistics.fetches);
         fetches.value(&[("issuer", issuer), ("result", "failed")], statistics.failures);
+    }
+}
+
+fn state(exposition: &mut Exposition, durable: &Durable) {
+    let counts = durable.counts();
+    exposition
+        .gauge("portcullis_state_writable", "1 while server.state_dir can be written, 0 while it cannot.")
+        .value(&[], u64::from(durable.healthy()));
+    exposition
+        .gauge("portcullis_state_needs_older_keys", "1 while state may be sealed with other keys than the first.")
+        .value(&[], u64::from(durable.needs_older_keys()));
+    for (name, help, counter) in [
+        ("portcullis_state_syncs_total", "Times the disk was asked to keep what was written.", &*counts.syncs),
+        ("portcullis_state_commits_total", "Transactions written.", &counts.commits),
+        ("portcullis_state_changes_total", "Changes written that somebody waited for.", &counts.batches),
+        ("portcullis_state_failures_total", "Changes refused because they could not be written.", &counts.failures),
+    ] {
+        exposition.counter(name, help).value(&[], counter.load(Relaxed));
     }
 }
 

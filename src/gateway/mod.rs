@@ -27,15 +27,16 @@ use crate::{
     },
     certificate::CertificateResolver,
     change::{Ask, Reloads},
-    clock::{Clock, Timestamp},
+    clock::{self, Clock, Timestamp},
     config::{Config, Startup, Tls},
+    durable::{Durable, Unavailable},
     edge::{self, Bound, Counters, Handler, Peers, Redirect, TlsSlot},
     inbound::Inbound,
     listener::Listener,
     login, pipeline,
     reload::{self, Certificates, Followed, Reloader},
     revocation::Revocations,
-    session::Store,
+    session::{self, MemoryStore, Store},
     shutdown::Shutdown,
     state::{Live, Shared, Snapshot},
     telemetry::{Telemetry, endpoint},
@@ -94,6 +95,8 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
     let _ = edge::raise_descriptor_limit();
 
     let telemetry = Telemetry::start(&startup.log, clock.now()).map_err(failed("the log cannot be opened"))?;
+    let durable = durable(&startup, &telemetry, &clock)?;
+    let clock = durable.as_ref().map_or(clock, |durable| durable.clock().clone());
     let listeners = bind_all(&startup.edge.listeners)?;
     let redirect = startup.edge.redirect_http.map(|at| bind(&Listener::Http(at))).transpose()?;
     let probes = startup.telemetry.as_ref().map(bind).transpose()?;
@@ -112,7 +115,8 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
 
     let own_listeners = [&addresses.gateway[..], addresses.admin.as_slice(), addresses.telemetry.as_slice()].concat();
     let (reloads, asks) = Reloads::new(clock.now());
-    let live = live(snapshot, &telemetry, &clock, own_listeners, reloads)?;
+    let live = live(snapshot, &telemetry, durable, &clock, own_listeners, reloads)?;
+    follow_sources(&live)?;
     let counters = Arc::<Counters>::default();
     metrics::register(&live, &counters, &resolver);
 
@@ -161,6 +165,10 @@ impl Running {
         for thread in [self.control.take(), self.reloader.take()].into_iter().flatten() {
             // It only panics if the system cannot run timers; there is nothing left to do for it then.
             let _ = thread.join();
+        }
+        if let Some(durable) = &shared.durable {
+            shared.sessions.keep_up(MemoryStore::SEGMENTS);
+            drained &= durable.close(LAST_LINES);
         }
         shared.telemetry.finish(LAST_LINES) && drained
     }
@@ -323,6 +331,7 @@ fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
 fn live(
     snapshot: Snapshot,
     telemetry: &Arc<Telemetry>,
+    durable: Option<Durable>,
     clock: &Clock,
     own_listeners: Vec<SocketAddr>,
     reloads: Reloads,
@@ -332,13 +341,12 @@ fn live(
     trust.into_iter().for_each(|trust| upstreams.verify_by(trust));
     let shutdown = Shutdown::new();
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    let durable = None;
     let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
     let shared = Shared {
         clock: clock.clone(),
-        durable,
+        sessions: Arc::new(sessions(durable.as_ref(), &snapshot.session, clock)?),
         revocations: Arc::new(revocations),
-        sessions: Arc::new(Store::in_memory()),
+        durable,
         tokens: TokenCache::new(CacheLimits::default()),
         hasher: Hasher::start_telling(hashing, HASHES_WAITING, telemetry.audit().clone(), clock.clone())
             .map_err(failed("the hashing threads cannot be started"))?,
@@ -351,6 +359,48 @@ fn live(
         reloads,
     };
     Ok(Arc::new(Live::new(snapshot, shared)))
+}
+
+/// The database of `server.state_dir`; while it cannot be written, `/readyz` says no.
+fn durable(startup: &Startup, telemetry: &Arc<Telemetry>, clock: &Clock) -> Result<Option<Durable>, StartError> {
+    let Some(settings) = &startup.state else {
+        return Ok(None);
+    };
+    let watcher = Arc::clone(telemetry);
+    let watch = move |works: bool| {
+        let readiness = watcher.readiness();
+        if works { readiness.clear(endpoint::STATE) } else { readiness.block(endpoint::STATE) }
+    };
+    Durable::open(settings, clock, watch).map(Some).map_err(failed("server.state_dir cannot be used"))
+}
+
+/// Users may have gone while the gateway was down: what was restored follows its sources as they are now (R29).
+fn follow_sources(live: &Live) -> Result<(), StartError> {
+    if live.shared.durable.is_none() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(failed("the sessions cannot be compared with their sources"))?;
+    let revised = runtime.block_on(reload::revise(&live.snapshot(), &live.shared.sessions));
+    if revised.failed > 0 {
+        return Err(StartError {
+            what: "sessions whose sources have changed cannot be ended or updated".to_owned(),
+            cause: Unavailable.into(),
+        });
+    }
+    Ok(())
+}
+
+/// The sessions, with those that are on disk.
+fn sessions(durable: Option<&Durable>, settings: &session::Settings, clock: &Clock) -> Result<Store, StartError> {
+    let Some(durable) = durable else {
+        return Ok(Store::in_memory());
+    };
+    let began = clock::instant();
+    let store = Store::restored(durable.clone(), settings, clock.now())
+        .map_err(failed("the sessions in server.state_dir cannot be read"))?;
+    tracing::info!(sessions = store.len(), milliseconds = began.elapsed().as_millis(), "sessions were restored");
+    Ok(store)
 }
 
 fn slot(settings: Tls, resolver: &Arc<CertificateResolver>) -> Result<reload::Slot, StartError> {
@@ -410,6 +460,7 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
                 let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
                 let now = live.shared.clock.now();
                 live.shared.sessions.sweep(&live.snapshot().session, now, budget);
+                live.shared.sessions.keep_up(SEGMENTS_TOLD_AT_ONCE);
                 live.shared.revocations.sweep(now);
                 sweeps += 1;
                 if sweeps.is_multiple_of(SWEEPS_OF_THE_DISK) {
@@ -455,3 +506,6 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEPS_A_ROUND: usize = 60;
 /// Once an hour.
 const SWEEPS_OF_THE_DISK: u64 = 3600;
+
+/// The disk hears of every session within two seconds, and has written it less than two seconds later.
+const SEGMENTS_TOLD_AT_ONCE: usize = MemoryStore::SEGMENTS / 2;

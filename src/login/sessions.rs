@@ -143,7 +143,7 @@ async fn end(which: &Which, current: &Arc<Session>, context: Context<'_>) -> Res
         Which::One(id) => session.key().handle() == *id,
     };
     let keys: Vec<SessionKey> = own.iter().filter(|session| fits(session)).map(|session| *session.key()).collect();
-    let count = keys.iter().filter(|key| context.store.end(key)).count();
+    let count = context.store.end_all(&keys).await.map_err(|_| Refusal::NotWritten)?;
     if count > 0 {
         context.tell_own_sessions_ended(current, count);
     }

@@ -196,7 +196,9 @@ async fn log_in(credentials: Credentials, provider: &Provider, context: Context<
     }
     let from = OpenedFrom { device: user_agent::device(context.headers), address: context.view.address };
     let opening = Opening { from: Some(from), ..Arc::new(identity).into() };
-    let opened = context.store.open(opening, context.sessions, context.now);
+    // Whoever cannot get a new session keeps the old one.
+    let replaced = context.session.map(|session| session.key());
+    let opened = context.store.open(opening, replaced, context.sessions, context.now).await;
     let (token, session) = opened.map_err(|error| match error {
         OpenError::Full | OpenError::TooManyCookies => {
             kept_out(What::LoginFailed, "store_full");
@@ -206,11 +208,11 @@ async fn log_in(credentials: Credentials, provider: &Provider, context: Context<
             kept_out(What::LoginFailed, "identity_too_large");
             Refusal::IdentityTooLarge
         }
+        OpenError::Unavailable => {
+            kept_out(What::LoginFailed, "not_written");
+            Refusal::NotWritten
+        }
     })?;
-    // Last, so that whoever could not get a new session keeps the old one.
-    if let Some(old) = context.session {
-        context.store.end(old.key());
-    }
     context.tell_login(provider, &session, dropped_grants);
     Ok(Attempted::LoggedIn { token, session })
 }

@@ -48,7 +48,7 @@ pub async fn sign_out<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Con
             };
             let event = match context.session {
                 Some(session) => {
-                    context.store.end(session.key());
+                    context.store.end(session.key()).await.map_err(|_| Refusal::NotWritten)?;
                     context.tell_logout(session);
                     Event::LoggedOut
                 }

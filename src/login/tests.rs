@@ -152,9 +152,9 @@ impl World {
         self.send(Method::POST, "/_auth/login", body, Sent { headers, session: None }).await
     }
 
-    fn open(&self) -> (SessionToken, Arc<Session>) {
+    async fn open(&self) -> (SessionToken, Arc<Session>) {
         let (identity, _) = identity_of(&self.login.providers[0], &alice(), NOW).unwrap();
-        self.store.open(Arc::new(identity), &self.sessions, NOW).unwrap()
+        self.store.open(Arc::new(identity), None, &self.sessions, NOW).await.unwrap()
     }
 
     /// The session of the cookie that an answer sets.
@@ -219,7 +219,7 @@ async fn a_login_by_form_opens_a_session_and_goes_where_it_was_headed() {
 #[tokio::test]
 async fn a_login_always_makes_a_new_session_and_ends_the_old_one() {
     let world = World::new();
-    let (old_token, old) = world.open();
+    let (old_token, old) = world.open().await;
 
     let answer = world.submit(RIGHT, Some(&old)).await.unwrap();
 
@@ -232,7 +232,7 @@ async fn a_login_always_makes_a_new_session_and_ends_the_old_one() {
 #[tokio::test]
 async fn a_failed_login_keeps_the_old_session() {
     let world = World::new();
-    let (_, old) = world.open();
+    let (_, old) = world.open().await;
 
     let answer = world.submit(WRONG, Some(&old)).await.unwrap();
 
@@ -382,7 +382,7 @@ async fn guessing_is_slowed_down_for_known_and_unknown_users_alike() {
 #[tokio::test]
 async fn whoever_is_signed_in_is_told_and_may_switch() {
     let world = World::new();
-    let (_, session) = world.open();
+    let (_, session) = world.open().await;
     let get = async |uri: &str| {
         let sent = Sent { headers: vec![], session: Some(&session) };
         world.send(Method::GET, uri, "", sent).await.unwrap()
@@ -423,7 +423,7 @@ async fn several_providers_are_offered() {
 #[tokio::test]
 async fn logging_out_ends_the_session_and_clears_the_cookie() {
     let world = World::new();
-    let (token, session) = world.open();
+    let (token, session) = world.open().await;
     let post = async |body: &str, headers| {
         let sent = Sent { headers, session: Some(&session) };
         world.send(Method::POST, "/_auth/logout", body, sent).await.unwrap()
@@ -451,7 +451,7 @@ async fn logging_out_ends_the_session_and_clears_the_cookie() {
 #[tokio::test]
 async fn following_a_link_logs_nobody_out() {
     let world = World::new();
-    let (_, session) = world.open();
+    let (_, session) = world.open().await;
 
     let sent = Sent { headers: vec![], session: Some(&session) };
     let page = world.send(Method::GET, "/_auth/logout?return_to=/orders", "", sent).await.unwrap();
@@ -465,7 +465,7 @@ async fn following_a_link_logs_nobody_out() {
 #[tokio::test]
 async fn a_caller_learns_who_they_are_and_nobody_else_does() {
     let world = World::new();
-    let (_, session) = world.open();
+    let (_, session) = world.open().await;
 
     let sent = Sent { headers: vec![], session: Some(&session) };
     let answer = world.send(Method::GET, "/_auth/session", "", sent).await.unwrap();

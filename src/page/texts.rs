@@ -251,6 +251,7 @@ texts! {
     UpstreamUnreachable "upstream_unreachable" "The service behind this gateway cannot be reached.",
     UpstreamInvalid "upstream_invalid" "The service behind this gateway gave no valid answer.",
     UpstreamTimeout "upstream_timeout" "The service behind this gateway did not answer in time.",
+    NotWritten "not_written" "This could not be saved and has not happened. Please try again.",
     Unavailable "unavailable" "This cannot be checked at the moment. Please try again.",
     StoreFull "store_full" "No more sessions can be opened at the moment.",
 }

@@ -17,6 +17,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
     authz::Permit,
+    clock::Timestamp,
     cors,
     decide::{self, Decision, Findings, Question, Verdict},
     headers::{self, OutboundParts, forwarded},
@@ -26,7 +27,7 @@ use crate::{
     policy::Access,
     refusal::{Asked, Audience, BadCredential, Refusal},
     route::Target,
-    session::cookie,
+    session::{SessionToken, cookie},
     state::{Live, Snapshot, SnapshotCache},
     telemetry::{
         WorkerTelemetry,
@@ -124,6 +125,7 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     }
     let Decision { mut findings, verdict } = decision;
     note(&mut outcome, &findings);
+    let opened = if findings.waited { exchange(worker, snapshot, &mut findings, now).await } else { None };
 
     let relayed = match verdict {
         Verdict::Allow(permit) => {
@@ -139,7 +141,26 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
             Err(refusal)
         }
     };
-    conclude(snapshot, relayed, &findings, &head, &request_id, outcome)
+    let mut response = conclude(snapshot, relayed, &findings, &head, &request_id, outcome);
+    if let Some(token) = opened {
+        response.headers_mut().append(SET_COOKIE, cookie::set(&snapshot.session, &token));
+    }
+    response
+}
+
+/// Gives a browser that brought an old cookie a session of ours. Where that cannot be had now the old cookie goes on
+/// counting, and the next request asks again.
+async fn exchange(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    findings: &mut Findings,
+    now: Timestamp,
+) -> Option<SessionToken> {
+    let waiting = findings.session.as_ref()?;
+    let exchanged = worker.live.shared.sessions.exchange_legacy(waiting, &snapshot.session, now).await;
+    let (token, session) = exchanged.ok().flatten()?;
+    findings.session = Some(session);
+    token
 }
 
 /// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
@@ -245,9 +266,6 @@ fn conclude(
     headers.insert(X_REQUEST_ID, request_id.header().clone());
     if let Some(cors) = route.and_then(|route| route.cors.as_ref()) {
         cors::add_fields(cors, head.headers.get(ORIGIN), headers);
-    }
-    if let Some(token) = &findings.opened {
-        headers.append(SET_COOKIE, cookie::set(&snapshot.session, token));
     }
     if let Some(hsts) = snapshot.hsts.as_ref().filter(|_| findings.is_https()) {
         headers.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());

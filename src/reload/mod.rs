@@ -272,6 +272,8 @@ pub struct Followed {
     sources: [u8; 32],
     /// Snapshots with other sources than today's, under which somebody may still log in.
     earlier: Vec<Weak<Snapshot>>,
+    /// Whether some sessions should have followed and could not.
+    unfinished: bool,
 }
 
 impl Followed {
@@ -284,6 +286,7 @@ impl Followed {
             watch: Watch::of(inputs),
             sources: sessions::digest(&config.snapshot),
             earlier: Vec::new(),
+            unfinished: false,
         }
     }
 
@@ -307,7 +310,7 @@ impl Followed {
     /// A login that began under an earlier snapshot may have opened a session after all were looked at: until the last
     /// such login has ended, and once after it, they are looked at again.
     async fn revise_again(&mut self, live: &Live) {
-        if self.earlier.is_empty() {
+        if self.earlier.is_empty() && !self.unfinished {
             return;
         }
         self.earlier.retain(|snapshot| snapshot.strong_count() > 0);
@@ -319,6 +322,8 @@ impl Followed {
         let counts = live.shared.reloads.counts();
         counts.sessions_ended.fetch_add(u64::try_from(revised.ended).unwrap_or(u64::MAX), Relaxed);
         counts.sessions_updated.fetch_add(u64::try_from(revised.updated).unwrap_or(u64::MAX), Relaxed);
+        // What could not be written down does not hold: it is tried again with the next look.
+        self.unfinished = revised.failed > 0;
         revised
     }
 }

@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use crate::{
     accounts::User,
     admin::{AdminToken, Scope},
+    durable::Unavailable,
     identity::{Identity, IdentityParts, Source},
     login::{self, Provider},
     session::{Session, SessionKey, Store},
@@ -98,13 +99,20 @@ async fn update(
     // What waits for an old cookie was made by a program, which can make it again.
     if session.is_waiting() {
         ending.push(*session.key());
-    } else if store.renew(session, identity) {
-        revised.updated += 1;
+    } else {
+        match store.renew(session, identity).await {
+            Ok(true) => revised.updated += 1,
+            Ok(false) => {}
+            Err(Unavailable) => revised.failed += 1,
+        }
     }
 }
 
 async fn end(store: &Store, ending: &[SessionKey], revised: &mut Revised) {
-    revised.ended += ending.iter().filter(|key| store.end(key)).count();
+    match store.end_all(ending).await {
+        Ok(ended) => revised.ended += ended,
+        Err(Unavailable) => revised.failed += ending.len(),
+    }
 }
 
 /// Admin tokens that open sessions.

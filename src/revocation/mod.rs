@@ -161,9 +161,12 @@ impl Revocations {
             return Ok(list);
         };
         let mut unreadable = 0_u64;
-        durable.load(Table::Revocations, |_, record| match serde_json::from_slice(record) {
-            Ok(struck) => list.restore(&struck, now),
-            Err(_) => unreadable += 1,
+        durable.load(Table::Revocations, |_, record| {
+            match serde_json::from_slice(record) {
+                Ok(struck) => list.restore(&struck, now),
+                Err(_) => unreadable += 1,
+            }
+            Ok(())
         })?;
         if unreadable > 0 {
             let why = format!("{unreadable} records cannot be read; were they written by a newer version?");
@@ -239,6 +242,7 @@ impl Revocations {
             if until.is_some_and(|until| has_ended(until, now)) {
                 ended.push(key.to_vec());
             }
+            Ok(())
         })?;
         for some in ended.chunks(RECORDS_AT_ONCE) {
             let batch = some.iter().fold(Batch::new(), |batch, key: &Vec<u8>| batch.remove(Table::Revocations, key));

@@ -221,7 +221,14 @@ fn a_restart_forgets_nothing_and_no_moment_goes_back() {
     list.sweep_disk(at(NOW + 60)).unwrap();
     written(&list, subject("bob"), NOW + 60, LIFE);
     let mut records = 0;
-    list.durable.as_ref().unwrap().load(Table::Revocations, |_, _| records += 1).unwrap();
+    list.durable
+        .as_ref()
+        .unwrap()
+        .load(Table::Revocations, |_, _| {
+            records += 1;
+            Ok(())
+        })
+        .unwrap();
     assert_eq!(records, 2);
 }
 

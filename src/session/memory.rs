@@ -25,10 +25,12 @@ use dashmap::{DashMap, Entry};
 use smallvec::SmallVec;
 
 use super::{
-    BuildKeyHasher, Exchanged, Legacy, Lookup, NEVER_SEEN, OpenError, Opening, Retired, Session, SessionKey,
+    BuildKeyHasher, Legacy, Lookup, NEVER_SEEN, OldCookie, OpenError, Opening, Retired, Session, SessionKey,
     SessionToken, Settings, identity_bytes,
+    record::Restored,
+    seen::{self, Seen},
 };
-use crate::{clock::Timestamp, identity::Identity};
+use crate::{clock::Timestamp, durable::Batch, identity::Identity};
 
 /// The store in memory. See [`super::Store`] for what its functions promise.
 pub struct MemoryStore {
@@ -38,6 +40,19 @@ pub struct MemoryStore {
     count: AtomicUsize,
     next_sweep: AtomicUsize,
     legacy: LegacySessions,
+    /// `None`: nobody would hear of it.
+    disk: Option<Disk>,
+}
+
+/// What the disk has to hear of.
+struct Disk {
+    /// Keys of sessions that went out of the table. A plain lock, held for a push; taken last.
+    gone: Mutex<Vec<SessionKey>>,
+    /// A bit for each first two bytes of a key: whether a session with that beginning has gone.
+    gone_groups: Box<[AtomicU64]>,
+    next_segment: AtomicUsize,
+    /// For each segment, the latest time that was told, in milliseconds since the epoch.
+    told: Box<[AtomicU64]>,
 }
 
 type Segment = DashMap<ByKey, (), BuildKeyHasher>;
@@ -80,6 +95,9 @@ impl MemoryStore {
     /// Different names of old cookies that a store looks for.
     pub const MAX_LEGACY_COOKIES: usize = 8;
 
+    /// Parts of the store that are swept, listed and told to the disk one at a time.
+    pub const SEGMENTS: usize = 256;
+
     /// An empty store.
     pub fn new() -> Self {
         let segment = |_| DashMap::with_hasher_and_shard_amount(BuildKeyHasher::default(), SHARDS_OF_SEGMENT);
@@ -95,7 +113,142 @@ impl MemoryStore {
                 cookies: ArcSwap::default(),
                 exchanged: Mutex::default(),
             },
+            disk: None,
         }
+    }
+
+    /// An empty store that remembers what a disk has to hear of.
+    pub(super) fn with_disk() -> Self {
+        Self { disk: Some(Disk::new()), ..Self::new() }
+    }
+
+    /// Puts a session back that is on disk, unless it has expired.
+    pub(super) fn restore(&self, restored: Restored, seen: &Seen, settings: &Settings, now: Timestamp) {
+        let Restored { key, identity, created, expires, waits_for, opened_from, remembered } = restored;
+        let last_seen = match &waits_for {
+            Some(_) => NEVER_SEEN,
+            None => seen.of(&key).unwrap_or(0).max(seen_at(created)),
+        };
+        let session = Arc::new(Session {
+            key,
+            last_seen: AtomicU64::new(last_seen),
+            created,
+            expires,
+            identity,
+            opened_from: opened_from.map(Box::new),
+            remembered,
+        });
+        if session.is_expired(settings, now) {
+            self.note_gone(&key);
+            return;
+        }
+        if let Some(cookie) = &waits_for {
+            // The limit held when it was imported.
+            let _ = self.legacy.add_cookie(cookie);
+            self.legacy.waiting.fetch_add(1, Ordering::AcqRel);
+        }
+        // Whoever was let in stays, even if fewer may come in now.
+        let unlimited = Settings { max_sessions: usize::MAX, ..settings.clone() };
+        self.try_insert(&session, &unlimited);
+    }
+
+    /// The keys of sessions that went since the last call, but not of those that waited for an old cookie: such a key
+    /// may come again, and what ends them tells the disk itself.
+    pub(super) fn take_gone(&self) -> Vec<SessionKey> {
+        self.disk.as_ref().map(|disk| std::mem::take(&mut *disk.gone())).unwrap_or_default()
+    }
+
+    /// When the sessions of the next segment were last seen, where that changed.
+    pub(super) fn take_seen(&self) -> Batch {
+        let Some(disk) = &self.disk else {
+            return Batch::new();
+        };
+        let at = disk.next_segment.fetch_add(1, Ordering::Relaxed) % SEGMENTS;
+        let mut sessions: Vec<_> = self.segments[at].iter().filter_map(|entry| seen::entry(&entry.key().0)).collect();
+        let since = disk.told[at].load(Ordering::Relaxed);
+        let latest = sessions.iter().map(|(_, seen)| *seen).max().unwrap_or(0).max(since);
+        disk.told[at].store(latest, Ordering::Relaxed);
+        let segment = u8::try_from(at).unwrap_or(u8::MAX);
+        seen::write(Batch::new(), segment, &mut sessions, since, |second| disk.take_gone_group(segment, second))
+    }
+
+    /// A session of ours that is not in the store yet.
+    pub(super) fn prepare(
+        key: SessionKey,
+        opening: Opening,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, OpenError> {
+        let Opening { identity, from, remembered } = opening;
+        fitting(&identity, settings)?;
+        let Life { created, expires } = Life::starting(now, None, settings);
+        Ok(Arc::new(Session {
+            key,
+            last_seen: AtomicU64::new(seen_at(now)),
+            created,
+            expires: remembered.map_or(expires, |lifetime| now.plus(lifetime)),
+            identity,
+            opened_from: from.map(Box::new),
+            remembered: remembered.is_some(),
+        }))
+    }
+
+    /// A session that will wait for an old cookie, and is not in the store yet.
+    pub(super) fn prepare_legacy(
+        &self,
+        legacy: &Legacy,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Arc<Session>, OpenError> {
+        self.legacy.add_cookie(&legacy.cookie)?;
+        fitting(&legacy.identity, settings)?;
+        let Life { created, expires } = Life::starting(now, legacy.expires, settings);
+        let key = SessionKey::of_legacy(&legacy.cookie, &legacy.sha256);
+        let identity = Arc::clone(&legacy.identity);
+        Ok(Arc::new(Session {
+            key,
+            last_seen: AtomicU64::new(NEVER_SEEN),
+            created,
+            expires,
+            identity,
+            opened_from: None,
+            remembered: false,
+        }))
+    }
+
+    /// What takes the place of a session that waited.
+    pub(super) fn successor(waiting: &Session, key: SessionKey, settings: &Settings, now: Timestamp) -> Arc<Session> {
+        Arc::new(Session {
+            key,
+            last_seen: AtomicU64::new(seen_at(now)),
+            created: waiting.created(),
+            expires: waiting.expires(settings),
+            identity: Arc::clone(waiting.identity()),
+            opened_from: None,
+            remembered: false,
+        })
+    }
+
+    /// Whether a session finds room, and which sessions of its subject would end for it.
+    pub(super) fn room_for(
+        &self,
+        session: &Session,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>, OpenError> {
+        let theirs = self.of_subject(session.identity().realm(), session.identity().subject());
+        let surplus = (theirs.len() + 1).saturating_sub(settings.max_per_user.max(1));
+        // An import takes the place of an earlier one with the same key.
+        let again = theirs.iter().any(|other| other.key() == session.key());
+        let full = || self.len() >= settings.max_sessions;
+        if surplus == 0 && !again && full() {
+            // The sweeper is never far behind, so one round over the whole store is worth it only if it helps.
+            self.sweep_table(settings, now, SWEEP_WHEN_FULL);
+            if full() {
+                return Err(OpenError::Full);
+            }
+        }
+        Ok(theirs.iter().take(surplus).map(|other| *other.key()).filter(|key| key != session.key()).collect())
     }
 
     pub(super) fn lookup(&self, token: &SessionToken, settings: &Settings, now: Timestamp) -> Lookup {
@@ -115,18 +268,6 @@ impl MemoryStore {
                 Lookup::Absent
             }
         }
-    }
-
-    pub(super) fn open(
-        &self,
-        opening: Opening,
-        settings: &Settings,
-        now: Timestamp,
-    ) -> Result<(SessionToken, Arc<Session>), OpenError> {
-        let token = SessionToken::generate();
-        let life = Life::starting(now, None, settings);
-        let session = self.insert(token.key(), seen_at(now), opening, life, settings, now)?;
-        Ok((token, session))
     }
 
     pub(super) fn end(&self, key: &SessionKey) -> bool {
@@ -169,14 +310,14 @@ impl MemoryStore {
         true
     }
 
-    pub(super) fn end_subject(&self, realm: &str, subject: &str) -> usize {
+    pub(super) fn end_subject(&self, realm: &str, subject: &str) -> Vec<SessionKey> {
         let mut ended = Vec::new();
         // The emptied entry goes under the same lock, so that a session opened meanwhile is not lost with it.
         self.subjects.remove_if_mut(&self.hash_subject(realm, subject), |_, sessions| {
             ended = sessions.take(|session| session.is_of(realm, subject));
             sessions.is_empty()
         });
-        ended.iter().filter(|session| self.remove_this(session)).count()
+        ended.iter().filter(|session| self.remove_this(session)).map(|session| *session.key()).collect()
     }
 
     pub(super) fn of_subject(&self, realm: &str, subject: &str) -> Vec<Arc<Session>> {
@@ -237,25 +378,21 @@ impl MemoryStore {
         ended
     }
 
-    pub(super) fn import_legacy(
+    /// Puts a session into the store that waits for its old cookie. A second import of the same cookie replaces the
+    /// first.
+    pub(super) fn insert_legacy(
         &self,
-        legacy: Legacy,
+        session: &Arc<Session>,
         settings: &Settings,
         now: Timestamp,
-    ) -> Result<Arc<Session>, OpenError> {
-        self.legacy.add_cookie(&legacy.cookie)?;
-        let key = SessionKey::of_legacy(&legacy.cookie, &legacy.sha256);
-        // A second import of the same cookie replaces the first. Under the lock, or two at once would both find nothing
-        // to replace, and one key would be counted twice.
+    ) -> Result<(), OpenError> {
+        // Under the lock, or two at once would both find nothing to replace, and one key would be counted twice.
         let _one_at_a_time = self.legacy.lock();
-        self.end(&key);
-        let life = Life::starting(now, legacy.expires, settings);
+        self.end(session.key());
         self.legacy.waiting.fetch_add(1, Ordering::AcqRel);
-        let opened = self.insert(key, NEVER_SEEN, legacy.identity.into(), life, settings, now);
-        if opened.is_err() {
+        self.insert(session, settings, now).inspect_err(|_| {
             self.legacy.waiting.fetch_sub(1, Ordering::AcqRel);
-        }
-        opened
+        })
     }
 
     pub(super) fn legacy_cookies(&self) -> Option<Arc<Vec<Box<str>>>> {
@@ -264,70 +401,50 @@ impl MemoryStore {
         (!idle).then(|| self.legacy.cookies.load_full())
     }
 
-    pub(super) fn exchange_legacy(
+    pub(super) fn lookup_legacy(
         &self,
         cookie: &str,
         value: &[u8],
         settings: &Settings,
         now: Timestamp,
-    ) -> Option<Exchanged> {
+    ) -> Option<OldCookie> {
         let key = SessionKey::of_legacy(cookie, SessionKey::of(value).bytes());
         let mut recent = self.legacy.lock();
         self.legacy.forget_old(&mut recent, now);
         if let Some(session) = recent.by_key.get(&key).and_then(Weak::upgrade) {
-            return (!session.is_expired(settings, now)).then_some(Exchanged::Recently(session));
+            return (!session.is_expired(settings, now)).then_some(OldCookie::Exchanged(session));
         }
         let waiting = self.find(&key)?;
         if waiting.is_expired(settings, now) {
             self.end(&key);
             return None;
         }
-        let token = SessionToken::generate();
-        let session = Arc::new(Session {
-            key: token.key(),
-            last_seen: AtomicU64::new(seen_at(now)),
-            created: waiting.created(),
-            expires: waiting.expires(settings),
-            identity: Arc::clone(waiting.identity()),
-            opened_from: None,
-            remembered: false,
-        });
-        if !self.replace(&waiting, &session) {
-            return None;
-        }
-        self.legacy.remember(&mut recent, key, &session, now.plus(EXCHANGE_GRACE));
-        Some(Exchanged::Opened(token, session))
+        Some(OldCookie::Waiting(waiting))
     }
 
-    fn insert(
+    /// Puts a session in the place of one that waited, and answers with what is there now: another one, if another
+    /// request was faster; `None`, if it has ended meanwhile.
+    pub(super) fn exchange_legacy(
         &self,
-        key: SessionKey,
-        last_seen: u64,
-        opening: Opening,
-        life: Life,
-        settings: &Settings,
+        waiting: &Arc<Session>,
+        session: &Arc<Session>,
         now: Timestamp,
-    ) -> Result<Arc<Session>, OpenError> {
-        let Opening { identity, from, remembered } = opening;
-        let bytes = identity_bytes(&identity);
-        if bytes > settings.max_session_bytes {
-            return Err(OpenError::TooLarge { bytes });
+    ) -> Option<Arc<Session>> {
+        let mut recent = self.legacy.lock();
+        if self.replace(waiting, session) {
+            self.legacy.remember(&mut recent, *waiting.key(), session, now.plus(EXCHANGE_GRACE));
         }
-        let session = Arc::new(Session {
-            key,
-            last_seen: AtomicU64::new(last_seen),
-            created: life.created,
-            expires: remembered.map_or(life.expires, |lifetime| now.plus(lifetime)),
-            identity,
-            opened_from: from.map(Box::new),
-            remembered: remembered.is_some(),
-        });
-        if self.try_insert(&session, settings) {
-            return Ok(session);
+        recent.by_key.get(waiting.key()).and_then(Weak::upgrade)
+    }
+
+    /// Puts a session into the store; the oldest of its subject may end for it.
+    pub(super) fn insert(&self, session: &Arc<Session>, settings: &Settings, now: Timestamp) -> Result<(), OpenError> {
+        if self.try_insert(session, settings) {
+            return Ok(());
         }
-        // Full. The sweeper is never far behind, so one round over the whole store is worth it only if it helps.
-        if self.sweep_table(settings, now, SWEEP_WHEN_FULL) > 0 && self.try_insert(&session, settings) {
-            return Ok(session);
+        // Full: others were faster.
+        if self.sweep_table(settings, now, SWEEP_WHEN_FULL) > 0 && self.try_insert(session, settings) {
+            return Ok(());
         }
         Err(OpenError::Full)
     }
@@ -421,10 +538,16 @@ impl MemoryStore {
     fn uncount(&self, session: &Session) {
         self.count.fetch_sub(1, Ordering::AcqRel);
         match session.retire() {
-            Retired::Used => {}
+            Retired::Used => self.note_gone(session.key()),
             Retired::Waiting => {
                 self.legacy.waiting.fetch_sub(1, Ordering::AcqRel);
             }
+        }
+    }
+
+    fn note_gone(&self, key: &SessionKey) {
+        if let Some(disk) = &self.disk {
+            disk.note(key);
         }
     }
 
@@ -525,6 +648,39 @@ impl Sessions {
     }
 }
 
+impl Disk {
+    fn new() -> Self {
+        Self {
+            gone: Mutex::default(),
+            gone_groups: (0..SEGMENTS * 256 / 64).map(|_| AtomicU64::new(0)).collect(),
+            next_segment: AtomicUsize::new(0),
+            told: (0..SEGMENTS).map(|_| AtomicU64::new(0)).collect(),
+        }
+    }
+
+    fn gone(&self) -> MutexGuard<'_, Vec<SessionKey>> {
+        // Nothing panics while it is held.
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note(&self, key: &SessionKey) {
+        let [first, second, ..] = *key.bytes();
+        let (word, bit) = Self::place(first, second);
+        self.gone_groups[word].fetch_or(bit, Ordering::AcqRel);
+        self.gone().push(*key);
+    }
+
+    fn take_gone_group(&self, first: u8, second: u8) -> bool {
+        let (word, bit) = Self::place(first, second);
+        self.gone_groups[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    }
+
+    fn place(first: u8, second: u8) -> (usize, u64) {
+        let group = usize::from(first) * 256 + usize::from(second);
+        (group / 64, 1 << (group % 64))
+    }
+}
+
 impl LegacySessions {
     fn lock(&self) -> MutexGuard<'_, Recent> {
         // Nothing panics while it is held, and a half-written list of exchanges would only ask for a new login.
@@ -583,13 +739,18 @@ impl Borrow<SessionKey> for ByKey {
     }
 }
 
+fn fitting(identity: &Identity, settings: &Settings) -> Result<(), OpenError> {
+    let bytes = identity_bytes(identity);
+    if bytes > settings.max_session_bytes { Err(OpenError::TooLarge { bytes }) } else { Ok(()) }
+}
+
 /// `last_seen` of a session that is used now: never the mark of one that waits.
 fn seen_at(now: Timestamp) -> u64 {
     now.unix_millis().max(NEVER_SEEN + 1)
 }
 
 /// One for each first byte of a key.
-const SEGMENTS: usize = 256;
+const SEGMENTS: usize = MemoryStore::SEGMENTS;
 
 /// A power of two above one.
 const SHARDS_OF_SEGMENT: usize = 4;

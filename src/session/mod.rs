@@ -1,7 +1,7 @@
 //! Sessions: the server-side record behind an opaque cookie (R26).
 //!
-//! `token` is what the browser holds and what the store holds of it, `cookie` how it travels, `memory` where records
-//! live. In: tokens and identities. Out: [`Session`]s, shared by reference count.
+//! `token` is what the browser holds and what the store holds of it, `cookie` how it travels, `memory` where requests
+//! look, `record` and `seen` what is on disk of it. In: tokens and identities. Out: [`Session`]s, shared by reference count.
 //! Invariants: a session that has ended is never found again; idle and absolute limits are judged at each look-up,
 //! whether or not the sweeper came by.
 
@@ -19,11 +19,14 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
+    durable::{Batch, Durable, LoadError, Table, Unavailable},
     identity::{Field, Identity},
 };
 
 pub mod cookie;
 mod memory;
+mod record;
+mod seen;
 mod token;
 
 pub use memory::MemoryStore;
@@ -112,13 +115,13 @@ pub struct Legacy {
     pub expires: Option<Timestamp>,
 }
 
-/// What became of an old cookie.
+/// What an old cookie names.
 #[derive(Debug)]
-pub enum Exchanged {
-    /// It was brought for the first time: here is the session that replaces it, and the token for the new cookie.
-    Opened(SessionToken, Arc<Session>),
+pub enum OldCookie {
+    /// A session that waits for it: to be exchanged for one of ours ([`Store::exchange_legacy`]).
+    Waiting(Arc<Session>),
     /// It was exchanged less than a minute ago: a browser's parallel requests. The new cookie is on its way.
-    Recently(Arc<Session>),
+    Exchanged(Arc<Session>),
 }
 
 /// What a token names.
@@ -144,87 +147,170 @@ pub enum OpenError {
     },
     /// More than [`MemoryStore::MAX_LEGACY_COOKIES`] different names of old cookies.
     TooManyCookies,
+    /// It could not be written to disk.
+    Unavailable,
 }
 
-/// Where sessions live.
+impl From<Unavailable> for OpenError {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
+/// Where sessions live: in memory, and with `server.state_dir` on disk too.
+///
+/// What changes sessions is asynchronous: it is ready when it is on disk, and holds in memory from then on. Dropping
+/// the future half-way changes nothing of that; a change that was begun is carried out.
 #[derive(Debug)]
-pub enum Store {
-    /// In this process.
-    Memory(MemoryStore),
+pub struct Store {
+    memory: Arc<MemoryStore>,
+    durable: Option<Durable>,
 }
 
 impl Store {
     /// An empty store in memory.
     pub fn in_memory() -> Self {
-        Self::Memory(MemoryStore::new())
+        Self { memory: Arc::new(MemoryStore::new()), durable: None }
+    }
+
+    /// A store with the sessions that are on disk and have not expired meanwhile.
+    ///
+    /// # Errors
+    /// [`LoadError`] when they cannot be read.
+    pub fn restored(durable: Durable, settings: &Settings, now: Timestamp) -> Result<Self, LoadError> {
+        let memory = MemoryStore::with_disk();
+        let mut seen = seen::Seen::default();
+        durable.load(Table::Seen, |group, entries| seen.read(group, entries))?;
+        let mut realms = record::Realms::default();
+        durable.load(Table::Sessions, |key, text| {
+            memory.restore(record::read(key, text, &mut realms)?, &seen, settings, now);
+            Ok(())
+        })?;
+        let store = Self { memory: Arc::new(memory), durable: Some(durable) };
+        store.keep_up(0);
+        Ok(store)
+    }
+
+    /// Whether sessions survive a restart.
+    pub const fn is_durable(&self) -> bool {
+        self.durable.is_some()
     }
 
     /// The session that a token opens. One that is past its idle or absolute limit is absent, and removed.
     pub fn lookup(&self, token: &SessionToken, settings: &Settings, now: Timestamp) -> Lookup {
-        let Self::Memory(store) = self;
-        store.lookup(token, settings, now)
+        self.memory.lookup(token, settings, now)
     }
 
-    /// Opens a session for an identity that was proved just now.
+    /// Opens a session for an identity that was proved just now, in the place of `replaced` if there is one: that one
+    /// ends if and only if the new one is opened.
     ///
     /// Where the subject has `max_per_user` sessions already, its oldest end. Where the store is full, sessions past
     /// their limits are looked for once; other people's living sessions are never ended to make room, since whoever
     /// can open many sessions could log everybody out.
     ///
     /// # Errors
-    /// [`OpenError::TooLarge`] and [`OpenError::Full`].
-    pub fn open(
+    /// [`OpenError::TooLarge`], [`OpenError::Full`] and [`OpenError::Unavailable`].
+    pub async fn open(
         &self,
         opening: impl Into<Opening>,
+        replaced: Option<&SessionKey>,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<(SessionToken, Arc<Session>), OpenError> {
-        let Self::Memory(store) = self;
-        store.open(opening.into(), settings, now)
+        let token = SessionToken::generate();
+        let session = MemoryStore::prepare(token.key(), opening.into(), settings, now)?;
+        let mut ending = self.memory.room_for(&session, settings, now)?;
+        ending.extend(replaced);
+        let batch = self.batch(|| record::opened(&session, None, &ending));
+        let (opened, replaced, settings) = (Arc::clone(&session), replaced.copied(), settings.clone());
+        let inserted = self.change(batch, move |memory| {
+            memory.insert(&opened, &settings, now)?;
+            if let Some(replaced) = replaced {
+                memory.end(&replaced);
+            }
+            Ok(())
+        });
+        self.unless_refused(inserted.await?, session.key())?;
+        Ok((token, session))
     }
 
     /// Ends one session, for good; `false` if there was none.
-    pub fn end(&self, key: &SessionKey) -> bool {
-        let Self::Memory(store) = self;
-        store.end(key)
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it has not ended.
+    pub async fn end(&self, key: &SessionKey) -> Result<bool, Unavailable> {
+        Ok(self.end_all(&[*key]).await? > 0)
+    }
+
+    /// Ends several sessions at once, or none of them; returns how many there were.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: none of them has ended.
+    pub async fn end_all(&self, keys: &[SessionKey]) -> Result<usize, Unavailable> {
+        let keys: Vec<_> = keys.iter().copied().filter(|key| self.memory.find(key).is_some()).collect();
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        let batch = self.batch(|| record::ended(&keys));
+        self.change(batch, move |memory| keys.iter().filter(|key| memory.end(key)).count()).await
     }
 
     /// Gives a session another identity of the same subject (R29): it stays what it is, and nobody finds it gone
-    /// meanwhile. What holds on to the session as it was (a tunnel) finds that one ended. `false`: it has ended.
-    pub fn renew(&self, session: &Arc<Session>, identity: Arc<Identity>) -> bool {
-        let Self::Memory(store) = self;
-        store.renew(session, identity)
+    /// meanwhile. What holds on to the session as it was (a tunnel) finds that one ended. `false`: it has ended, or
+    /// waits for an old cookie.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it has the identity that it had.
+    pub async fn renew(&self, session: &Arc<Session>, identity: Arc<Identity>) -> Result<bool, Unavailable> {
+        if session.is_waiting() {
+            return Ok(false);
+        }
+        let batch = self.batch(|| record::renewed(session, &identity));
+        let old = Arc::clone(session);
+        self.change(batch, move |memory| memory.renew(&old, identity)).await
     }
 
     /// Ends every session of a subject, imported ones included; returns how many.
-    pub fn end_subject(&self, realm: &str, subject: &str) -> usize {
-        let Self::Memory(store) = self;
-        store.end_subject(realm, subject)
+    ///
+    /// # Errors
+    /// [`Unavailable`]: those that it had before may live on, after a restart or at once.
+    pub async fn end_subject(&self, realm: &str, subject: &str) -> Result<usize, Unavailable> {
+        let known: Vec<_> = self.memory.of_subject(realm, subject).iter().map(|session| *session.key()).collect();
+        if known.is_empty() {
+            return Ok(0);
+        }
+        let batch = self.batch(|| record::ended(&known));
+        let (realm, subject): (Box<str>, Box<str>) = (realm.into(), subject.into());
+        let mut ended = self.change(batch, move |memory| memory.end_subject(&realm, &subject)).await?;
+        let count = ended.len();
+        // A login that was on its way to the disk ended with the others; its record has to go before anybody hears of
+        // it.
+        ended.retain(|key| !known.contains(key));
+        if !ended.is_empty() {
+            self.change(self.batch(|| record::ended(&ended)), |_| ()).await?;
+        }
+        Ok(count)
     }
 
     /// The sessions of a subject, oldest first. Some may be past their limits: see [`Session::is_expired`].
     pub fn of_subject(&self, realm: &str, subject: &str) -> Vec<Arc<Session>> {
-        let Self::Memory(store) = self;
-        store.of_subject(realm, subject)
+        self.memory.of_subject(realm, subject)
     }
 
     /// A page of at most `limit` sessions in the order of their keys, beginning after `after`. A session that exists
     /// throughout is in exactly one page. Some may be past their limits: see [`Session::is_expired`].
     pub fn list(&self, after: Option<SessionKey>, limit: usize) -> Vec<Arc<Session>> {
-        let Self::Memory(store) = self;
-        store.list(after, limit)
+        self.memory.list(after, limit)
     }
 
     /// A session by its key, for those who administer; it counts as no activity.
     pub fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
-        let Self::Memory(store) = self;
-        store.find(key)
+        self.memory.find(key)
     }
 
     /// How many sessions the store holds, those included that are past their limits and not swept yet.
     pub fn len(&self) -> usize {
-        let Self::Memory(store) = self;
-        store.len()
+        self.memory.len()
     }
 
     /// Whether the store holds no session.
@@ -235,8 +321,18 @@ impl Store {
     /// Looks at about `budget` further sessions, ends those past their limits and returns how many ended. Called
     /// again and again it goes round the whole store. No lock is held for more than a thousandth of the store.
     pub fn sweep(&self, settings: &Settings, now: Timestamp, budget: usize) -> usize {
-        let Self::Memory(store) = self;
-        store.sweep(settings, now, budget)
+        self.memory.sweep(settings, now, budget)
+    }
+
+    /// Hands what changed without anybody waiting to the disk: sessions that expired, and when those of a further
+    /// `segments` of [`MemoryStore::SEGMENTS`] were last seen. Costs nothing without a disk.
+    pub fn keep_up(&self, segments: usize) {
+        if let Some(durable) = &self.durable {
+            durable.later(record::ended(&self.memory.take_gone()));
+            for _ in 0..segments {
+                durable.later(self.memory.take_seen());
+            }
+        }
     }
 
     /// Takes over a session of another store: it waits until its browser brings the old cookie. Until then only its
@@ -244,33 +340,85 @@ impl Store {
     ///
     /// # Errors
     /// As [`Self::open`], and [`OpenError::TooManyCookies`].
-    pub fn import_legacy(
+    pub async fn import_legacy(
         &self,
         legacy: Legacy,
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Arc<Session>, OpenError> {
-        let Self::Memory(store) = self;
-        store.import_legacy(legacy, settings, now)
+        let session = self.memory.prepare_legacy(&legacy, settings, now)?;
+        let ending = self.memory.room_for(&session, settings, now)?;
+        let batch = self.batch(|| record::opened(&session, Some(&legacy.cookie), &ending));
+        let (opened, settings) = (Arc::clone(&session), settings.clone());
+        let inserted = self.change(batch, move |memory| memory.insert_legacy(&opened, &settings, now));
+        self.unless_refused(inserted.await?, session.key())?;
+        Ok(session)
     }
 
     /// Names of old cookies to look for in requests without a session cookie of ours; `None` while there is nothing
     /// to exchange, which costs one relaxed load.
     pub fn legacy_cookies(&self) -> Option<Arc<Vec<Box<str>>>> {
-        let Self::Memory(store) = self;
-        store.legacy_cookies()
+        self.memory.legacy_cookies()
     }
 
-    /// Exchanges an old cookie for a session of ours; `None` if it names none.
-    pub fn exchange_legacy(
+    /// What an old cookie names; `None`: nothing.
+    pub fn lookup_legacy(&self, cookie: &str, value: &[u8], settings: &Settings, now: Timestamp) -> Option<OldCookie> {
+        self.memory.lookup_legacy(cookie, value, settings, now)
+    }
+
+    /// Exchanges a session that waited for its old cookie for one of ours, with the token for its cookie; without one
+    /// if another request was faster, whose answer carries it. `None`: it has ended meanwhile.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: it still waits.
+    pub async fn exchange_legacy(
         &self,
-        cookie: &str,
-        value: &[u8],
+        waiting: &Arc<Session>,
         settings: &Settings,
         now: Timestamp,
-    ) -> Option<Exchanged> {
-        let Self::Memory(store) = self;
-        store.exchange_legacy(cookie, value, settings, now)
+    ) -> Result<Option<(Option<SessionToken>, Arc<Session>)>, Unavailable> {
+        let token = SessionToken::generate();
+        let session = MemoryStore::successor(waiting, token.key(), settings, now);
+        let batch = self.batch(|| record::opened(&session, None, &[*waiting.key()]));
+        let (old, new) = (Arc::clone(waiting), Arc::clone(&session));
+        let exchanged = self.change(batch, move |memory| memory.exchange_legacy(&old, &new, now)).await?;
+        let is_ours = exchanged.as_ref().is_some_and(|exchanged| Arc::ptr_eq(exchanged, &session));
+        if !is_ours {
+            self.forget(session.key());
+        }
+        Ok(exchanged.map(|session| (is_ours.then_some(token), session)))
+    }
+
+    /// Every change of sessions that somebody waits for goes through here: onto the disk first, then into memory, in
+    /// the same order.
+    async fn change<T: Send + 'static>(
+        &self,
+        batch: Batch,
+        then: impl FnOnce(&MemoryStore) -> T + Send + 'static,
+    ) -> Result<T, Unavailable> {
+        match &self.durable {
+            None => Ok(then(&self.memory)),
+            Some(durable) => {
+                let memory = Arc::clone(&self.memory);
+                durable.commit_then(batch, move || then(&memory)).await
+            }
+        }
+    }
+
+    /// Without a disk no batch need be made.
+    fn batch(&self, make: impl FnOnce() -> Batch) -> Batch {
+        if self.durable.is_some() { make() } else { Batch::new() }
+    }
+
+    /// What is on disk and found no room in memory after all, because others were faster, goes from the disk too.
+    fn unless_refused(&self, inserted: Result<(), OpenError>, key: &SessionKey) -> Result<(), OpenError> {
+        inserted.inspect_err(|_| self.forget(key))
+    }
+
+    fn forget(&self, key: &SessionKey) {
+        if let Some(durable) = &self.durable {
+            durable.later(record::ended(&[*key]));
+        }
     }
 }
 

@@ -49,13 +49,78 @@ fn found(lookup: Lookup) -> Option<Arc<Session>> {
     }
 }
 
+/// A store whose changes are waited for.
+struct Settled(Store);
+
+#[derive(Debug)]
+enum Exchanged {
+    Opened(SessionToken, Arc<Session>),
+    Recently(Arc<Session>),
+}
+
+impl Settled {
+    fn in_memory() -> Self {
+        Self(Store::in_memory())
+    }
+
+    fn open(
+        &self,
+        identity: Arc<Identity>,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<(SessionToken, Arc<Session>), OpenError> {
+        settled(self.0.open(identity, None, settings, now))
+    }
+
+    fn renew(&self, session: &Arc<Session>, identity: Arc<Identity>) -> bool {
+        settled(self.0.renew(session, identity)).unwrap()
+    }
+
+    fn end(&self, key: &SessionKey) -> bool {
+        settled(self.0.end(key)).unwrap()
+    }
+
+    fn end_subject(&self, realm: &str, subject: &str) -> usize {
+        settled(self.0.end_subject(realm, subject)).unwrap()
+    }
+
+    fn import_legacy(&self, legacy: Legacy, settings: &Settings, now: Timestamp) -> Result<Arc<Session>, OpenError> {
+        settled(self.0.import_legacy(legacy, settings, now))
+    }
+
+    fn exchange_legacy(&self, cookie: &str, value: &[u8], settings: &Settings, now: Timestamp) -> Option<Exchanged> {
+        match self.0.lookup_legacy(cookie, value, settings, now)? {
+            OldCookie::Exchanged(session) => Some(Exchanged::Recently(session)),
+            OldCookie::Waiting(waiting) => {
+                let exchanged = settled(self.0.exchange_legacy(&waiting, settings, now)).unwrap();
+                exchanged.map(|(token, session)| match token {
+                    Some(token) => Exchanged::Opened(token, session),
+                    None => Exchanged::Recently(session),
+                })
+            }
+        }
+    }
+}
+
+impl std::ops::Deref for Settled {
+    type Target = Store;
+
+    fn deref(&self) -> &Store {
+        &self.0
+    }
+}
+
+fn settled<T>(change: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(change)
+}
+
 const START: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
 
 #[test]
 fn an_open_session_is_found_by_its_token_only() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
 
     let (token, session) = store.open(identity("alice"), &settings, START).unwrap();
 
@@ -69,7 +134,7 @@ fn an_open_session_is_found_by_its_token_only() {
 
 #[test]
 fn an_unused_session_ends_at_the_idle_limit_and_a_used_one_does_not() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (unused, _) = store.open(identity("alice"), &settings, START).unwrap();
     let (used, session) = store.open(identity("bob"), &settings, START).unwrap();
 
@@ -84,7 +149,7 @@ fn an_unused_session_ends_at_the_idle_limit_and_a_used_one_does_not() {
 
 #[test]
 fn a_busy_session_ends_at_the_absolute_limit() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (token, session) = store.open(identity("alice"), &settings, START).unwrap();
     for minutes in (0..720).step_by(10) {
         session.touch(START.plus(minutes * MINUTE));
@@ -96,7 +161,7 @@ fn a_busy_session_ends_at_the_absolute_limit() {
 
 #[test]
 fn a_shorter_lifetime_counts_for_sessions_that_are_open() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     let (token, session) = store.open(identity("alice"), &settings, START).unwrap();
     session.touch(START.plus(50 * MINUTE));
 
@@ -108,7 +173,7 @@ fn a_shorter_lifetime_counts_for_sessions_that_are_open() {
 
 #[test]
 fn activity_is_noted_once_a_second_and_never_backwards() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (_, session) = store.open(identity("alice"), &settings, START).unwrap();
 
     session.touch(START.plus(Duration::from_millis(999)));
@@ -121,7 +186,7 @@ fn activity_is_noted_once_a_second_and_never_backwards() {
 
 #[test]
 fn an_ended_session_is_not_found_and_not_revived() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (token, session) = store.open(identity("alice"), &settings, START).unwrap();
     let (other, _) = store.open(identity("alice"), &settings, START).unwrap();
 
@@ -136,7 +201,7 @@ fn an_ended_session_is_not_found_and_not_revived() {
 
 #[test]
 fn ending_a_subject_ends_its_sessions_and_nobody_elses() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (first, _) = store.open(identity("alice"), &settings, START).unwrap();
     let (second, _) = store.open(identity("alice"), &settings, START).unwrap();
     let (namesake, _) = store.open(identity_in("partners", "alice"), &settings, START).unwrap();
@@ -153,7 +218,7 @@ fn ending_a_subject_ends_its_sessions_and_nobody_elses() {
 
 #[test]
 fn the_oldest_session_of_a_user_makes_room_for_a_new_one() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let open = |minute: u32| store.open(identity("alice"), &settings, START.plus(minute * MINUTE)).unwrap().0;
     let (bob, _) = store.open(identity("bob"), &settings, START).unwrap();
     let tokens: Vec<_> = (0..4).map(open).collect();
@@ -168,7 +233,7 @@ fn the_oldest_session_of_a_user_makes_room_for_a_new_one() {
 
 #[test]
 fn one_session_a_user_is_a_limit_too() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     settings.max_per_user = 1;
     let (first, _) = store.open(identity("alice"), &settings, START).unwrap();
     let (second, _) = store.open(identity("alice"), &settings, START).unwrap();
@@ -180,7 +245,7 @@ fn one_session_a_user_is_a_limit_too() {
 
 #[test]
 fn a_full_store_refuses_and_ends_nobody() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     settings.max_sessions = 2;
     let (alice, _) = store.open(identity("alice"), &settings, START).unwrap();
     let (bob, _) = store.open(identity("bob"), &settings, START).unwrap();
@@ -195,7 +260,7 @@ fn a_full_store_refuses_and_ends_nobody() {
 
 #[test]
 fn a_full_store_has_room_once_sessions_expire() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     settings.max_sessions = 2;
     store.open(identity("alice"), &settings, START).unwrap();
     store.open(identity("bob"), &settings, START).unwrap();
@@ -206,7 +271,7 @@ fn a_full_store_has_room_once_sessions_expire() {
 
 #[test]
 fn whoever_gives_up_a_session_gets_one_even_in_a_full_store() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     (settings.max_sessions, settings.max_per_user) = (2, 2);
     let (oldest, _) = store.open(identity("alice"), &settings, START).unwrap();
     store.open(identity("alice"), &settings, START.plus(MINUTE)).unwrap();
@@ -220,7 +285,7 @@ fn whoever_gives_up_a_session_gets_one_even_in_a_full_store() {
 
 #[test]
 fn an_identity_beyond_the_limit_opens_no_session() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     settings.max_session_bytes = 200;
     let with_claim = |text: &str| {
         let mut parts = identity("alice").to_parts();
@@ -237,7 +302,7 @@ fn an_identity_beyond_the_limit_opens_no_session() {
 
 #[test]
 fn pages_hold_every_session_once_and_in_order() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     for i in 0..500 {
         store.open(identity(&format!("user-{i}")), &settings, START).unwrap();
     }
@@ -259,7 +324,7 @@ fn pages_hold_every_session_once_and_in_order() {
 
 #[test]
 fn the_sweeper_goes_round_in_steps_and_ends_what_is_expired() {
-    let (store, mut settings) = (Store::in_memory(), settings());
+    let (store, mut settings) = (Settled::in_memory(), settings());
     settings.max_per_user = 1000;
     for i in 0..300 {
         store.open(identity(&format!("user-{}", i % 20)), &settings, START).unwrap();
@@ -293,7 +358,7 @@ mod legacy {
 
     #[test]
     fn an_old_cookie_is_exchanged_once_and_counts_for_parallel_requests() {
-        let (store, settings) = (Store::in_memory(), settings());
+        let (store, settings) = (Settled::in_memory(), settings());
         assert!(store.legacy_cookies().is_none());
         store.import_legacy(entry("alice", b"old"), &settings, START).unwrap();
         assert_eq!(store.legacy_cookies().unwrap().len(), 1);
@@ -315,7 +380,7 @@ mod legacy {
 
     #[test]
     fn an_imported_session_ends_with_its_subject() {
-        let (store, settings) = (Store::in_memory(), settings());
+        let (store, settings) = (Settled::in_memory(), settings());
         store.import_legacy(entry("alice", b"old"), &settings, START).unwrap();
         store.import_legacy(entry("bob", b"older"), &settings, START).unwrap();
 
@@ -327,7 +392,7 @@ mod legacy {
 
     #[test]
     fn an_exchanged_session_that_was_ended_is_not_revived_by_the_old_cookie() {
-        let (store, settings) = (Store::in_memory(), settings());
+        let (store, settings) = (Settled::in_memory(), settings());
         store.import_legacy(entry("alice", b"old"), &settings, START).unwrap();
         assert!(store.exchange_legacy("PHPSESSID", b"old", &settings, START).is_some());
 
@@ -338,7 +403,7 @@ mod legacy {
 
     #[test]
     fn an_imported_session_keeps_its_absolute_limit() {
-        let (store, settings) = (Store::in_memory(), settings());
+        let (store, settings) = (Settled::in_memory(), settings());
         let expires = Some(START.plus(2 * HOUR));
         for value in [&b"one"[..], b"two"] {
             store.import_legacy(Legacy { expires, ..entry("alice", value) }, &settings, START).unwrap();
@@ -355,7 +420,7 @@ mod legacy {
 
     #[test]
     fn the_names_of_old_cookies_are_bounded() {
-        let (store, mut settings) = (Store::in_memory(), settings());
+        let (store, mut settings) = (Settled::in_memory(), settings());
         settings.max_per_user = 100;
         let import = |i: usize| {
             let cookie = format!("cookie-{i}").into();
@@ -383,7 +448,7 @@ mod concurrency {
     /// Readers that saw a session ended must never see it again, whatever goes on beside.
     #[test]
     fn revocation_is_final() {
-        let (store, settings) = (Store::in_memory(), roomy());
+        let (store, settings) = (Settled::in_memory(), roomy());
         let opened: Vec<_> =
             (0..2000).map(|i| store.open(identity(&format!("user-{}", i % 50)), &settings, START).unwrap()).collect();
         let ended: Vec<AtomicBool> = opened.iter().map(|_| AtomicBool::new(false)).collect();
@@ -425,7 +490,7 @@ mod concurrency {
     /// last `end_subject` leaves nothing, and count, table and index agree.
     #[test]
     fn an_old_cookie_that_is_imported_by_many_at_once_is_one_session() {
-        let (store, settings) = (Store::in_memory(), roomy());
+        let (store, settings) = (Settled::in_memory(), roomy());
 
         thread::scope(|scope| {
             for thread in 0..4_u64 {
@@ -452,7 +517,7 @@ mod concurrency {
 
     #[test]
     fn count_table_and_index_agree_after_a_storm() {
-        let (store, settings) = (Store::in_memory(), Settings { max_per_user: 20, ..roomy() });
+        let (store, settings) = (Settled::in_memory(), Settings { max_per_user: 20, ..roomy() });
         let revoked = AtomicUsize::new(0);
 
         thread::scope(|scope| {
@@ -507,7 +572,7 @@ mod concurrency {
     fn an_exchange_does_not_slip_past_a_revocation() {
         let settings = roomy();
         for _ in 0..300 {
-            let store = Store::in_memory();
+            let store = Settled::in_memory();
             let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, b"old");
             let sha256 = digest.as_ref().try_into().unwrap();
             let entry = Legacy { cookie: "old".into(), sha256, identity: identity("alice"), expires: None };
@@ -582,7 +647,7 @@ proptest! {
     #[test]
     fn the_store_agrees_with_a_plain_map(steps in prop::collection::vec(step(), 1..120)) {
         let settings = Settings { max_lifetime: 2 * HOUR, ..settings() };
-        let (store, mut model, mut now) = (Store::in_memory(), Model::default(), START);
+        let (store, mut model, mut now) = (Settled::in_memory(), Model::default(), START);
         let mut opened: Vec<(SessionToken, Arc<Session>)> = Vec::new();
         for step in steps {
             match step {
@@ -636,7 +701,7 @@ proptest! {
 
 #[test]
 fn a_session_with_another_identity_is_the_same_session() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (token, session) = store.open(identity("alice"), &settings, START).unwrap();
     session.touch(START.plus(MINUTE));
     let admin = IdentityParts { roles: vec!["admin".into()], ..session.identity().to_parts() };
@@ -657,7 +722,7 @@ fn a_session_with_another_identity_is_the_same_session() {
 
 #[test]
 fn nobody_finds_a_session_gone_while_it_gets_another_identity() {
-    let (store, settings) = (Store::in_memory(), settings());
+    let (store, settings) = (Settled::in_memory(), settings());
     let (token, mut session) = store.open(identity("alice"), &settings, START).unwrap();
     let done = std::sync::atomic::AtomicBool::new(false);
 

@@ -102,6 +102,11 @@ impl SessionKey {
         format!("{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
     }
 
+    /// Reads what [`Self::bytes`] gave.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        bytes.try_into().ok().map(Self)
+    }
+
     /// The SHA-256 of some bytes.
     pub(super) fn of(bytes: &[u8]) -> Self {
         let mut key = [0; 32];

@@ -79,6 +79,8 @@ fn respond(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>
 
 /// Not ready: the listeners do not stand yet.
 pub const STARTING: &str = "starting";
+/// Not ready: `server.state_dir` cannot be written.
+pub const STATE: &str = "state";
 /// Not ready: the gateway is stopping.
 pub const DRAINING: &str = "draining";
 

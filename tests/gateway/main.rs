@@ -82,6 +82,8 @@ mod session;
 
 /// What is under way ends with the session or token that it was permitted by (R28).
 mod cut;
+/// What survives a restart or a crash (R27).
+mod durable;
 
 /// Redirects, cross-site requests, CORS and our own pages, as browsers see them (R30 to R33).
 mod browsers;

@@ -19,6 +19,7 @@ use crate::{
         place::Place,
         scalar::{Hsts, Positive, Sink, TrustedProxy, Workers},
     },
+    durable,
     edge::{self, Group},
     listener::Listener,
     telemetry::{LogSettings, LogSink},
@@ -31,6 +32,7 @@ impl Build<'_> {
         let limits = limits(file);
         let log = self.log(file);
         let telemetry = self.telemetry(file);
+        let state = self.state(file);
         self.judge_addresses(file);
 
         let server = &file.server.0.as_ref()?.table;
@@ -46,6 +48,7 @@ impl Build<'_> {
                 drain_timeout: server.drain_timeout.unwrap_or(Duration::from_secs(30)),
                 limits: limits?,
             },
+            state: state?,
             log: log?,
             telemetry: telemetry?,
             admin: None,
@@ -132,6 +135,32 @@ impl Build<'_> {
         (found.len() == files.len()).then(|| found.into())
     }
 
+    /// `server.state_dir` and `server.state_key_file`. What is in them is judged where they are opened (`durable`).
+    fn state(&mut self, file: &File) -> Option<Option<durable::Settings>> {
+        let server = &file.server.0.as_ref()?.table;
+        let Some(At { value: dir, place }) = &server.state_dir else {
+            return match &server.state_key_file {
+                None => Some(None),
+                Some(At { place, .. }) => {
+                    self.findings.problem(place, "a key without `server.state_dir`", "the directory that it protects");
+                    None
+                }
+            };
+        };
+        let dir = place.resolve(&dir.0);
+        let Some(At { value: key_file, place: key_place }) = &server.state_key_file else {
+            self.findings.warn(place, LIES_BESIDE);
+            return Some(Some(durable::Settings { dir, key_file: None }));
+        };
+        let key_file = key_place.resolve(&key_file.0);
+        self.file(&key_file, key_place, "a file with a line from `openssl rand -base64 32`")?;
+        self.warn_if_readable_by_others(&key_file, key_place);
+        if key_file.starts_with(&dir) {
+            self.findings.warn(key_place, LIES_BESIDE);
+        }
+        Some(Some(durable::Settings { dir, key_file: Some(key_file) }))
+    }
+
     fn log(&mut self, file: &File) -> Option<LogSettings> {
         let log = &file.log.0.as_ref()?.table;
         let sink = |sink: &Option<At<Sink>>| match sink {
@@ -181,6 +210,9 @@ impl Build<'_> {
         }
     }
 }
+
+const LIES_BESIDE: &str = "the key lies in the directory that it should protect, and so protects nothing: keep it elsewhere, in \
+     `server.state_key_file`";
 
 /// Every TCP address that the gateway listens on, with where it was written.
 pub(super) fn addresses(file: &File) -> Vec<(SocketAddr, Place)> {

@@ -268,7 +268,8 @@ impl Gateway {
         let path = self.directory.path().join("gateway.toml");
         fs::write(&path, self.text()).expect("gateway.toml can be written");
         let host = self.hosts.first().expect("there is a host");
-        Process::start(&path, &self.environment, host, self.pki.roots(), self.directory)
+        let roots = self.pki.roots();
+        Process::start(&path, &self.environment, host, roots, self.admin_token.clone(), self.directory)
     }
 
     /// The configuration as it will be written.

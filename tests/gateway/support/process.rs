@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, mpsc},
     thread,
@@ -18,56 +18,78 @@ use super::{Client, eventually, patience};
 /// `portcullis run`. Dropping it kills it.
 pub(crate) struct Process {
     child: Child,
+    addresses: Addresses,
+    /// Lines of its diagnostics.
     lines: mpsc::Receiver<String>,
-    address: SocketAddr,
     host: String,
     roots: Arc<RootCertStore>,
+    token: Option<String>,
+    config: PathBuf,
+    environment: Vec<(String, String)>,
     directory: TempDir,
 }
 
+struct Addresses {
+    gateway: SocketAddr,
+    admin: Option<SocketAddr>,
+    telemetry: Option<SocketAddr>,
+}
+
 impl Process {
-    /// Starts it and waits until it says where it listens.
+    /// Starts it and waits until it says where it listens. `token` is one of its admin API.
     #[track_caller]
     pub(crate) fn start(
         config: &Path,
         environment: &[(String, String)],
         host: &str,
         roots: Arc<RootCertStore>,
+        token: Option<String>,
         directory: TempDir,
     ) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_portcullis"))
-            .arg("--config")
-            .arg(config)
-            .arg("run")
-            .envs(environment.iter().map(|(name, value)| (name, value)))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program can be started");
-        let lines = BufReader::new(child.stderr.take().expect("its standard error")).lines();
-        let (said, hears) = mpsc::channel();
-        // Goes on reading, so that the program never waits for us.
-        thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
-        let mut heard = Vec::new();
-        let address = loop {
-            let Ok(line) = hears.recv_timeout(patience()) else {
-                let _ = child.kill();
-                panic!("the program does not say where it listens:\n{}", heard.join("\n"));
-            };
-            let told: Option<Value> = serde_json::from_str(&line).ok();
-            let address = told.filter(|told| told["message"] == "listening").map(|told| told["address"].clone());
-            if let Some(address) = address.and_then(|address| address.as_str()?.parse().ok()) {
-                break address;
-            }
-            heard.push(line);
-        };
-        Self { child, lines: hears, address, host: host.to_owned(), roots, directory }
+        let (config, environment) = (config.to_owned(), environment.to_vec());
+        let (child, addresses, lines) = spawn(&config, &environment);
+        Self { child, addresses, lines, host: host.to_owned(), roots, token, config, environment, directory }
+    }
+
+    /// Ends it as a crash does.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().expect("it can be killed");
+        self.child.wait().expect("it ends");
+    }
+
+    /// Starts it again with the same configuration.
+    #[track_caller]
+    pub(crate) fn start_again(&mut self) {
+        (self.child, self.addresses, self.lines) = spawn(&self.config, &self.environment);
+    }
+
+    /// A client of its telemetry listener.
+    pub(crate) fn telemetry(&self) -> Client {
+        Client::plain(self.addresses.telemetry.expect("telemetry listens"))
+    }
+
+    /// Waits until its diagnostics say this.
+    #[track_caller]
+    pub(crate) fn says(&self, text: &str) {
+        while !self.lines.recv_timeout(patience()).unwrap_or_else(|_| panic!("it does not say: {text}")).contains(text)
+        {
+        }
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// A client of its admin API, with its token.
+    pub(crate) fn admin(&self) -> Client {
+        let token = self.token.as_ref().expect("`.admin()` was called");
+        Client::plain(self.addresses.admin.expect("the admin API listens"))
+            .always("Authorization", &format!("Bearer {token}"))
     }
 
     /// A client that trusts it and asks for its first host.
     pub(crate) fn client(&self) -> Client {
-        Client::tls(self.address, &self.host, Arc::clone(&self.roots))
+        Client::tls(self.addresses.gateway, &self.host, Arc::clone(&self.roots))
     }
 
     /// Sends SIGTERM.
@@ -77,7 +99,7 @@ impl Process {
     }
 
     /// Its gateway.toml.
-    pub(crate) fn config(&self) -> std::path::PathBuf {
+    pub(crate) fn config(&self) -> PathBuf {
         self.directory.path().join("gateway.toml")
     }
 
@@ -119,5 +141,44 @@ impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+fn spawn(config: &Path, environment: &[(String, String)]) -> (Child, Addresses, mpsc::Receiver<String>) {
+    // A write beyond a limit is then an error, as on a full disk, and no signal.
+    let mut child = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_portcullis"), "--config"])
+        .arg(config)
+        .arg("run")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program can be started");
+    let lines = BufReader::new(child.stderr.take().expect("its standard error")).lines();
+    let (said, hears) = mpsc::channel();
+    // Goes on reading, so that the program never waits for us.
+    thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(said.send(line))));
+    let mut heard = Vec::new();
+    let (mut admin, mut telemetry) = (None, None);
+    loop {
+        let Ok(line) = hears.recv_timeout(patience()) else {
+            let _ = child.kill();
+            panic!("the program does not say where it listens:\n{}", heard.join("\n"));
+        };
+        let told: Option<Value> = serde_json::from_str(&line).ok();
+        let told = told.and_then(|told| {
+            let address = told["address"].as_str()?.parse().ok()?;
+            Some((told["message"].as_str()?.to_owned(), address))
+        });
+        match told {
+            Some((message, gateway)) if message == "listening" => {
+                return (child, Addresses { gateway, admin, telemetry }, hears);
+            }
+            Some((message, address)) if message == "the admin API listens" => admin = Some(address),
+            Some((message, address)) if message == "telemetry listens" => telemetry = Some(address),
+            _ => heard.push(line),
+        }
     }
 }

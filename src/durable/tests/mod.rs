@@ -1,0 +1,197 @@
+//! The database by itself: on disk, on storage that fails, and (`torn`) on storage that loses what was not synced.
+
+use super::*;
+use crate::clock::instant;
+use platter::Platter;
+
+mod platter;
+mod torn;
+
+fn open(dir: &Path) -> Durable {
+    let settings = Settings { dir: dir.to_owned(), key_file: None };
+    Durable::open(&settings, &Clock::system(), |_| ()).unwrap()
+}
+
+/// A database on storage in memory, and what its watcher was told.
+fn on(platter: &Platter) -> (Durable, mpsc::Receiver<bool>) {
+    let (told, hears) = mpsc::channel();
+    let watch = Box::new(move |works| {
+        let _ = told.send(works);
+    });
+    let opener = platter.clone();
+    let keys = Arc::new(Keyring::of(&[[7; 32]]));
+    let started = Durable::start(
+        move || Ok(opener.clone()),
+        Path::new("memory"),
+        keys,
+        Arc::default(),
+        None,
+        &Clock::system(),
+        watch,
+    );
+    (started.unwrap(), hears)
+}
+
+/// Tries until the disk works again.
+async fn eventually_written(durable: &Durable, batch: impl Fn() -> Batch) {
+    let until = instant() + Duration::from_secs(60);
+    while durable.commit(batch()).await.is_err() {
+        assert!(instant() < until, "the database does not recover");
+        tokio::task::yield_now().await;
+    }
+}
+
+fn put(key: &[u8], value: &[u8]) -> Batch {
+    Batch::new().put(Table::Users, key, value.to_vec())
+}
+
+fn all(durable: &Durable, table: Table) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut records = Vec::new();
+    let read = durable.load(table, |key, value| {
+        records.push((key.to_vec(), value.to_vec()));
+        Ok(())
+    });
+    read.unwrap();
+    records
+}
+
+#[tokio::test]
+async fn what_was_committed_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let durable = open(folder.path());
+    let batch = Batch::new().put(Table::Users, b"a", b"1".to_vec()).put(Table::Users, b"b", b"2".to_vec());
+    durable.commit(batch).await.unwrap();
+    durable.commit(Batch::new().remove(Table::Users, b"a").put(Table::Keys, b"a", b"3".to_vec())).await.unwrap();
+    durable.later(Batch::new().put(Table::Factors, b"c", b"4".to_vec()));
+    assert!(durable.close(Duration::from_secs(5)));
+    drop(durable);
+
+    let durable = open(folder.path());
+
+    assert_eq!(all(&durable, Table::Users), [(b"b".to_vec(), b"2".to_vec())]);
+    assert_eq!(all(&durable, Table::Keys), [(b"a".to_vec(), b"3".to_vec())]);
+    assert_eq!(all(&durable, Table::Factors), [(b"c".to_vec(), b"4".to_vec())]);
+    assert_eq!(all(&durable, Table::Signing), []);
+}
+
+#[test]
+fn a_record_is_opened_by_older_keys_too_and_by_no_other_and_nowhere_else() {
+    let sealed = Keyring::of(&[[1; 32]]).seal(Table::Users, b"a", b"text").unwrap();
+    let mut text = Vec::new();
+    let both = Keyring::of(&[[2; 32], [1; 32]]);
+
+    both.open(Table::Users, b"a", &sealed, &mut text).unwrap();
+    assert_eq!(text, b"text");
+    for (table, key, record) in [
+        (Table::Keys, b"a".as_slice(), sealed.clone()),
+        (Table::Users, b"b", sealed.clone()),
+        (Table::Users, b"a", sealed[..sealed.len() - 1].to_vec()),
+        (Table::Users, b"a", sealed.iter().rev().copied().collect()),
+        (Table::Users, b"a", Vec::new()),
+    ] {
+        both.open(table, key, &record, &mut text).unwrap_err();
+    }
+    let resealed = both.seal(Table::Users, b"a", b"text").unwrap();
+    assert_ne!(resealed[1..5], sealed[1..5], "the first key seals");
+    let other = Keyring::of(&[[3; 32]]).open(Table::Users, b"a", &sealed, &mut text).unwrap_err();
+    assert!(other.contains("which is not in server.state_key_file"), "{other}");
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_changes_and_is_told_and_recovers() {
+    let platter = Platter::default();
+    let (durable, hears) = on(&platter);
+    durable.commit(put(b"a", b"before")).await.unwrap();
+
+    platter.fail_writes(true);
+    assert_eq!(durable.commit(put(b"a", b"refused")).await, Err(Unavailable));
+    assert_eq!(durable.commit(put(b"b", b"refused")).await, Err(Unavailable));
+    durable.later(put(b"c", b"later"));
+    assert_eq!(hears.recv(), Ok(false));
+    assert!(!durable.healthy());
+
+    platter.fail_writes(false);
+    eventually_written(&durable, || put(b"d", b"after")).await;
+    assert_eq!(hears.recv(), Ok(true));
+    assert!(durable.healthy() && durable.close(Duration::from_secs(60)));
+    let (durable, _) = on(&platter);
+    let expected = [("a", "before"), ("c", "later"), ("d", "after")].map(|(key, value)| (key.into(), value.into()));
+    assert_eq!(all(&durable, Table::Users), expected);
+}
+
+/// When the sync fails nobody knows what is on disk; what was refused must not come to light later.
+#[tokio::test]
+async fn what_was_refused_in_the_sync_is_undone() {
+    let platter = Platter::default();
+    let (durable, _) = on(&platter);
+    durable.commit(put(b"a", b"1").put(Table::Users, b"b", b"1".to_vec())).await.unwrap();
+
+    platter.fail_syncs(true);
+    let change = put(b"a", b"2").remove(Table::Users, b"b").put(Table::Users, b"c", b"2".to_vec());
+    assert_eq!(durable.commit(change).await, Err(Unavailable));
+    platter.fail_syncs(false);
+    eventually_written(&durable, || put(b"d", b"3")).await;
+
+    let expected = [("a", "1"), ("b", "1"), ("d", "3")].map(|(key, value)| (key.into(), value.into()));
+    assert_eq!(all(&durable, Table::Users), expected);
+}
+
+#[tokio::test]
+async fn a_change_is_carried_out_although_nobody_waits_for_it() {
+    let platter = Platter::default();
+    let (durable, _) = on(&platter);
+    let (done, hears) = mpsc::channel();
+
+    drop(durable.commit_then(put(b"a", b"1"), move || done.send(()).unwrap()));
+
+    assert_eq!(hears.recv(), Ok(()));
+    assert_eq!(all(&durable, Table::Users).len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_left_for_later_does_not_undo_what_was_written_since() {
+    let platter = Platter::default();
+    let (durable, _) = on(&platter);
+    durable.later(Batch::new().remove(Table::Users, b"a"));
+    durable.commit(put(b"a", b"1")).await.unwrap();
+
+    assert!(durable.close(Duration::from_secs(60)));
+
+    let (durable, _) = on(&platter);
+    assert_eq!(all(&durable, Table::Users).len(), 1);
+}
+
+#[tokio::test]
+async fn everything_is_sealed_anew_after_a_change_of_keys() {
+    let folder = tempfile::tempdir().unwrap();
+    let (old, new) = ("A".repeat(43), format!("{}E", "B".repeat(42)));
+    let key_file = folder.path().join("state.key");
+    let settings = Settings { dir: folder.path().join("state"), key_file: Some(key_file.clone()) };
+    let open = |keys: &str| {
+        fs::write(&key_file, keys).unwrap();
+        Durable::open(&settings, &Clock::system(), |_| ())
+    };
+    let durable = open(&format!("{old}\n")).unwrap();
+    for key in 0..50_u8 {
+        durable.commit(put(&[key], b"text")).await.unwrap();
+    }
+    assert!(durable.close(Duration::from_secs(60)));
+    drop(durable);
+
+    let durable = open(&format!("# new\n{new}=\n{old}=\n")).unwrap();
+    let until = instant() + Duration::from_secs(60);
+    while durable.needs_older_keys() {
+        assert!(instant() < until, "it is not sealed anew");
+        std::thread::yield_now();
+    }
+    assert!(durable.close(Duration::from_secs(60)));
+    drop(durable);
+
+    let durable = open(&new).unwrap();
+    assert_eq!(all(&durable, Table::Users).len(), 50);
+    drop(durable);
+    let refusal = open(&old).unwrap_err().to_string();
+    assert!(refusal.contains("which is not in server.state_key_file"), "{refusal}");
+    let refusal = open("swordfish").unwrap_err().to_string();
+    assert!(refusal.contains("line 1 is no key") && !refusal.contains("swordfish"), "{refusal}");
+}
