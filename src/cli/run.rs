@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{Signal, SignalKind, signal},
+};
+
 use super::{Failure, environment, load, welcome};
 use crate::{
     change::Cause,
@@ -25,6 +30,7 @@ pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Re
         tracing::warn!("{warning}");
     }
     let welcome = welcome::Welcome::of(&config);
+    let signals = Signals::receive()?;
     let running = gateway::start(config, Clock::system(), source).map_err(|error| Failure::new(error.to_string()))?;
     match welcome {
         Some(welcome) => print!("{}", welcome.text(&running, folder)),
@@ -42,7 +48,7 @@ pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Re
             }
         }
     }
-    wait_for_signal(&running)?;
+    signals.wait(&running);
     end(running)
 }
 
@@ -55,41 +61,59 @@ fn end(running: Running) -> Result<(), Failure> {
     }
 }
 
-fn wait_for_signal(running: &Running) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failure::new(format!("the system gives no timer: {error}")))?;
-    runtime.block_on(async {
-        use tokio::signal::unix::{SignalKind, signal};
-        let unlistenable = |error| Failure::new(format!("signals cannot be received: {error}"));
-        let mut terminate = signal(SignalKind::terminate()).map_err(unlistenable)?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(unlistenable)?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(unlistenable)?;
+/// The signals, received from when this is made: one that comes during the start is not lost, and SIGHUP ends nobody.
+struct Signals {
+    runtime: Runtime,
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn receive() -> Result<Self, Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| Failure::new(format!("the system gives no timer: {error}")))?;
+        let entered = runtime.enter();
+        let receive = |kind| signal(kind).map_err(|error| Failure::new(format!("signals cannot be received: {error}")));
+        let terminate = receive(SignalKind::terminate())?;
+        let interrupt = receive(SignalKind::interrupt())?;
+        let hangup = receive(SignalKind::hangup())?;
+        drop(entered);
+        Ok(Self { runtime, terminate, interrupt, hangup })
+    }
+
+    /// Reloads at each SIGHUP, until the gateway shall stop.
+    fn wait(self, running: &Running) {
+        let Self { runtime, mut terminate, mut interrupt, mut hangup } = self;
         let reloads = &running.live().shared.reloads;
-        loop {
-            tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                // What comes of it is in the log.
-                _ = hangup.recv() => drop(reloads.reload(Cause::Signal).await),
-            }
-        }
-    })?;
-    // Whoever asks twice does not want to wait for the drain.
-    std::thread::spawn(move || {
-        let again = runtime.block_on(async {
-            use tokio::signal::unix::{SignalKind, signal};
-            let mut terminate = signal(SignalKind::terminate()).ok()?;
-            let mut interrupt = signal(SignalKind::interrupt()).ok()?;
-            tokio::select! {
-                signal = terminate.recv() => signal,
-                signal = interrupt.recv() => signal,
+        runtime.block_on(async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    _ = hangup.recv() => {}
+                }
+                tokio::select! {
+                    _ = terminate.recv() => return,
+                    _ = interrupt.recv() => return,
+                    // What comes of it is in the log.
+                    _ = reloads.reload(Cause::Signal) => {}
+                }
             }
         });
-        if again.is_some() {
-            std::process::exit(1);
-        }
-    });
-    Ok(())
+        // Whoever asks twice does not want to wait for the drain.
+        std::thread::spawn(move || {
+            let again = runtime.block_on(async {
+                tokio::select! {
+                    signal = terminate.recv() => signal,
+                    signal = interrupt.recv() => signal,
+                }
+            });
+            if again.is_some() {
+                std::process::exit(1);
+            }
+        });
+    }
 }

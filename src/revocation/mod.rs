@@ -287,12 +287,15 @@ impl Revocations {
         self.len() == 0
     }
 
-    /// Forgets the ended entries of the next shard. Called again and again it goes round the whole list.
+    /// Forgets the ended entries of the next few shards. Called again and again it goes round the whole list; no lock
+    /// is held for more than one shard.
     pub fn sweep(&self, now: Timestamp) {
         self.advance(now);
-        let next = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
-        if let Some(shard) = self.shards.get(next) {
-            self.sweep_shard(shard, now);
+        for _ in 0..SHARDS_A_SWEEP {
+            let next = self.next_sweep.fetch_add(1, Ordering::Relaxed) % self.shards.len();
+            if let Some(shard) = self.shards.get(next) {
+                self.sweep_shard(shard, now);
+            }
         }
     }
 
@@ -452,6 +455,9 @@ const TOKEN: u8 = 4;
 
 /// Parts of the list with a lock each; a sweep holds one of them.
 const SHARDS: usize = 64;
+
+/// Shards that one sweep goes through: with a sweep a second, the whole list in eight.
+const SHARDS_A_SWEEP: usize = 8;
 
 /// Records that are removed from disk together.
 const RECORDS_AT_ONCE: usize = 10_000;
