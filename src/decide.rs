@@ -94,7 +94,9 @@ pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> D
     let mut findings = Findings::default();
     let prove = |findings: &mut Findings, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
     let verdict = judge(&mut findings, snapshot, question, prove, &mut Silent).unwrap_or_else(Verdict::Refuse);
-    if let Some(Target::Own(Own::Login | Own::Logout)) = findings.route.as_ref().map(|route| &route.target) {
+    if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend)) =
+        findings.route.as_ref().map(|route| &route.target)
+    {
         findings.session = presented_session(&findings, snapshot, shared, question);
     }
     Decision { findings, verdict }

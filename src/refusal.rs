@@ -60,6 +60,11 @@ pub enum Refusal {
     NoCredential,
     /// A credential was sent and is void.
     BadCredential(BadCredential),
+    /// A person's form met a session that ran out a short while ago, and is kept for them.
+    FormKept {
+        /// `Set-Cookie` with the browser's secret.
+        cookie: HeaderValue,
+    },
     /// Wrong user name or password.
     LoginFailed,
     /// The login is too long ago (RFC 9470).
@@ -180,7 +185,8 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::NoCredential
+            Self::FormKept { .. }
+            | Self::NoCredential
             | Self::BadCredential(_)
             | Self::LoginFailed
             | Self::StaleLogin { .. }
@@ -214,6 +220,7 @@ impl Refusal {
             Self::BadCredential(BadCredential::Ambiguous(_)) => "ambiguous_credential",
             Self::BadCredential(BadCredential::Bearer(_)) => "invalid_token",
             Self::BadCredential(BadCredential::Session) => "session_ended",
+            Self::FormKept { .. } => "form_kept",
             Self::LoginFailed => "login_failed",
             Self::StaleLogin { .. } => "stale_login",
             Self::WeakLogin { .. } => "weak_login",
@@ -249,6 +256,7 @@ impl Refusal {
             | Self::NotEncrypted
             | Self::NoCredential
             | Self::BadCredential(BadCredential::Session)
+            | Self::FormKept { .. }
             | Self::LoginFailed
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. }
@@ -282,6 +290,7 @@ impl Refusal {
             | Self::DemoOnly
             | Self::NotEncrypted
             | Self::NoCredential
+            | Self::FormKept { .. }
             | Self::BadCredential(_)
             | Self::LoginFailed
             | Self::StaleLogin { .. }
@@ -320,6 +329,7 @@ impl Refusal {
             Self::BadCredential(BadCredential::Ambiguous(_)) => Text::AmbiguousCredential,
             Self::BadCredential(BadCredential::Bearer(_)) => Text::InvalidToken,
             Self::BadCredential(BadCredential::Session) => Text::SessionEnded,
+            Self::FormKept { .. } => Text::FormKept,
             Self::LoginFailed => Text::LoginFailed,
             Self::StaleLogin { .. } => Text::StaleLogin,
             Self::WeakLogin { .. } => Text::WeakLogin,
@@ -418,6 +428,9 @@ impl Refusal {
     /// Where to log in and come back from.
     fn login_url(&self, asked: &Asked<'_>) -> Option<String> {
         let prefix = asked.login_prefix.filter(|_| self.status() == StatusCode::UNAUTHORIZED)?;
+        if let Self::FormKept { .. } = self {
+            return Some(way_to_login(prefix, None, &format!("{prefix}/resend")));
+        }
         let return_to = match asked.audience {
             Audience::Person { reading: true } => asked.return_to,
             _ => "",
@@ -454,6 +467,9 @@ impl Refusal {
         let content = html! {
             h1 { (title) }
             p { (face.say(self.text())) }
+            @if asked.audience == (Audience::Person { reading: false }) && self.asks_for_login() {
+                p.alert role="alert" { (face.say(Text::FormNotSent)) }
+            }
             @if let Some(name) = asked.signed_in_as.filter(|_| switch.is_some()) {
                 p.lead { (face.fill(Text::YouAreSignedInAs, &html! { strong { (name) } })) }
             }
@@ -473,7 +489,8 @@ impl Refusal {
             Blame::Upstream => Text::UnavailableTitle,
             Blame::Gateway => Text::TryAgainTitle,
             Blame::Client => match self {
-                Self::NoCredential
+                Self::FormKept { .. }
+                | Self::NoCredential
                 | Self::BadCredential(_)
                 | Self::LoginFailed
                 | Self::StaleLogin { .. }

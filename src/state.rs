@@ -80,6 +80,10 @@ pub struct Shared {
     pub hasher: Hasher,
     /// Who slows guessers down.
     pub throttle: login::Throttle,
+    /// Who knows browsers again.
+    pub devices: login::Devices,
+    /// Forms that came too late.
+    pub stash: login::Stash,
     /// What happened at our own endpoints.
     pub login_counts: login::Counts,
     /// Exchanges that were cut because what they were permitted by had ended (R28).

@@ -86,6 +86,13 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     {
         logins.value(&[("result", result)], counter.load(Relaxed));
     }
+    let (kept, sent) = shared.stash.counts();
+    let mut forms = exposition.counter(
+        "portcullis_late_forms_total",
+        "Forms that met a session that had run out: kept, and of these sent after the login.",
+    );
+    forms.value(&[("result", "kept")], kept);
+    forms.value(&[("result", "sent")], sent);
     exposition
         .counter("portcullis_logouts_total", "Sessions ended by a logout.")
         .value(&[], counts.logouts.load(Relaxed));

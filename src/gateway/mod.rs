@@ -351,6 +351,8 @@ fn live(
         hasher: Hasher::start_telling(hashing, HASHES_WAITING, telemetry.audit().clone(), clock.clone())
             .map_err(failed("the hashing threads cannot be started"))?,
         throttle: login::Throttle::new(),
+        devices: login::Devices::new(),
+        stash: login::Stash::new(),
         login_counts: login::Counts::default(),
         upstreams,
         exchanges_cut: AtomicU64::new(0),
@@ -459,6 +461,7 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
                 // The whole store once a minute.
                 let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
                 let now = live.shared.clock.now();
+                live.shared.stash.sweep(now);
                 live.shared.sessions.sweep(&live.snapshot().session, now, budget);
                 live.shared.sessions.keep_up(SEGMENTS_TOLD_AT_ONCE);
                 live.shared.revocations.sweep(now);

@@ -67,10 +67,18 @@ pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Refusal> {
 
 /// Reads a whole small body.
 pub(super) async fn read<B: Body<Data = Bytes>>(body: B) -> Result<Zeroizing<Vec<u8>>, Refusal> {
-    if body.size_hint().lower() > MAX_BODY_BYTES as u64 {
+    read_up_to(body, MAX_BODY_BYTES).await
+}
+
+/// Reads a whole body of so many bytes at most.
+pub(super) async fn read_up_to<B: Body<Data = Bytes>>(
+    body: B,
+    max_bytes: usize,
+) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+    if body.size_hint().lower() > max_bytes as u64 {
         return Err(Refusal::BodyTooLarge);
     }
-    tokio::time::timeout(BODY_TIMEOUT, collect(body)).await.unwrap_or(Err(Refusal::BodyIncomplete))
+    tokio::time::timeout(BODY_TIMEOUT, collect(body, max_bytes)).await.unwrap_or(Err(Refusal::BodyIncomplete))
 }
 
 /// The fields of a login.
@@ -108,15 +116,15 @@ pub(super) fn return_to(body: &[u8]) -> Result<Option<String>, Refusal> {
     Ok(field(text(body)?, "return_to")?.map(Cow::into_owned))
 }
 
-async fn collect<B: Body<Data = Bytes>>(body: B) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+async fn collect<B: Body<Data = Bytes>>(body: B, max_bytes: usize) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     let mut body = pin!(body);
     // All at once: growing would leave copies behind that nobody wipes.
-    let mut read = Zeroizing::new(Vec::with_capacity(MAX_BODY_BYTES));
+    let mut read = Zeroizing::new(Vec::with_capacity(max_bytes));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Refusal::BadBody("broken off"))?;
         // Trailers mean nothing here.
         let Ok(data) = frame.into_data() else { continue };
-        if data.len() > MAX_BODY_BYTES - read.len() {
+        if data.len() > max_bytes - read.len() {
             return Err(Refusal::BodyTooLarge);
         }
         read.extend_from_slice(&data);
@@ -179,7 +187,7 @@ mod tests {
         let refused = read(Full::new(Bytes::from(vec![b'x'; MAX_BODY_BYTES + 1]))).await;
         assert!(matches!(refused, Err(Refusal::BodyTooLarge)));
         // A body whose length nobody told.
-        let refused = collect(Full::new(Bytes::from(vec![b'x'; MAX_BODY_BYTES + 1]))).await;
+        let refused = collect(Full::new(Bytes::from(vec![b'x'; MAX_BODY_BYTES + 1])), MAX_BODY_BYTES).await;
         assert!(matches!(refused, Err(Refusal::BodyTooLarge)));
     }
 

@@ -33,20 +33,26 @@ use crate::{
 };
 
 mod audit;
+mod device;
 mod form;
+mod resend;
 pub mod return_to;
 mod sessions;
 mod sign_in;
 mod sign_out;
+mod stash;
 mod step_up;
 mod throttle;
 mod user_agent;
 mod views;
 mod who;
 
+pub use device::{DEVICE_COOKIE, Devices};
+pub use resend::resend;
 pub use sessions::own_sessions;
 pub use sign_in::sign_in;
 pub use sign_out::sign_out;
+pub use stash::{Form, STASH_COOKIE, Stash, is_form};
 pub use throttle::{MAX_WAIT, Throttle};
 pub use who::who_am_i;
 
@@ -108,6 +114,10 @@ pub struct Context<'a> {
     pub hasher: &'a Hasher,
     /// Who slows guessers down.
     pub throttle: &'a Throttle,
+    /// Who knows browsers again.
+    pub devices: &'a Devices,
+    /// Forms that came too late.
+    pub stash: &'a Stash,
     /// The moment of the request.
     pub now: Timestamp,
     /// Where what happens is told.
@@ -158,6 +168,9 @@ pub struct Counts {
 
 /// Name of the cookie that ties a login form to its browser. One of ours: cut out of `Cookie` like the session's (R14).
 pub const FORM_COOKIE: &str = "__Host-portcullis-login";
+
+/// Every cookie of ours beside the session's.
+pub const OWN_COOKIES: [&str; 3] = [FORM_COOKIE, DEVICE_COOKIE, STASH_COOKIE];
 
 /// Who somebody is to people: the name, or else the subject.
 pub fn shown_name(identity: &Identity) -> &str {

@@ -13,11 +13,14 @@ use serde_json::Value;
 
 use super::{
     Answer, Context, Event, FORM_COOKIE, Provider,
+    device::{Device, set_cookie},
     form::{self, Credentials, Kind},
     identity_of, query, require_encryption,
+    resend::next,
     return_to::ReturnTo,
     see_other, shown_name,
     step_up::StepUp,
+    throttle::Who,
     user_agent,
     views::{self, Choice, Note, SignIn},
     who::describe,
@@ -52,7 +55,7 @@ pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
             };
             match kind {
                 Kind::Form => sign_in_by_form(&head.headers, credentials, provider, context).await,
-                Kind::Json => sign_in_by_json(credentials, provider, context).await,
+                Kind::Json => sign_in_by_json(&head.headers, credentials, provider, context).await,
             }
         }
         _ => Err(Refusal::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD, POST") }),
@@ -111,10 +114,11 @@ async fn sign_in_by_form(
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
     let again = FormPage { headers, provider, return_to: &return_to, step_up: credentials.step_up, context };
     let (response, event) = if is_own_form(headers, credentials.token.as_deref()) {
-        match log_in(credentials, provider, context).await {
-            Ok(Attempted::LoggedIn { token, .. }) => {
-                let mut response = see_other(return_to.as_str());
+        match log_in(headers, credentials, provider, context).await {
+            Ok(Attempted::LoggedIn { token, session, device }) => {
+                let mut response = see_other(&next(headers, &session, &return_to, context));
                 response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
+                response.headers_mut().append(SET_COOKIE, device);
                 // The form's cookie stays: another tab may hold the form, too.
                 (response, Event::LoggedIn)
             }
@@ -142,17 +146,19 @@ async fn sign_in_by_form(
 }
 
 async fn sign_in_by_json(
+    headers: &HeaderMap,
     credentials: Credentials,
     provider: &Provider,
     context: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
-    match log_in(credentials, provider, context).await? {
-        Attempted::LoggedIn { token, session } => {
+    match log_in(headers, credentials, provider, context).await? {
+        Attempted::LoggedIn { token, session, device } => {
             let mut body = describe(session.identity(), Some(&session), context);
             body.insert("return_to".into(), return_to.as_str().into());
             let mut response = page::json(StatusCode::OK, &Value::Object(body));
             response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
+            response.headers_mut().append(SET_COOKIE, device);
             Ok(Answer { response, event: Event::LoggedIn })
         }
         Attempted::Failed | Attempted::OtherUser => Err(Refusal::LoginFailed),
@@ -161,15 +167,27 @@ async fn sign_in_by_json(
 
 /// How an attempt went.
 enum Attempted {
-    LoggedIn { token: SessionToken, session: Arc<Session> },
+    LoggedIn { token: SessionToken, session: Arc<Session>, device: HeaderValue },
     Failed,
     OtherUser,
 }
 
-async fn log_in(credentials: Credentials, provider: &Provider, context: Context<'_>) -> Result<Attempted, Refusal> {
+async fn log_in(
+    headers: &HeaderMap,
+    credentials: Credentials,
+    provider: &Provider,
+    context: Context<'_>,
+) -> Result<Attempted, Refusal> {
     let claimed = || provider.accounts.find(&credentials.username).map(AsRef::as_ref);
     let kept_out = |what, why| context.tell_kept_out(what, why, provider, claimed());
-    let begun = context.throttle.begin(context.view.address, &credentials.username, context.now);
+    let device = Device::of(headers);
+    let who = Who {
+        address: context.view.address,
+        provider: &provider.name,
+        login: &credentials.username,
+        device: known_device(device.as_ref(), &credentials.username, provider, context),
+    };
+    let begun = context.throttle.begin(who, context.now);
     let attempt = begun.map_err(|retry_after| {
         kept_out(What::LoginThrottled, "too_many");
         Refusal::TooMany { retry_after }
@@ -184,7 +202,8 @@ async fn log_in(credentials: Credentials, provider: &Provider, context: Context<
         kept_out(What::LoginFailed, if claimed().is_some() { "wrong_password" } else { "unknown_user" });
         return Ok(Attempted::Failed);
     };
-    context.throttle.succeeded(attempt, context.now);
+    context.throttle.succeeded(attempt);
+    let device = context.devices.remember(device, &provider.realm, &user.id, context.now);
     let (identity, dropped_grants) =
         identity_of(provider, &user, context.now).map_err(|_| Refusal::IdentityTooLarge)?;
     if let Some(session) = context.session
@@ -214,7 +233,22 @@ async fn log_in(credentials: Credentials, provider: &Provider, context: Context<
         }
     })?;
     context.tell_login(provider, &session, dropped_grants);
-    Ok(Attempted::LoggedIn { token, session })
+    let device = set_cookie(&context.login.prefix, &device);
+    Ok(Attempted::LoggedIn { token, session, device })
+}
+
+/// The browser, if whoever this login names has logged in from it before. Names that nobody has take the same work.
+fn known_device<'d>(
+    device: Option<&'d Device>,
+    login: &str,
+    provider: &Provider,
+    context: Context<'_>,
+) -> Option<&'d [u8]> {
+    let device = device?;
+    let user = provider.accounts.find(login);
+    let subject = user.map_or(login, |user| &user.id);
+    let known = context.devices.knows(device, &provider.realm, subject, context.now);
+    (known && user.is_some()).then_some(&device.id()[..])
 }
 
 /// A provider's login page, with the cookie that makes its form count in this browser. A browser keeps its cookie from

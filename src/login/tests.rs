@@ -26,6 +26,8 @@ struct World {
     store: Store,
     hasher: Hasher,
     throttle: Throttle,
+    devices: Devices,
+    stash: Stash,
 }
 
 /// What a request carries beside method, path and body.
@@ -91,6 +93,8 @@ impl World {
             store: Store::in_memory(),
             hasher: Hasher::start(1, 16).unwrap(),
             throttle: Throttle::new(),
+            devices: Devices::new(),
+            stash: Stash::new(),
         }
     }
 
@@ -107,6 +111,8 @@ impl World {
             store: &self.store,
             hasher: &self.hasher,
             throttle: &self.throttle,
+            devices: &self.devices,
+            stash: &self.stash,
             now: NOW,
             audit: &NO_AUDIT,
             origin: Origin::gateway(NOW),
@@ -213,7 +219,8 @@ async fn a_login_by_form_opens_a_session_and_goes_where_it_was_headed() {
     assert_eq!(session.identity().auth_time(), Some(NOW));
     assert!(matches!(answer.event, Event::LoggedIn));
     assert!(cookies(&answer)[0].ends_with("; Path=/; Secure; HttpOnly; SameSite=Lax"));
-    assert_eq!(cookies(&answer).len(), 1, "the cookie of the form stays for other tabs");
+    assert!(cookies(&answer)[1].starts_with("__Secure-portcullis-device="));
+    assert_eq!(cookies(&answer).len(), 2, "the cookie of the form stays for other tabs");
 }
 
 #[tokio::test]

@@ -1,10 +1,14 @@
-//! How often one may try passwords, by address and by user name: slow for those who guess, open for those who know.
+//! How often one may try passwords: slow for those who guess, open for those who know.
 //!
-//! In: a client address, the name that was typed, and afterwards whether the login succeeded. Out: go on, or when to
-//! try again. Successes cost nothing.
-//! Invariants: bounded in memory whatever is tried; nobody waits longer than [`MAX_WAIT`], so a user cannot be locked
-//! out for good; where a user has logged in before, other people's failures from elsewhere do not count at all.
-//! A refused attempt costs nothing, so waiting helps.
+//! In: who tries (address, provider and name as typed, and whether the browser is known to that user), and afterwards
+//! whether the login succeeded. Out: go on, or when to try again. Successes cost nothing.
+//!
+//! Three buckets slow down strangers: one for the address, one for the name at that address, one for the name wherever
+//! from. A browser that the user has logged in from before (`device`) has a bucket of its own instead, so nobody else's
+//! guesses slow it down. The bucket of a name has a ceiling: whoever was told to wait for it is let through when that
+//! time is over, whatever others did meanwhile, so nobody can lock a user out.
+//! Invariants: bounded in memory whatever is tried; nobody waits longer than [`MAX_WAIT`]; names that nobody has are
+//! treated as all others. A refused attempt costs nothing, so waiting helps.
 
 use std::{
     collections::HashMap,
@@ -26,21 +30,36 @@ pub struct Throttle {
     state: Mutex<State>,
 }
 
+/// Who tries a password.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Who<'a> {
+    pub(super) address: IpAddr,
+    /// The provider's name.
+    pub(super) provider: &'a str,
+    /// As typed.
+    pub(super) login: &'a str,
+    /// The browser, if that user has logged in from it before.
+    pub(super) device: Option<&'a [u8]>,
+}
+
 /// An attempt that was let through. Failed unless it is told otherwise.
 #[derive(Clone, Copy, Debug)]
 #[must_use]
-pub struct Attempt {
-    address: u64,
-    user: u64,
-    familiar: u64,
+pub(super) struct Attempt(Buckets);
+
+/// The buckets that an attempt is counted in.
+#[derive(Clone, Copy, Debug)]
+enum Buckets {
+    Stranger { address: u64, pair: u64, user: u64 },
+    Known { device: u64 },
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// For each address and each user (or user at an address of theirs), when their failures are paid off.
+    /// For each bucket, when its failures are paid off.
     debts: HashMap<u64, Timestamp, BuildKeyHasher>,
-    /// Users at addresses from which they logged in, with the last time.
-    familiar: HashMap<u64, Timestamp, BuildKeyHasher>,
+    /// For a name at an address that had to wait for the name's bucket, when it will be let through.
+    promises: HashMap<u64, Timestamp, BuildKeyHasher>,
 }
 
 /// What failures cost: each adds `price`, and up to `credit` of debt nobody waits.
@@ -59,39 +78,59 @@ impl Throttle {
     ///
     /// # Errors
     /// How long to wait, at most [`MAX_WAIT`].
-    pub fn begin(&self, address: IpAddr, login: &str, now: Timestamp) -> Result<Attempt, Duration> {
-        let login = login.to_lowercase();
-        let network = network(address);
-        let familiar = self.hash.hash_one(("familiar", network, &login));
+    pub(super) fn begin(&self, who: Who<'_>, now: Timestamp) -> Result<Attempt, Duration> {
+        let login = who.login.to_lowercase();
+        let buckets = match who.device {
+            Some(device) => Buckets::Known { device: self.hash.hash_one(("device", device, who.provider, &login)) },
+            None => {
+                let network = network(who.address);
+                Buckets::Stranger {
+                    address: self.hash.hash_one(("address", network)),
+                    pair: self.hash.hash_one(("pair", network, who.provider, &login)),
+                    user: self.hash.hash_one(("user", who.provider, &login)),
+                }
+            }
+        };
         let mut state = self.lock();
-        let at_home = state.familiar.contains_key(&familiar);
-        let user = if at_home { familiar } else { self.hash.hash_one(("user", &login)) };
-        let attempt = Attempt { address: self.hash.hash_one(("address", network)), user, familiar };
-        let wait = state.wait(attempt.address, &ADDRESS, now).max(state.wait(attempt.user, &USER, now));
-        if !wait.is_zero() {
-            return Err(wait);
+        match buckets {
+            Buckets::Known { device } => state.admit(&[(device, &USER)], now)?,
+            Buckets::Stranger { address, pair, user } => {
+                let here = [(address, &ADDRESS), (pair, &USER)];
+                state.leave(&here, now)?;
+                state.keep_promise(pair, user, now)?;
+                state.admit(&here, now)?;
+                state.charge(user, &USER, now);
+            }
         }
-        state.charge(attempt.address, &ADDRESS, now);
-        state.charge(attempt.user, &USER, now);
-        Ok(attempt)
+        Ok(Attempt(buckets))
     }
 
     /// The password was right: the failures of this user are forgotten, and this attempt never counted.
-    pub fn succeeded(&self, attempt: Attempt, now: Timestamp) {
+    pub(super) fn succeeded(&self, Attempt(buckets): Attempt) {
         let mut state = self.lock();
-        state.refund(attempt.address, &ADDRESS);
-        state.debts.remove(&attempt.user);
-        if state.familiar.len() >= MAX_ENTRIES {
-            forget_older_half(&mut state.familiar);
+        match buckets {
+            Buckets::Known { device } => {
+                state.debts.remove(&device);
+            }
+            Buckets::Stranger { address, pair, user } => {
+                state.refund(address, &ADDRESS);
+                state.debts.remove(&pair);
+                state.debts.remove(&user);
+            }
         }
-        state.familiar.insert(attempt.familiar, now);
     }
 
     /// The attempt was not carried out: it never counted.
-    pub fn abandoned(&self, attempt: Attempt) {
+    pub(super) fn abandoned(&self, Attempt(buckets): Attempt) {
         let mut state = self.lock();
-        state.refund(attempt.address, &ADDRESS);
-        state.refund(attempt.user, &USER);
+        match buckets {
+            Buckets::Known { device } => state.refund(device, &USER),
+            Buckets::Stranger { address, pair, user } => {
+                state.refund(address, &ADDRESS);
+                state.refund(pair, &USER);
+                state.refund(user, &USER);
+            }
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -107,18 +146,46 @@ impl Default for Throttle {
 }
 
 impl State {
+    /// Whether none of these buckets asks for a wait.
+    fn leave(&self, buckets: &[(u64, &Tariff)], now: Timestamp) -> Result<(), Duration> {
+        let wait = buckets.iter().map(|(who, tariff)| self.wait(*who, tariff, now)).max().unwrap_or_default();
+        if wait.is_zero() { Ok(()) } else { Err(wait) }
+    }
+
+    /// Books a failure in each of these buckets, unless one asks for a wait.
+    fn admit(&mut self, buckets: &[(u64, &Tariff)], now: Timestamp) -> Result<(), Duration> {
+        self.leave(buckets, now)?;
+        for (who, tariff) in buckets {
+            self.charge(*who, tariff, now);
+        }
+        Ok(())
+    }
+
+    /// Lets `pair` pass the bucket of a name: when that is not overdrawn, or when the wait that was told before is over.
+    fn keep_promise(&mut self, pair: u64, user: u64, now: Timestamp) -> Result<(), Duration> {
+        let wait = self.wait(user, &USER, now);
+        let promised = self.promises.get(&pair).copied().filter(|at| now.since(*at) < PROMISE_KEPT);
+        match promised {
+            _ if wait.is_zero() => {}
+            Some(at) if at <= now => {}
+            Some(at) => return Err(at.since(now).min(wait)),
+            None => {
+                make_room(&mut self.promises, |at| now.since(*at) < PROMISE_KEPT);
+                self.promises.insert(pair, now.plus(wait));
+                return Err(wait);
+            }
+        }
+        self.promises.remove(&pair);
+        Ok(())
+    }
+
     fn wait(&self, who: u64, tariff: &Tariff, now: Timestamp) -> Duration {
         let debt = self.debts.get(&who).map_or(Duration::ZERO, |paid_off| paid_off.since(now));
         debt.saturating_sub(tariff.credit).min(MAX_WAIT)
     }
 
     fn charge(&mut self, who: u64, tariff: &Tariff, now: Timestamp) {
-        if self.debts.len() >= MAX_ENTRIES {
-            self.debts.retain(|_, paid_off| *paid_off > now);
-        }
-        if self.debts.len() >= MAX_ENTRIES {
-            forget_older_half(&mut self.debts);
-        }
+        make_room(&mut self.debts, |paid_off| *paid_off > now);
         let paid_off = self.debts.entry(who).or_insert(now);
         *paid_off = (*paid_off).max(now).plus(tariff.price).min(now.plus(tariff.credit + MAX_WAIT));
     }
@@ -136,8 +203,11 @@ pub const MAX_WAIT: Duration = Duration::from_secs(30);
 /// One address: 30 failures at once, then one in two seconds. Many people may share it.
 const ADDRESS: Tariff = Tariff { price: Duration::from_secs(2), credit: Duration::from_secs(58) };
 
-/// One user: five failures at once, then one in ten seconds.
+/// One user, one user at one address, or one user's own browser: five failures at once, then one in ten seconds.
 const USER: Tariff = Tariff { price: Duration::from_secs(10), credit: Duration::from_secs(40) };
+
+/// How long after its wait somebody may come back.
+const PROMISE_KEPT: Duration = Duration::from_secs(5 * 60);
 
 /// Entries of each table, 24 bytes each.
 const MAX_ENTRIES: usize = 65_536;
@@ -153,8 +223,15 @@ fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Those with the nearest ends go: they lose least.
-fn forget_older_half(table: &mut HashMap<u64, Timestamp, BuildKeyHasher>) {
+/// Makes room for one more: what is over goes, then the half with the nearest ends, who lose least.
+fn make_room(table: &mut HashMap<u64, Timestamp, BuildKeyHasher>, counts: impl Fn(&Timestamp) -> bool) {
+    if table.len() < MAX_ENTRIES {
+        return;
+    }
+    table.retain(|_, time| counts(time));
+    if table.len() < MAX_ENTRIES {
+        return;
+    }
     let mut times: Vec<Timestamp> = table.values().copied().collect();
     let middle = times.len() / 2;
     let (_, median, _) = times.select_nth_unstable(middle);
@@ -169,12 +246,16 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn address(text: &str) -> IpAddr {
-        text.parse().unwrap()
+    fn who<'a>(address: &str, login: &'a str) -> Who<'a> {
+        Who { address: address.parse().unwrap(), provider: "local", login, device: None }
     }
 
     fn fail(throttle: &Throttle, from: &str, login: &str, now: Timestamp) -> Result<(), Duration> {
-        throttle.begin(address(from), login, now).map(|_| ())
+        throttle.begin(who(from, login), now).map(|_| ())
+    }
+
+    fn fail_at_home(throttle: &Throttle, device: &[u8], login: &str, now: Timestamp) -> Result<(), Duration> {
+        throttle.begin(Who { device: Some(device), ..who("192.0.2.1", login) }, now).map(|_| ())
     }
 
     #[test]
@@ -188,6 +269,8 @@ mod tests {
         assert!(wait > Duration::ZERO && wait <= MAX_WAIT, "{wait:?}");
         assert_eq!(fail(&throttle, "192.0.2.9", "ALICE", NOW), Err(wait), "whatever the case");
         assert!(fail(&throttle, "192.0.2.9", "bob", NOW).is_ok(), "others are not concerned");
+        let partners = Who { provider: "partners", ..who("192.0.2.9", "alice") };
+        assert!(throttle.begin(partners, NOW).is_ok(), "nor is alice of another provider");
         assert!(fail(&throttle, "192.0.2.9", "alice", NOW.plus(wait)).is_ok(), "waiting helps");
         assert!(fail(&throttle, "192.0.2.9", "alice", NOW.plus(wait)).is_err());
     }
@@ -199,6 +282,21 @@ mod tests {
         let tried = (0..3600).filter(|s| fail(&throttle, "192.0.2.1", "alice", NOW.plus(*s * SECOND)).is_ok()).count();
 
         assert!((300..=370).contains(&tried), "{tried}");
+    }
+
+    /// However many addresses somebody has, each of them waits.
+    #[test]
+    fn guesses_from_many_addresses_at_one_name_are_few() {
+        let throttle = Throttle::new();
+        let mut tried = 0;
+        for second in 0..300_u32 {
+            for i in 0..20 {
+                let from = format!("203.0.113.{i}");
+                tried += usize::from(fail(&throttle, &from, "alice", NOW.plus(second * SECOND)).is_ok());
+            }
+        }
+
+        assert!(tried <= 5 + 20 * (300 / 25), "{tried}");
     }
 
     #[test]
@@ -215,51 +313,64 @@ mod tests {
     fn success_costs_nothing() {
         let throttle = Throttle::new();
         for _ in 0..200 {
-            let attempt = throttle.begin(address("192.0.2.1"), "alice", NOW).unwrap();
-            throttle.succeeded(attempt, NOW);
-        }
-        for _ in 0..200 {
-            let attempt = throttle.begin(address("192.0.2.1"), "bob", NOW).unwrap();
-            throttle.abandoned(attempt);
+            throttle.succeeded(throttle.begin(who("192.0.2.1", "alice"), NOW).unwrap());
+            throttle.abandoned(throttle.begin(who("192.0.2.1", "bob"), NOW).unwrap());
         }
         assert!(fail(&throttle, "192.0.2.1", "alice", NOW).is_ok());
     }
 
+    /// Nobody else's guesses, not even those from one's own address, slow down a browser that the user knows.
     #[test]
-    fn where_a_user_logged_in_before_the_failures_of_others_do_not_count() {
+    fn a_known_browser_waits_for_nobody_but_itself() {
         let throttle = Throttle::new();
-        let attempt = throttle.begin(address("192.0.2.1"), "alice", NOW).unwrap();
-        throttle.succeeded(attempt, NOW);
-        while fail(&throttle, "203.0.113.9", "alice", NOW).is_ok() {}
+        for i in 0..200 {
+            let _ = fail(&throttle, &format!("192.0.2.{i}"), "alice", NOW);
+            let _ = fail(&throttle, "192.0.2.1", &format!("user-{i}"), NOW);
+        }
+        assert!(fail(&throttle, "192.0.2.1", "alice", NOW).is_err());
 
-        assert!(fail(&throttle, "203.0.113.9", "alice", NOW).is_err());
-        assert!(fail(&throttle, "198.51.100.1", "alice", NOW).is_err());
-        assert!(fail(&throttle, "192.0.2.1", "alice", NOW).is_ok());
+        assert!(fail_at_home(&throttle, b"a", "alice", NOW).is_ok());
+        assert_eq!((0..100).filter(|_| fail_at_home(&throttle, b"a", "alice", NOW).is_ok()).count(), 4, "five in all");
+        assert!(fail_at_home(&throttle, b"b", "alice", NOW).is_ok(), "her other browser is not concerned");
     }
 
+    /// A name that is being guessed at all the time, by somebody who takes every chance at once: whoever waits as told
+    /// gets in, though the bucket is as empty as ever.
     #[test]
-    fn at_a_familiar_address_guesses_are_slowed_down_too() {
+    fn who_waits_as_told_is_let_through_whatever_others_do() {
         let throttle = Throttle::new();
-        let attempt = throttle.begin(address("192.0.2.1"), "alice", NOW).unwrap();
-        throttle.succeeded(attempt, NOW);
+        let attack = |now| {
+            for i in 0..250 {
+                let _ = fail(&throttle, &format!("203.0.113.{i}"), "alice", now);
+            }
+        };
+        attack(NOW);
+        let wait = fail(&throttle, "192.0.2.1", "alice", NOW).unwrap_err();
+        for second in 1..=u32::try_from(wait.as_secs()).unwrap() {
+            attack(NOW.plus(second * SECOND));
+            if second == 3 {
+                let left = fail(&throttle, "192.0.2.1", "alice", NOW.plus(3 * SECOND)).unwrap_err();
+                assert!(left <= wait - 3 * SECOND, "to ask again makes it no longer");
+            }
+        }
 
-        assert_eq!((0..100).filter(|_| fail(&throttle, "192.0.2.1", "alice", NOW).is_ok()).count(), 5);
+        assert!(fail(&throttle, "192.0.2.1", "alice", NOW.plus(wait)).is_ok());
+        assert!(fail(&throttle, "192.0.2.1", "alice", NOW.plus(wait)).is_err(), "once");
+        assert!(fail(&throttle, "192.0.2.2", "alice", NOW.plus(wait)).is_err(), "and nobody else");
     }
 
     #[test]
     fn memory_is_bounded() {
         let throttle = Throttle::new();
-        for i in 0..200_000_u32 {
-            let from = IpAddr::from(i.to_be_bytes());
-            let attempt =
-                throttle.begin(from, &format!("user-{i}"), NOW.plus(Duration::from_millis(i.into()))).unwrap();
-            if i % 2 == 0 {
-                throttle.succeeded(attempt, NOW.plus(Duration::from_millis(i.into())));
-            }
+        for i in 0..100_000_u32 {
+            let now = NOW.plus(Duration::from_millis(i.into()));
+            let from = IpAddr::from(i.to_be_bytes()).to_string();
+            let _ = fail(&throttle, &from, &format!("user-{i}"), now);
+            let _ = fail(&throttle, &from, "alice", now);
         }
 
         let state = throttle.lock();
-        assert!(state.debts.len() <= MAX_ENTRIES && state.familiar.len() <= MAX_ENTRIES);
-        assert!(state.familiar.len() > MAX_ENTRIES / 4);
+        assert!(state.debts.len() <= MAX_ENTRIES && state.promises.len() <= MAX_ENTRIES);
+        assert!(state.promises.len() > MAX_ENTRIES / 4);
     }
 }

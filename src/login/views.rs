@@ -8,7 +8,7 @@
 
 use maud::{Markup, html};
 
-use super::{Provider, return_to::ReturnTo, step_up::StepUp};
+use super::{Provider, return_to::ReturnTo, stash::Shown, step_up::StepUp};
 use crate::page::{Face, Text};
 
 /// The login form of one provider.
@@ -185,6 +185,55 @@ pub(super) fn signed_in(face: Face<'_>, prefix: &str, who: &str, return_to: &Ret
         p.fine { a href={ (prefix) "/logout" } { (face.say(Text::SignOut)) } }
     }
 }
+
+/// The question before a form is sent that came too late. The person sees what they filled in; what is long is cut
+/// there, never in what is sent.
+pub(super) fn resend(face: Face<'_>, prefix: &str, shown: &Shown, return_to: &ReturnTo) -> Markup {
+    let fields = shown.fields();
+    html! {
+        h1 { (face.say(Text::ResendQuestion)) }
+        p { (face.fill(Text::ResendWhy, &html! { code { (shown.target.as_str()) } })) }
+        form method="post" action={ (prefix) "/resend" } {
+            @for (name, value) in &fields {
+                input type="hidden" name=(name) value=(value);
+            }
+            button type="submit" { (face.say(Text::ResendNow)) }
+        }
+        form method="post" action={ (prefix) "/resend?discard&return_to=" (return_to.encoded()) } {
+            button.quiet type="submit" { (face.say(Text::ResendNot)) }
+        }
+        @if !fields.is_empty() {
+            h2 { (face.say(Text::ResendFields)) }
+            dl {
+                @for (name, value) in fields.iter().take(SHOWN_FIELDS) {
+                    dt { (cut(name)) }
+                    dd { (cut(value)) }
+                }
+            }
+            @if fields.len() > SHOWN_FIELDS { p { "\u{2026}" } }
+        }
+    }
+}
+
+/// For whoever comes to send a form that is not there.
+pub(super) fn nothing_to_resend(face: Face<'_>, return_to: &ReturnTo) -> Markup {
+    html! {
+        h1 { (face.say(Text::NothingToResend)) }
+        p { (face.say(Text::NothingToResendWhy)) }
+        a.button href=(return_to.as_str()) { (face.say(Text::Continue)) }
+    }
+}
+
+fn cut(text: &str) -> String {
+    if text.chars().nth(SHOWN_CHARS).is_none() {
+        return text.to_owned();
+    }
+    text.chars().take(SHOWN_CHARS).chain(['\u{2026}']).collect()
+}
+
+/// How much of a form is shown.
+const SHOWN_FIELDS: usize = 40;
+const SHOWN_CHARS: usize = 200;
 
 /// The question before logging out: a link alone, which any page can make a browser follow, logs nobody out.
 pub(super) fn sign_out(face: Face<'_>, prefix: &str, who: Option<&str>, return_to: Option<&ReturnTo>) -> Markup {

@@ -194,6 +194,16 @@ texts! {
     SignedInAs "signed_in_as" "as {name}",
     Continue "continue" "Continue",
     OtherAccount "other_account" "Use another account",
+    // Forms that came too late.
+    FormKept "form_kept" "Your session had ended. What you filled in is kept for 15 minutes: sign in, and you can send it.",
+    FormNotSent "form_not_sent" "Your form was not sent. Sign in, go back to it, and send it again.",
+    ResendQuestion "resend_question" "Send your form now?",
+    ResendWhy "resend_why" "Your session had ended when you sent it to {path}. It has not been sent yet.",
+    ResendNow "resend_now" "Send now",
+    ResendNot "resend_not" "Do not send",
+    ResendFields "resend_fields" "What you filled in",
+    NothingToResend "nothing_to_resend" "Nothing to send",
+    NothingToResendWhy "nothing_to_resend_why" "No form is waiting for you: it was sent already, or its 15 minutes are over, or somebody else filled it in.",
     // Logging out.
     SignOut "sign_out" "Sign out",
     SignOutQuestion "sign_out_question" "Sign out?",

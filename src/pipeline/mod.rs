@@ -38,6 +38,7 @@ use crate::{
 
 mod body;
 mod exchanges;
+mod kept;
 mod own;
 
 use body::Content;
@@ -137,8 +138,14 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
         }
         Verdict::Preflight => Ok(preflight(&findings, &head)),
         Verdict::Refuse(refusal) => {
-            body::discard(body);
-            Err(refusal)
+            let shared = &worker.live.shared;
+            Err(match kept::late(&refusal, snapshot, shared, &findings, &head, &body, now) {
+                Some(late) => Box::pin(kept::keep(late, refusal, shared, &head, body, now)).await,
+                None => {
+                    body::discard(body);
+                    refusal
+                }
+            })
         }
     };
     let mut response = conclude(snapshot, relayed, &findings, &head, &request_id, outcome);
@@ -300,8 +307,11 @@ fn refuse(
         face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
     });
     let mut response = answer.map(Content::own);
-    if matches!(refusal, Refusal::BadCredential(BadCredential::Session)) {
+    if matches!(refusal, Refusal::BadCredential(BadCredential::Session) | Refusal::FormKept { .. }) {
         response.headers_mut().append(SET_COOKIE, cookie::clear(&snapshot.session));
+    }
+    if let Refusal::FormKept { cookie } = refusal {
+        response.headers_mut().append(SET_COOKIE, cookie.clone());
     }
     response
 }

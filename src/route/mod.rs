@@ -106,6 +106,8 @@ pub enum Own {
     Logout,
     /// Everything else under the prefix: never an upstream's.
     Nothing,
+    /// `resend`: a form that came too late, shown (GET) and sent (POST).
+    Resend,
     /// `session`: who am I.
     Session,
     /// `sessions`: where am I signed in, and no more there.
@@ -120,6 +122,7 @@ impl Own {
             Self::Login => "login",
             Self::Logout => "logout",
             Self::Nothing => "nothing",
+            Self::Resend => "resend",
             Self::Session => "session",
             Self::Sessions => "sessions",
         }

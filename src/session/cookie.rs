@@ -31,7 +31,12 @@ pub fn clear(settings: &Settings) -> HeaderValue {
 /// `Set-Cookie` for another cookie of ours. `value` holds cookie octets only; `lifetime` is a whole attribute with its
 /// leading `; `, or empty for a cookie that ends with the browser.
 pub fn value(name: &str, value: &str, lifetime: &str, same_site: SameSite) -> HeaderValue {
-    let text = format!("{name}={value}; Path=/{lifetime}; Secure; HttpOnly; SameSite={}", same_site.as_str());
+    value_at("/", name, value, lifetime, same_site)
+}
+
+/// As [`value`], for the requests below a path only; the name cannot begin with `__Host-` then.
+pub fn value_at(path: &str, name: &str, value: &str, lifetime: &str, same_site: SameSite) -> HeaderValue {
+    let text = format!("{name}={value}; Path={path}{lifetime}; Secure; HttpOnly; SameSite={}", same_site.as_str());
     // The name was checked with the configuration and the rest is ours, so the fallback is never taken; an empty
     // `Set-Cookie` is ignored by browsers.
     let mut header = HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""));

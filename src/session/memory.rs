@@ -26,7 +26,9 @@ use smallvec::SmallVec;
 
 use super::{
     BuildKeyHasher, Legacy, Lookup, NEVER_SEEN, OldCookie, OpenError, Opening, Retired, Session, SessionKey,
-    SessionToken, Settings, identity_bytes,
+    SessionToken, Settings,
+    expired::{Expired, Owner},
+    identity_bytes,
     record::Restored,
     seen::{self, Seen},
 };
@@ -40,6 +42,7 @@ pub struct MemoryStore {
     count: AtomicUsize,
     next_sweep: AtomicUsize,
     legacy: LegacySessions,
+    expired: Expired,
     /// `None`: nobody would hear of it.
     disk: Option<Disk>,
 }
@@ -107,6 +110,7 @@ impl MemoryStore {
             subject_hash: RandomState::new(),
             count: AtomicUsize::new(0),
             next_sweep: AtomicUsize::new(0),
+            expired: Expired::default(),
             legacy: LegacySessions {
                 waiting: AtomicUsize::new(0),
                 recent: AtomicUsize::new(0),
@@ -350,6 +354,10 @@ impl MemoryStore {
         self.segment(key).get(key).map(|entry| Arc::clone(&entry.key().0))
     }
 
+    pub(super) fn recently_expired(&self, key: &SessionKey, now: Timestamp) -> Option<Owner> {
+        self.expired.owner(key, now)
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -513,6 +521,7 @@ impl MemoryStore {
         let Some((ByKey(session), ())) = removed else {
             return false;
         };
+        self.expired.note(&session, session.idle_expires(settings));
         self.uncount(&session);
         self.forget(&session);
         true

@@ -24,11 +24,13 @@ use crate::{
 };
 
 pub mod cookie;
+mod expired;
 mod memory;
 mod record;
 mod seen;
 mod token;
 
+pub use expired::{Owner, RECENTLY};
 pub use memory::MemoryStore;
 pub use token::{BuildKeyHasher, KeyHasher, SessionKey, SessionToken};
 
@@ -306,6 +308,11 @@ impl Store {
     /// A session by its key, for those who administer; it counts as no activity.
     pub fn find(&self, key: &SessionKey) -> Option<Arc<Session>> {
         self.memory.find(key)
+    }
+
+    /// Whose session this was, if it ran out, and was not ended, less than [`RECENTLY`] ago; as far as is remembered.
+    pub fn recently_expired(&self, key: &SessionKey, now: Timestamp) -> Option<Owner> {
+        self.memory.recently_expired(key, now)
     }
 
     /// How many sessions the store holds, those included that are past their limits and not swept yet.

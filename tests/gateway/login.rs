@@ -14,6 +14,7 @@ use crate::support::{
 
 const PASSWORD: &str = "correct horse battery staple";
 const FORM_COOKIE: &str = "__Host-portcullis-login";
+const DEVICE_COOKIE: &str = "__Secure-portcullis-device";
 
 /// Alice and Bob, and `/app/…` behind a login.
 fn gateway(upstream: &Upstream) -> Running {
@@ -457,22 +458,125 @@ fn behind_a_proxy(upstream: &Upstream) -> Running {
 }
 
 fn from(gateway: &Running, address: &str, password: &str) -> u16 {
-    let body = json!({ "username": "alice", "password": password });
-    let request = gateway.client().post("/_auth/login", "").header("X-Forwarded-For", address);
-    request.header("X-Forwarded-Proto", "https").json(&body).send().status
+    with_device(gateway, address, password, "").status
 }
 
-/// Where a user has logged in before, an attacker elsewhere cannot lock them out.
+fn with_device(gateway: &Running, address: &str, password: &str, cookie: &str) -> Response {
+    let body = json!({ "username": "alice", "password": password });
+    let request = gateway.client().post("/_auth/login", "").header("X-Forwarded-For", address).cookie(cookie);
+    request.header("X-Forwarded-Proto", "https").json(&body).send()
+}
+
+/// Where a user has logged in before, nobody can lock them out: not from elsewhere, not from the same address.
 #[test]
-fn nobody_can_lock_a_user_out_of_where_they_log_in() {
+fn nobody_can_lock_a_user_out_of_their_own_browser() {
     let upstream = Upstream::start();
     let gateway = behind_a_proxy(&upstream);
-    assert_eq!(from(&gateway, "192.0.2.1", PASSWORD), 200);
+    let known = with_device(&gateway, "192.0.2.1", PASSWORD, "").expect(200).cookie(DEVICE_COOKIE).expect("a device");
 
     while from(&gateway, "203.0.113.9", "wrong") != 429 {}
+    while from(&gateway, "192.0.2.1", "wrong") != 429 {}
 
     assert_eq!(from(&gateway, "203.0.113.10", PASSWORD), 429, "from anywhere else the name is being guessed");
-    assert_eq!(from(&gateway, "192.0.2.1", PASSWORD), 200, "at home nothing has happened");
+    assert_eq!(from(&gateway, "192.0.2.1", PASSWORD), 429, "another browser at home");
+    assert_eq!(with_device(&gateway, "192.0.2.1", PASSWORD, &known).status, 200);
+    assert_eq!(with_device(&gateway, "198.51.100.7", PASSWORD, &known).status, 200, "it may travel");
+}
+
+/// Whoever steals or makes up a device gains at most a few guesses.
+#[test]
+fn a_known_browser_guesses_slowly_too_and_an_unknown_one_is_none() {
+    let upstream = Upstream::start();
+    let gateway = behind_a_proxy(&upstream);
+    let known = with_device(&gateway, "192.0.2.1", PASSWORD, "").expect(200).cookie(DEVICE_COOKIE).expect("a device");
+    let tries = (0..20).filter(|_| with_device(&gateway, "192.0.2.1", "wrong", &known).status == 401).count();
+    assert_eq!(tries, 5);
+
+    while from(&gateway, "203.0.113.9", "wrong") != 429 {}
+    let (name, value) = known.split_once('=').expect("a pair");
+    let turned: String = value.chars().rev().collect();
+    for forged in [turned.as_str(), "", "x", &format!("A{}", &value[1..]), &"A".repeat(value.len())] {
+        let answer = with_device(&gateway, "198.51.100.1", PASSWORD, &format!("{name}={forged}"));
+        assert_eq!(answer.status, 429, "{forged}");
+    }
+}
+
+/// R14: the device is told to nobody behind the gateway, and is not asked for beside our own pages.
+#[test]
+fn the_device_cookie_is_for_our_own_pages_only() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream);
+    let answer = by_json(&gateway, "alice", PASSWORD).expect(200);
+    let line =
+        answer.all("set-cookie").into_iter().find(|line| line.starts_with(DEVICE_COOKIE)).expect("a device").to_owned();
+    for attribute in ["; Path=/_auth;", "; Secure", "; HttpOnly", "; SameSite=Lax", "; Max-Age=15552000"] {
+        assert!(line.contains(attribute), "{line}");
+    }
+
+    let cookies = format!("a=1; {}; {}; b=2", answer.cookie(DEVICE_COOKIE).expect("a device"), session_cookie(&answer));
+    gateway.client().get("/app/x").cookie(&cookies).send().expect(200);
+    assert_eq!(upstream.next_request().header("cookie"), Some("a=1; b=2"));
+}
+
+/// A name that is guessed at without a pause, from everywhere: whoever waits as they were told gets in.
+#[test]
+fn who_waits_as_told_gets_in_under_attack() {
+    let upstream = Upstream::start();
+    let gateway = behind_a_proxy(&upstream);
+    let attack = || {
+        for i in 0..12 {
+            from(&gateway, &format!("203.0.113.{i}"), "wrong");
+        }
+    };
+    attack();
+    let refused = with_device(&gateway, "192.0.2.1", PASSWORD, "").expect(429);
+    let wait: u64 = refused.header("retry-after").and_then(|value| value.parse().ok()).expect("seconds");
+    for _ in 0..wait {
+        gateway.advance(Duration::from_secs(1));
+        attack();
+    }
+
+    assert_eq!(from(&gateway, "192.0.2.1", PASSWORD), 200);
+}
+
+/// A person who must wait keeps the form and the way back, and hears it first.
+#[test]
+fn a_person_who_must_wait_keeps_the_form() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream);
+    let mut alice = gateway.person();
+    let mut page = alice.visit("/_auth/login?return_to=/app/x%3Fy").expect(200);
+    for _ in 0..5 {
+        page = alice.submit(&page, &[("username", "alice"), ("password", "wrong")]).expect(401);
+    }
+
+    let refused = alice.submit(&page, &[("username", "alice"), ("password", PASSWORD)]).expect(429);
+
+    let wait = refused.header("retry-after").expect("seconds").to_owned();
+    assert!(
+        refused.text().contains(&format!("Please wait {wait} seconds")) && refused.text().contains("<title>Problem")
+    );
+    gateway.advance(Duration::from_secs(wait.parse().expect("seconds")));
+    let back = alice.submit(&refused, &[("username", "alice"), ("password", PASSWORD)]).expect(303);
+    assert_eq!(back.header("location"), Some("/app/x?y"));
+    assert!((gateway.metric("portcullis_logins_total", &[("result", "throttled")]) - 1.0).abs() < f64::EPSILON);
+}
+
+/// Two tabs with the form: the second one still works after the first, and so does what is open in the first.
+#[test]
+fn several_tabs_can_log_in_one_after_the_other() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream);
+    let mut alice = gateway.person();
+    let one = alice.visit("/_auth/login?return_to=/app/one").expect(200);
+    let two = alice.visit("/_auth/login?return_to=/app/two").expect(200);
+
+    for (tab, path) in [(&two, "/app/two"), (&one, "/app/one"), (&one, "/app/one")] {
+        let back = alice.submit(tab, &[("username", "alice"), ("password", PASSWORD)]).expect(303);
+        assert_eq!(back.header("location"), Some(path));
+        alice.follow(&back).expect(200);
+    }
+    assert!((gateway.metric("portcullis_sessions", &[]) - 1.0).abs() < f64::EPSILON, "each ends the one before");
 }
 
 /// Whoever never logged in anywhere waits half a minute at most, however hard somebody tries.

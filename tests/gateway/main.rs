@@ -71,6 +71,9 @@ mod look;
 /// Proving anew who one is: fresher logins and second factors (RFC 9470).
 mod step_up;
 
+/// Forms that came after their session had run out.
+mod kept_forms;
+
 /// Logging out.
 mod logout;
 

@@ -562,6 +562,7 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
         ("login", "/login", both(), public(), free.clone(), Own::Login),
         ("login-provider", "/login/{provider}", both(), public(), free.clone(), Own::Login),
         ("logout", "/logout", both(), public(), free.clone(), Own::Logout),
+        ("resend", "/resend", both(), public(), strict.clone(), Own::Resend),
         ("session", "/session", Some([get.clone()].into()), anyone, free.clone(), Own::Session),
         ("sessions", "/sessions", both(), person, strict, Own::Sessions),
         ("livez", "/livez", Some([get].into()), public(), free.clone(), Own::Livez),

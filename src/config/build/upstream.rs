@@ -109,7 +109,7 @@ impl Build<'_> {
             trust_unix_peers,
             family: server.forwarded_headers.unwrap_or_default(),
             keep_odd_names: matches!(server.odd_header_names, Some(OddNames::Keep)),
-            own_cookies: [&*session?.cookie, login::FORM_COOKIE].map(Into::into).into(),
+            own_cookies: [&*session?.cookie].into_iter().chain(login::OWN_COOKIES).map(Into::into).collect(),
         })
     }
 }
