@@ -122,6 +122,7 @@ impl Case {
 fn rule() -> AccessRule {
     AccessRule {
         session: true,
+        api_key: None,
         issuers: [0].into(),
         optional: false,
         require: Requirements::default(),

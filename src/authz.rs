@@ -238,6 +238,7 @@ mod tests {
             methods: None,
             access: Access::Authenticated(AccessRule {
                 session: true,
+                api_key: None,
                 issuers: Box::default(),
                 optional,
                 require,

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use http::{HeaderMap, HeaderName, Method, request::Parts};
 
 use crate::{
+    api_key::{self, ApiKey},
     authn::{
         self, Answer,
         credential::{self, Credential},
@@ -58,6 +59,8 @@ pub struct Findings {
     pub waited: bool,
     /// The token that proved it.
     pub token: Option<Arc<VerifiedToken>>,
+    /// The API key that proved it.
+    pub api_key: Option<Arc<ApiKey>>,
     /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
     /// again.
     pub awaited: Option<KeysAwaited>,
@@ -219,6 +222,16 @@ fn prove(
                 }
             }
         }
+        Credential::ApiKey(text) => {
+            match api_key::verify(text, &snapshot.api_keys, &shared.revocations, view.address, now) {
+                Ok(key) => {
+                    let identity = Arc::clone(key.identity());
+                    findings.api_key = Some(key);
+                    Ok(Some(identity))
+                }
+                Err(void) => Err(Refusal::BadCredential(BadCredential::Bearer(void.label()))),
+            }
+        }
         Credential::Session(value) => {
             let tunnel = route.websocket && headers::asks_for_websocket(head);
             csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
@@ -317,7 +330,8 @@ impl Findings {
     /// Takes out what proved the caller's identity, if anything did: for an exchange that may outlast it.
     pub fn take_proof(&mut self, now: Timestamp) -> Option<Proof> {
         let session = self.session.take().map(Proof::Session);
-        session.or_else(|| self.token.take().map(|token| Proof::of_token(token, now)))
+        let key = || self.api_key.take().map(Proof::ApiKey);
+        session.or_else(|| self.token.take().map(|token| Proof::of_token(token, now))).or_else(key)
     }
 
     /// Whether the client came by https, as it sees it.

@@ -17,6 +17,8 @@ use crate::clock::Timestamp;
 /// How a caller proved who they are.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Via {
+    /// An API key.
+    ApiKey,
     /// A bearer token, verified locally under this issuer's configured name.
     Jwt(Arc<str>),
     /// A session cookie.
@@ -24,18 +26,21 @@ pub enum Via {
 }
 
 impl Via {
-    /// `jwt` or `session`: the value of `X-User-Auth`, and the word in logs.
+    /// `api_key`, `jwt` or `session`: the value of `X-User-Auth`, and the word in logs.
     pub const fn label(&self) -> &'static str {
         match self {
+            Self::ApiKey => "api_key",
             Self::Jwt(_) => "jwt",
             Self::Session => "session",
         }
     }
 
     const fn header(&self) -> &'static HeaderValue {
+        static API_KEY: HeaderValue = HeaderValue::from_static("api_key");
         static JWT: HeaderValue = HeaderValue::from_static("jwt");
         static SESSION: HeaderValue = HeaderValue::from_static("session");
         match self {
+            Self::ApiKey => &API_KEY,
             Self::Jwt(_) => &JWT,
             Self::Session => &SESSION,
         }

@@ -46,7 +46,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
-//! 1 route, session, revocation, refusal, accounts, fetch
+//! 1 route, session, revocation, api_key(→revocation), refusal, accounts, fetch
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -100,6 +100,7 @@
 //! | Somebody ends or sees another person's sessions by an id, or a stolen cookie locks its owner out | ids are looked up among one's own; to end all asks for a login of the last five minutes | `src/login/sessions.rs` | `nobody_sees_or_ends_what_is_somebody_elses`, `a_forged_form_ends_nothing`, `to_end_all_sessions_long_after_the_login_one_logs_in_again` |
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
 //! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
+//! | An API key is guessed by its id, found in a backend's log, used from elsewhere or beside another credential | compared in full by its hash; its header is removed on every route; networks; two explicit credentials are refused | `src/api_key/mod.rs` | `a_key_counts_with_its_whole_text_only`, `a_key_reaches_no_upstream_on_any_route`, `a_key_beside_another_credential_is_refused` |
 //! | Open redirect after the login (GHSA-qqxw-m5fj-f7gv) | local paths only, by a strict parser | `src/login/return_to.rs` | `nobody_is_led_to_another_site_after_the_login` |
 //! | User enumeration, guessing, and locking others out | one answer after the same work; a wait that is bounded, kept, and spares known browsers | `src/login/throttle.rs` | `an_unknown_user_and_a_wrong_password_get_the_same_answer`, `nobody_can_lock_a_user_out_of_their_own_browser`, `who_waits_as_told_is_let_through_whatever_others_do` |
 //! | A device cookie that tells who uses a browser, opens something, or is forged | a keyed mark for each (realm, subject), of one length | `src/login/device.rs` | `a_browser_is_known_to_whoever_logged_in_there_and_to_nobody_else`, `the_cookie_is_protected_and_of_one_length` |
@@ -121,6 +122,7 @@
 
 pub mod accounts;
 pub mod admin;
+pub mod api_key;
 pub mod authn;
 pub mod authz;
 pub mod certificate;

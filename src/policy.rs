@@ -2,6 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+use http::HeaderName;
 use ipnet::IpNet;
 
 use crate::identity::Factor;
@@ -55,6 +56,8 @@ impl Access {
 pub struct AccessRule {
     /// `session`: whether a session cookie counts.
     pub session: bool,
+    /// `api_key`: the header beside `Authorization: Bearer` in which API keys come; `None`: none counts.
+    pub api_key: Option<HeaderName>,
     /// `jwt` or `jwt:<name>`: the issuers whose bearer tokens count, by their index in the snapshot; empty: none.
     pub issuers: Box<[usize]>,
     /// `optional`: a request without any credential passes without identity (R4).
@@ -327,6 +330,7 @@ mod tests {
         let rule = |optional| {
             Access::Authenticated(AccessRule {
                 session: true,
+                api_key: None,
                 issuers: Box::new([]),
                 optional,
                 require: Requirements::default(),

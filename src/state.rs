@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use crate::{
     accounts::Hasher,
     admin,
+    api_key::ApiKeys,
     authn::{jwt::Issuer, token_cache::TokenCache},
     change::Reloads,
     clock::Clock,
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub demo_secrets: bool,
     /// `[[jwt.issuer]]`.
     pub issuers: Vec<Issuer>,
+    /// `[[api_key]]`.
+    pub api_keys: ApiKeys,
     /// `[session]`.
     pub session: session::Settings,
     /// `[login]`.

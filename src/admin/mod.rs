@@ -23,6 +23,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::{
+    api_key::ApiKeys,
     change::Reloads,
     client::PeerAddr,
     clock::Clock,
@@ -158,6 +159,8 @@ pub struct Context<'a> {
     pub reloads: &'a Reloads,
     /// Where sessions live.
     pub store: &'a Arc<Store>,
+    /// `[[api_key]]`.
+    pub api_keys: &'a ApiKeys,
     /// What was revoked.
     pub revocations: &'a Revocations,
     /// `limits.max_revocations`.

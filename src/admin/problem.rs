@@ -32,6 +32,8 @@ pub(super) enum Problem {
     MissingScope(Scope),
     /// No issuer has this name or `iss`.
     NoIssuer,
+    /// No API key has this id.
+    NoKey,
     /// No session has this key.
     NoSession,
     /// No token was sent, or more than one.
@@ -78,6 +80,7 @@ impl Problem {
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MissingScope(_) => "insufficient_scope",
             Self::NoIssuer => "no_issuer",
+            Self::NoKey => "no_key",
             Self::NoSession => "no_session",
             Self::NoToken => "no_token",
             Self::NotFound => "not_found",
@@ -111,6 +114,7 @@ impl Problem {
             Self::MethodNotAllowed(allow) => format!("only {allow} here"),
             Self::MissingScope(scope) => format!("this token needs \"{}\" in its `allow`", scope.as_str()),
             Self::NoIssuer => "no [[jwt.issuer]] has this `name` or `issuer`".to_owned(),
+            Self::NoKey => "no [[api_key]] has this id".to_owned(),
             Self::NoSession => "no living session has this key".to_owned(),
             Self::NoToken => "send one header `Authorization: Bearer <token>`".to_owned(),
             Self::NotWritten => "it could not be written to server.state_dir; the log says why".to_owned(),
@@ -145,7 +149,7 @@ impl Problem {
             Self::CrossSite | Self::ForeignRealm | Self::MissingScope(_) => StatusCode::FORBIDDEN,
             Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoIssuer | Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
+            Self::NoIssuer | Self::NoKey | Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
             Self::NotWritten
             | Self::RevocationsFull
             | Self::StateUnavailable
@@ -175,6 +179,7 @@ impl Problem {
             | Self::ForeignRealm
             | Self::Malformed
             | Self::NoIssuer
+            | Self::NoKey
             | Self::NoSession
             | Self::NotFound
             | Self::SessionTooLarge { .. }

@@ -4,17 +4,20 @@
 //! to that realm only (R5). What is pasted (a JWT, a session's cookie) is in the body, and in no answer and no log.
 //!
 //! ```text
-//! { "kind": "subject", "subject": "alice", "realm": "staff" }   log out everywhere: sessions, and JWTs issued so far
-//! { "kind": "token",   "token": "eyJ…" }                        one JWT, or the session of a cookie's value
+//! { "kind": "subject", "subject": "alice", "realm": "staff" }   log out everywhere: sessions, and JWTs issued so far, API keys
+//! { "kind": "token",   "token": "eyJ…" }                        one JWT or API key, or the session of a cookie
 //! { "kind": "jti",     "issuer": "keycloak", "jti": "…" }       one JWT by its id
+//! { "kind": "api_key", "id": "…" }                              one API key by its id, for good
 //! { "kind": "issuer",  "issuer": "keycloak" }                   every JWT that an issuer has signed so far
 //! ```
 
 use serde::Deserialize;
 use serde_json::{Map, Value, error::Category, json};
+use smallvec::SmallVec;
 
 use super::{AdminToken, Context, Issuer, MAX_ENTRY_BYTES, problem::Problem};
 use crate::{
+    api_key::{self, KeyId, KeyText},
     clock::Timestamp,
     durable::{Commit, Unavailable},
     revocation::{Full, Keep, PastedToken, Struck, Target},
@@ -81,12 +84,12 @@ async fn settle(waiting: &mut Vec<(usize, Result<Done, Problem>)>, answers: &mut
 /// What was done, and what of it is still on its way to the disk.
 struct Done {
     answer: Map<String, Value>,
-    commit: Option<Commit<()>>,
+    commits: SmallVec<[Commit<()>; 1]>,
 }
 
 impl Done {
     async fn written(self) -> Result<Map<String, Value>, Problem> {
-        if let Some(commit) = self.commit {
+        for commit in self.commits {
             commit.await.map_err(|Unavailable| Problem::StateUnavailable)?;
         }
         Ok(self.answer)
@@ -103,11 +106,13 @@ struct Entry {
     issuer: Option<Box<str>>,
     jti: Option<Box<str>>,
     token: Option<Box<str>>,
+    id: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Kind {
+    ApiKey,
     Issuer,
     Jti,
     Subject,
@@ -119,9 +124,17 @@ async fn carry_out(context: &Context<'_>, token: &AdminToken, text: &[u8]) -> Re
         return Err(bad("an entry is a JSON object"));
     }
     let entry: Entry = serde_json::from_slice(text).map_err(|error| describe(&error))?;
-    let Entry { kind, realm, subject, issuer, jti, token: pasted } = entry;
-    let kind = kind.ok_or_else(|| bad("`kind` is missing: \"subject\", \"token\", \"jti\" or \"issuer\""))?;
+    let Entry { kind, realm, subject, issuer, jti, token: pasted, id } = entry;
+    let kind =
+        kind.ok_or_else(|| bad("`kind` is missing: \"subject\", \"token\", \"jti\", \"api_key\" or \"issuer\""))?;
+    if matches!(kind, Kind::ApiKey) != id.is_some() {
+        return Err(bad("`id` is needed of an \"api_key\", and of nothing else"));
+    }
     match (kind, realm, subject, issuer, jti, pasted) {
+        (Kind::ApiKey, None, None, None, None, None) => {
+            strike_key(context, token, KeyId::parse(&id.unwrap_or_default()).ok_or(Problem::NoKey)?)
+        }
+        (Kind::ApiKey, ..) => Err(bad("of an API key, only `id` is needed")),
         (Kind::Subject, realm, Some(subject), None, None, None) => {
             strike_subject(context, token, realm.unwrap_or_else(|| (*token.realm).into()), subject).await
         }
@@ -161,14 +174,33 @@ async fn strike_subject(
     let keep = context.issuers.iter().filter(|issuer| *issuer.realm == *realm).map(|issuer| issuer.keep).max();
     let target = Target::Subject { realm: realm.clone(), subject: subject.clone() };
     let mut done = strike(context, token, target, Keep::For(keep.unwrap_or_default()))?;
+    // Fixed keys are in gateway.toml until somebody takes them out: they stay struck for good.
+    let mut keys = 0_usize;
+    for id in api_key::ids_of(context.api_keys, &realm, &subject) {
+        done.commits.extend(strike_key(context, token, id)?.commits);
+        keys += 1;
+    }
+    done.answer.insert("api_keys_revoked".to_owned(), keys.into());
     let ended = context.store.end_subject(&realm, &subject).await.map_err(|Unavailable| Problem::StateUnavailable)?;
     done.answer.insert("sessions_ended".to_owned(), ended.into());
     Ok(done)
 }
 
+fn strike_key(context: &Context<'_>, token: &AdminToken, id: KeyId) -> Result<Done, Problem> {
+    // A key of another realm is no more visible than one that is not there.
+    let key = context.api_keys.get(&id).filter(|key| token.reaches(key.identity().realm()));
+    key.ok_or(Problem::NoKey)?;
+    strike(context, token, Target::ApiKey { id: id.as_str().into() }, Keep::Forever)
+}
+
 async fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) -> Result<Done, Problem> {
     if let Some(session) = SessionToken::parse(pasted.as_bytes()) {
         return end_session(context, token, &session.key()).await;
+    }
+    if let Some(key) = KeyText::parse(pasted.as_bytes()) {
+        // With another's id and a made-up secret, nobody talks an administrator into revoking another's key.
+        let known = context.api_keys.get(&key.id()).is_some_and(|known| known.is(&key));
+        return if known { strike_key(context, token, key.id()) } else { Err(Problem::NoKey) };
     }
     let pasted = PastedToken::read(pasted).map_err(|_| {
         bad("`token` is neither a JWT that could ever count (no `Bearer `, no padding) nor the value of a session cookie")
@@ -194,7 +226,7 @@ async fn end_session(context: &Context<'_>, token: &AdminToken, key: &SessionKey
         ..Event::new(What::Revoked, context.origin())
     });
     let answer = json!({ "kind": "session", "session": key, "subject": identity.subject(), "sessions_ended": 1 });
-    Ok(Done { answer: object(answer), commit: None })
+    Ok(Done { answer: object(answer), commits: SmallVec::new() })
 }
 
 fn strike(context: &Context<'_>, token: &AdminToken, target: Target, keep: Keep) -> Result<Done, Problem> {
@@ -202,7 +234,7 @@ fn strike(context: &Context<'_>, token: &AdminToken, target: Target, keep: Keep)
     let (struck, commit) = struck.map_err(|Full| Problem::RevocationsFull)?;
     let answer = describe_struck(context, &struck);
     tell(context, token, &struck);
-    Ok(Done { answer, commit })
+    Ok(Done { answer, commits: commit.into_iter().collect() })
 }
 
 fn describe_struck(context: &Context<'_>, struck: &Struck) -> Map<String, Value> {
@@ -271,7 +303,7 @@ fn describe(error: &serde_json::Error) -> Problem {
     let (line, column) = (error.line(), error.column());
     bad(&match error.classify() {
         Category::Data => format!(
-            "a member is unknown, repeated, no text, or `kind` is none of \"subject\", \"token\", \"jti\", \"issuer\" \
+            "a member is unknown, repeated, no text, or `kind` is none of \"subject\", \"token\", \"jti\", \"api_key\", \"issuer\" \
              (line {line}, column {column})"
         ),
         Category::Eof | Category::Io | Category::Syntax => format!("this is no JSON (line {line}, column {column})"),

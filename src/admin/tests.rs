@@ -103,6 +103,7 @@ impl Bench {
             generation: 1,
             reloads: &self.reloads,
             store: &self.store,
+            api_keys: &ApiKeys::new(),
             revocations: &self.revocations,
             max_revocations: 1000,
             clock: &self.clock,

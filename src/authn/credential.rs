@@ -1,19 +1,19 @@
 //! The only reader of `Cookie` and `Authorization`: which one credential does a request carry? (R2)
 //!
 //! In: the request's headers and the route's rule. Out: one [`Credential`], or [`Ambiguous`] when the headers have no
-//! single reading. Only authenticators that the rule lists are looked at. `Authorization` comes before the cookie, and
-//! a bearer token that is there is the answer, good or bad: nothing falls through to the cookie. Values are slices
+//! single reading. Only authenticators that the rule lists are looked at. `Authorization` and the header of an API key
+//! come before the cookie, and what is there is the answer, good or bad: nothing falls through to the cookie. Values are slices
 //! of the headers; nothing is allocated, and every byte is looked at once.
 //!
 //! RFC 6750 section 2.1 (bearer), RFC 9110 section 11.4 (credentials), RFC 6265 section 4.2 (cookies), RFC 9113
 //! section 8.2.3 (split cookies).
 
 use http::{
-    HeaderMap,
+    HeaderMap, HeaderName,
     header::{AUTHORIZATION, COOKIE},
 };
 
-use crate::{policy::AccessRule, refusal::BadCredential};
+use crate::{api_key, policy::AccessRule, refusal::BadCredential};
 
 /// What a request offers as proof.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -23,6 +23,8 @@ pub enum Credential<'a> {
     None,
     /// The token of `Authorization: Bearer`, by syntax a token68, unchecked beyond that.
     Bearer(&'a [u8]),
+    /// What claims to be an API key: the value of its header, or a bearer token that begins as keys do.
+    ApiKey(&'a [u8]),
     /// The value of the session cookie, byte for byte, quotes included; whether it has the form of one of our tokens
     /// is for `session` to say.
     Session(&'a [u8]),
@@ -33,8 +35,12 @@ pub enum Credential<'a> {
 pub enum Ambiguous {
     /// A proof-of-possession scheme (`DPoP`, RFC 9449) that is not served. It is explicit, so it is not passed over.
     Dpop,
+    /// More than one header for an API key.
+    TwoApiKeys,
     /// More than one `Authorization`.
     TwoAuthorizations,
+    /// An API key in its header beside a bearer token: two explicit ones, and only one can be meant (R2).
+    TwoKinds,
     /// The session cookie occurs more than once, in one field or in several.
     TwoSessionCookies,
     /// `Authorization` does not begin with a scheme, or what follows `Bearer` is not one space and one token68.
@@ -46,6 +52,8 @@ impl Ambiguous {
     pub const fn label(self) -> &'static str {
         match self {
             Self::Dpop => "dpop_not_served",
+            Self::TwoApiKeys => "two_api_keys",
+            Self::TwoKinds => "two_kinds",
             Self::TwoAuthorizations => "two_authorizations",
             Self::TwoSessionCookies => "two_session_cookies",
             Self::UnreadableAuthorization => "unreadable_authorization",
@@ -73,13 +81,41 @@ pub fn find<'a>(
     session_cookie: &str,
     secure: bool,
 ) -> Result<Credential<'a>, Ambiguous> {
-    let bearer = if rule.issuers.is_empty() { None } else { bearer(headers)? };
+    let explicit = match &rule.api_key {
+        None if rule.issuers.is_empty() => None,
+        None => bearer(headers)?.map(Credential::Bearer),
+        Some(header) => with_api_keys(headers, rule, header)?,
+    };
     let session = if rule.session && secure { cookie(headers, session_cookie)? } else { None };
-    Ok(match (bearer, session) {
-        (Some(token), _) => Credential::Bearer(token),
+    Ok(match (explicit, session) {
+        (Some(explicit), _) => explicit,
         (None, Some(value)) => Credential::Session(value),
         (None, None) => Credential::None,
     })
+}
+
+/// What is explicit on a route where API keys count. No JWT begins as a key does, so a bearer token is one or the
+/// other; where only keys count, another bearer token is nothing to us.
+fn with_api_keys<'a>(
+    headers: &'a HeaderMap,
+    rule: &AccessRule,
+    header: &HeaderName,
+) -> Result<Option<Credential<'a>>, Ambiguous> {
+    let mut fields = headers.get_all(header).iter();
+    let in_header = fields.next().map(|value| Credential::ApiKey(value.as_bytes()));
+    if fields.next().is_some() {
+        return Err(Ambiguous::TwoApiKeys);
+    }
+    let token = bearer(headers)?;
+    let in_bearer = match token {
+        Some(token) if token.starts_with(api_key::PREFIX.as_bytes()) => Some(Credential::ApiKey(token)),
+        Some(token) if !rule.issuers.is_empty() => Some(Credential::Bearer(token)),
+        Some(_) | None => None,
+    };
+    match (in_header, in_bearer) {
+        (Some(_), Some(_)) => Err(Ambiguous::TwoKinds),
+        (found, None) | (None, found) => Ok(found),
+    }
 }
 
 /// The value of one cookie of ours, byte for byte.
@@ -166,7 +202,7 @@ fn in_token68(byte: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -177,6 +213,7 @@ mod tests {
     fn rule(session: bool, jwt: bool) -> AccessRule {
         AccessRule {
             session,
+            api_key: None,
             issuers: if jwt { [0].into() } else { [].into() },
             optional: false,
             require: Requirements::default(),

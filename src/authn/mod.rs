@@ -111,6 +111,7 @@ mod tests {
     fn rule(issuers: &[usize]) -> AccessRule {
         AccessRule {
             session: false,
+            api_key: None,
             issuers: issuers.into(),
             optional: false,
             require: Requirements::default(),

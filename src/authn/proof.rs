@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::jwt::VerifiedToken;
 use crate::{
+    api_key::{ApiKey, ApiKeys},
     clock::Timestamp,
     revocation::Revocations,
     session::{self, Session},
@@ -16,6 +17,8 @@ use crate::{
 /// The credential that was accepted.
 #[derive(Clone, Debug)]
 pub enum Proof {
+    /// An API key.
+    ApiKey(Arc<ApiKey>),
     /// A session.
     Session(Arc<Session>),
     /// A bearer token.
@@ -47,15 +50,24 @@ impl Proof {
     }
 
     /// What has become of it.
-    pub fn standing(&self, sessions: &session::Settings, revocations: &Revocations, now: Timestamp) -> Standing {
+    pub fn standing(
+        &self,
+        sessions: &session::Settings,
+        keys: &ApiKeys,
+        revocations: &Revocations,
+        now: Timestamp,
+    ) -> Standing {
         match self {
+            Self::ApiKey(key) if key.is_expired(now) => Standing::Expired,
+            // A reload that takes a key away, or gives its name to another one, ends what it had opened.
+            Self::ApiKey(key) if !key.is_among(keys) || key.is_revoked(revocations) => Standing::Revoked,
             Self::Session(session) if now >= session.expires(sessions) => Standing::Expired,
             Self::Session(session) if session.is_ended() => Standing::Revoked,
             Self::Session(session) if session.is_expired(sessions, now) => Standing::Expired,
             Self::Token { ends, .. } if now >= *ends => Standing::Expired,
             Self::Token { token, .. } if !token.key_stands() => Standing::Revoked,
             Self::Token { token, .. } if token.is_revoked(revocations) => Standing::Revoked,
-            Self::Session(_) | Self::Token { .. } => Standing::Holds,
+            Self::ApiKey(_) | Self::Session(_) | Self::Token { .. } => Standing::Holds,
         }
     }
 }

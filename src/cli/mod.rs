@@ -17,6 +17,7 @@ mod dev;
 mod diff;
 mod explain;
 mod hash_password;
+mod keys;
 mod reload;
 mod revoke;
 mod run;
@@ -58,6 +59,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Make an argon2id hash of a password for the users file.
     HashPassword(hash_password::Arguments),
+    /// Make API keys for programs.
+    Keys(keys::Arguments),
     /// Void tokens and sessions of a running gateway: one, or all of somebody.
     Revoke(revoke::Arguments),
     /// Let a running gateway read its configuration again, and say what came of it.
@@ -122,6 +125,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Explain(arguments) => explain::run(&config, &arguments),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
+        Command::Keys(arguments) => keys::run(&arguments),
         Command::Revoke(arguments) => revoke::run(&config, &arguments),
         Command::Reload(arguments) => reload::run(&config, &arguments),
         Command::Run => run::run(&config),

@@ -25,6 +25,11 @@ pub(super) struct Arguments {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Void one API key, for good.
+    Key {
+        /// Its id: what stands between the first two `_` of its text.
+        id: String,
+    },
     /// Void every token that an issuer has signed so far.
     Issuer {
         /// Its name in gateway.toml, or its `iss`.
@@ -63,6 +68,7 @@ enum What {
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let client = AdminClient::new(path, &arguments.admin)?;
     let entry = match &arguments.what {
+        What::Key { id } => json!({ "kind": "api_key", "id": id }),
         What::Issuer { issuer } => json!({ "kind": "issuer", "issuer": issuer }),
         What::Jti { jti, issuer } => json!({ "kind": "jti", "issuer": issuer, "jti": jti }),
         What::Lines { file } => return lines(&client, file),
@@ -78,21 +84,26 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
 fn told(answer: &Value) -> String {
     let text = |name: &str| answer[name].as_str().unwrap_or_default();
     let what = match text("kind") {
+        "api_key" => format!("the API key {} is void", text("id")),
         "issuer" => format!("tokens of {} issued until {} are void", text("issuer"), text("issued_until")),
         "jti" => format!("the token {} of {} is void", text("jti"), text("issuer")),
         "session" => return format!("the session of {} has ended", text("subject")),
         "subject" => format!(
-            "{} is logged out everywhere: {} sessions ended, tokens issued until {} are void",
+            "{} is logged out everywhere: {} sessions ended, {} API keys are void, tokens issued until {} are void",
             text("subject"),
             answer["sessions_ended"].as_u64().unwrap_or_default(),
+            answer["api_keys_revoked"].as_u64().unwrap_or_default(),
             text("issued_until"),
         ),
         _ => "the token is void".to_owned(),
     };
+    let restart_only = answer["until"].is_null();
     let until = answer["until"].as_str().map(|until| format!("; remembered until {until}"));
     let durable = answer["durable"].as_bool().unwrap_or_default();
     let restart = if durable { "" } else { " or a restart: there is no server.state_dir" };
-    format!("{what}{}{restart}", until.unwrap_or_default())
+    let until =
+        until.unwrap_or_else(|| if durable || !restart_only { String::new() } else { "; remembered until".into() });
+    format!("{what}{until}{}", if restart_only { restart.trim_start_matches(" or") } else { restart })
 }
 
 fn lines(client: &AdminClient, file: &Path) -> Result<(), Failure> {

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use ipnet::IpNet;
 
 use super::{
     decode::{At, CommaList, Decode, Flat, List, Named, OneOrMany, Section, Text, Tried, decode_table, table},
@@ -11,9 +12,9 @@ use super::{
     report::{Findings, did_you_mean, one_of},
     requirement::Rule,
     scalar::{
-        AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag, Location,
-        LogLevel, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, Positive, Prefix, Rate, RequestLine,
-        RoutePath, ServerUrl, Sink, Size, TrustedProxy, Workers, choices,
+        ApiKeyId, AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag,
+        Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, Positive, Prefix,
+        Rate, RequestLine, RoutePath, ServerUrl, Sha256, Sink, Size, TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -55,6 +56,8 @@ table! {
         session: Tried<Section<Session>>,
         /// Who signs bearer tokens.
         jwt: Tried<Section<Jwt>>,
+        /// Keys of programs.
+        api_key: Tried<List<ApiKey>>,
         /// Where people log in.
         login: Tried<Section<Login>>,
         /// The users of the only provider.
@@ -93,6 +96,8 @@ table! {
         trusted_proxies: Vec<At<TrustedProxy>>,
         /// Which family of forwarding headers they send.
         forwarded_headers: Option<ForwardedFamily>,
+        /// In which API keys come, beside `Authorization: Bearer`.
+        api_key_header: Option<At<HeaderName>>,
         /// What happens to header names outside `[A-Za-z0-9-]` (R12).
         odd_header_names: Option<OddNames>,
         /// Threads.
@@ -231,6 +236,30 @@ table! {
         max_per_user: Option<Number<1, 1_000_000>>,
         /// Of one session's identity.
         max_session_bytes: Option<Size<256, 65_536>>,
+    }
+
+    /// `[[api_key]]`.
+    struct ApiKey {
+        /// In reports.
+        name: At<Name>,
+        /// The public part of its text.
+        id: At<ApiKeyId>,
+        /// SHA-256 of its text.
+        sha256: At<Sha256>,
+        /// What the subject and roles mean something in (R5).
+        realm: Option<Name>,
+        /// Who acts with it.
+        subject: At<NonEmpty>,
+        /// Roles.
+        roles: Vec<NonEmpty>,
+        /// Groups.
+        groups: Vec<NonEmpty>,
+        /// OAuth scopes.
+        scopes: Vec<NonEmpty>,
+        /// When it ends.
+        expires: Option<Moment>,
+        /// Whence it counts.
+        from: Vec<IpNet>,
     }
 
     /// `[jwt]`.
@@ -488,9 +517,9 @@ table! {
         /// Exact origins, or `*`.
         origins: At<Vec<CorsOrigin>>,
         /// Request headers beyond the safelisted.
-        headers: Vec<http::HeaderName>,
+        headers: Vec<HeaderName>,
         /// Response headers beyond the safelisted.
-        expose: Vec<http::HeaderName>,
+        expose: Vec<HeaderName>,
         /// Methods; none: those of the route.
         methods: Vec<Method>,
         /// Whether cookies are sent along.

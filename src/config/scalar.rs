@@ -18,8 +18,10 @@ use super::{
 use crate::{
     accounts,
     admin::Scope,
+    api_key::{KeyId, PREFIX},
     authn::keys::Algorithm,
     client::Scheme,
+    clock::Timestamp,
     fetch,
     headers::{ForwardedFamily, Profile},
     host::{Authority, Host, HostError},
@@ -27,7 +29,7 @@ use crate::{
     page,
     policy::ClaimPath,
     route::path::PathPattern,
-    session::SameSite,
+    session::{SameSite, SessionKey},
     telemetry::{LogFormat, QueryLog},
     upstream::{Balance, HostPolicy},
 };
@@ -133,10 +135,23 @@ pub(super) struct RoutePath {
 /// An entry of `auth`.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(super) enum AuthName {
+    ApiKey,
     Jwt(Option<String>),
     None,
     Session,
 }
+
+/// `id` of an API key.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ApiKeyId(pub(super) KeyId);
+
+/// 64 hexadecimal digits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sha256(pub(super) [u8; 32]);
+
+/// A moment in UTC.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Moment(pub(super) Timestamp);
 
 /// `scheme://host[:port]`, in canonical form.
 #[derive(Clone, Debug)]
@@ -723,20 +738,57 @@ impl RoutePath {
 
 impl Text for AuthName {
     fn expected() -> String {
-        String::from("`session`, `jwt`, `jwt:<issuer>` or `none`")
+        String::from("`session`, `jwt`, `jwt:<issuer>`, `api_key` or `none`")
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
         match text.split_once(':') {
+            None if text == "api_key" => Ok(Self::ApiKey),
             None if text == "jwt" => Ok(Self::Jwt(None)),
             None if text == "none" => Ok(Self::None),
             None if text == "session" => Ok(Self::Session),
             Some(("jwt", name)) if !name.is_empty() => Ok(Self::Jwt(Some(name.to_owned()))),
-            None | Some(_) => Err(match did_you_mean(text, ["jwt", "none", "session"]) {
+            None | Some(_) => Err(match did_you_mean(text, ["api_key", "jwt", "none", "session"]) {
                 Some(meant) => Unreadable::because(format!("did you mean `{meant}`?")),
                 None => Unreadable::default(),
             }),
         }
+    }
+}
+
+impl Text for ApiKeyId {
+    fn expected() -> String {
+        String::from("the id that `portcullis keys make` prints: 16 of a-z and 2-7")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        if text.starts_with(PREFIX) {
+            return Err(Unreadable::because("the key itself belongs to its owner alone; make another one"));
+        }
+        KeyId::parse(text).map(Self).ok_or_else(Unreadable::default)
+    }
+}
+
+impl Text for Sha256 {
+    fn expected() -> String {
+        String::from("a SHA-256: 64 hexadecimal digits")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        // Names of sessions are written in the same form.
+        SessionKey::parse(text).map(|sha256| Self(*sha256.bytes())).ok_or_else(Unreadable::default)
+    }
+}
+
+impl Text for Moment {
+    fn expected() -> String {
+        String::from("a time in UTC such as \"2030-12-31T00:00:00Z\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        let moment = humantime::parse_rfc3339(text).map_err(|_| Unreadable::default())?;
+        let since_epoch = moment.duration_since(std::time::UNIX_EPOCH).map_err(|_| Unreadable::default())?;
+        Ok(Self(Timestamp::default().plus(since_epoch)))
     }
 }
 

@@ -306,6 +306,7 @@ impl Handler for Administration {
             issuers: &issuers,
             upstreams: &upstreams,
             store: &shared.sessions,
+            api_keys: &snapshot.api_keys,
             revocations: &shared.revocations,
             max_revocations: snapshot.max_revocations,
             generation: snapshot.generation,

@@ -42,6 +42,8 @@ pub struct Settings {
     pub fields: Box<[(HeaderName, Field)]>,
     /// `extra`: further headers from claims.
     pub extra: Box<[(HeaderName, ClaimPath)]>,
+    /// The header that API keys come in, if there are any; removed on every route (R14).
+    pub api_key: Option<HeaderName>,
     /// All identity headers together, names and values (R13). Default 4 KiB.
     pub max_bytes: usize,
     /// Peers whose forwarding headers are believed (R15).

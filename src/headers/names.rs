@@ -68,7 +68,7 @@ const fn fold(byte: u8) -> u8 {
 }
 
 fn is_extra(folded: &[u8], settings: &Settings) -> bool {
-    settings.extra.iter().any(|(extra, _)| {
+    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.api_key).any(|extra| {
         let extra = extra.as_str().as_bytes();
         extra.len() == folded.len() && extra.iter().zip(folded).all(|(a, b)| fold(*a) == *b)
     })

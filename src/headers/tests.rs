@@ -17,6 +17,7 @@ pub(super) fn settings() -> Settings {
         generation: 1,
         fields: Profile::XUser.fields(),
         extra: Box::new([]),
+        api_key: None,
         max_bytes: 4096,
         trusted_proxies: Box::new([]),
         trust_unix_peers: false,
@@ -69,6 +70,7 @@ pub(super) fn public_route() -> Route {
 fn guarded_route(forward_credential: bool) -> Route {
     let access = Access::Authenticated(AccessRule {
         session: true,
+        api_key: None,
         issuers: Box::new([0]),
         optional: true,
         require: Requirements::default(),

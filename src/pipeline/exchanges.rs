@@ -77,6 +77,8 @@ pub(super) enum Ended {
     Session,
     /// The token.
     Token,
+    /// The API key.
+    ApiKey,
 }
 
 /// One exchange: as long as this lives, it is watched over.
@@ -112,7 +114,8 @@ impl Exchanges {
             }
             let (snapshot, shared) = (live.snapshot(), &live.shared);
             let now = shared.clock.now();
-            let standing = |proof: &Proof| proof.standing(&snapshot.session, &shared.revocations, now);
+            let standing =
+                |proof: &Proof| proof.standing(&snapshot.session, &snapshot.api_keys, &shared.revocations, now);
             let cut = self.0.borrow_mut().judge(standing);
             live.shared.exchanges_cut.fetch_add(cut, Relaxed);
         }
@@ -285,6 +288,7 @@ impl fmt::Debug for Watched {
 impl Ended {
     const fn of(proof: &Proof) -> Self {
         match proof {
+            Proof::ApiKey(_) => Self::ApiKey,
             Proof::Session(_) => Self::Session,
             Proof::Token { .. } => Self::Token,
         }
@@ -299,6 +303,7 @@ impl Ended {
         match self {
             Self::Session => BadCredential::Session,
             Self::Token => BadCredential::Bearer("token_ended"),
+            Self::ApiKey => BadCredential::Bearer("api_key_ended"),
         }
     }
 }

@@ -29,6 +29,7 @@ fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Me
 fn requiring(route: Route, all: &[Requirement]) -> Route {
     let rule = AccessRule {
         session: true,
+        api_key: None,
         issuers: Box::new([]),
         optional: false,
         require: Requirements { all: all.into(), ..Requirements::default() },

@@ -120,7 +120,7 @@ impl SessionKey {
     }
 
     /// The digest itself.
-    pub(super) const fn bytes(&self) -> &[u8; 32] {
+    pub const fn bytes(&self) -> &[u8; 32] {
         &self.0
     }
 

@@ -112,8 +112,11 @@ mod admin;
 /// Commands that use it.
 mod admin_client;
 
+/// API keys.
+mod api_keys;
 /// A new configuration for a running gateway (R37).
 mod reload;
+
 /// Tokens and subjects that were revoked before their time (R28).
 mod revocation;
 

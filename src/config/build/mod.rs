@@ -75,6 +75,7 @@ impl Build<'_> {
         let login = self.login(&file);
         let look = self.look(&file);
         let issuers = self.issuers(&file);
+        let api_keys = self.api_keys(&file);
         let admin = self.admin(&file);
         let session = self.session(&file);
         self.judge_sources(&file);
@@ -100,6 +101,7 @@ impl Build<'_> {
             routes: table,
             demo_secrets: false,
             issuers: issuers?,
+            api_keys: api_keys?,
             session: session?,
             login: login?,
             look: look?,

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 
 use super::{
     Build,
@@ -32,6 +32,8 @@ struct Surroundings<'a> {
     upstreams: &'a [&'a str],
     sources: &'a Sources,
     prefix: &'a str,
+    /// In which API keys come, if there are any.
+    api_key_header: Option<HeaderName>,
     /// Whether `identity.subject = "realm:sub"`.
     qualified: bool,
     /// Whether `server.hosts` names any.
@@ -56,6 +58,7 @@ impl Build<'_> {
             upstreams,
             sources,
             prefix: source::prefix(file),
+            api_key_header: super::server::api_key_header(file),
             qualified: file
                 .identity
                 .0
@@ -272,9 +275,17 @@ impl Build<'_> {
                 .help("[[user]], [[login.provider]], or an [[admin.token]] that allows `sessions.create`")
                 .depends(&["login", "user", "admin"]);
         }
+        let api_key = names.iter().find(|name| name.value == AuthName::ApiKey);
+        if let Some(written) = api_key.filter(|_| around.sources.keys.is_empty()) {
+            self.findings
+                .problem(&written.place, "`api_key`, but no key", "an [[api_key]]")
+                .help("`portcullis keys make` prints one")
+                .depends(&["api_key"]);
+        }
+        let through_key = around.sources.keys.iter().filter(|_| api_key.is_some());
         let through_session = around.sources.session.iter().filter(|_| session.is_some());
         let through_jwt = issuers.iter().filter_map(|index| around.sources.issuers.get(*index));
-        let sources: Vec<&Source> = through_session.chain(through_jwt).collect();
+        let sources: Vec<&Source> = through_session.chain(through_jwt).chain(through_key).collect();
         self.judge_realms(&sources, auth_place, around);
 
         let own = &route.options;
@@ -288,6 +299,7 @@ impl Build<'_> {
         let forward = own.forward_credential.as_ref().or_else(|| inherited?.forward_credential.as_ref());
         Some(Access::Authenticated(AccessRule {
             session: session.is_some(),
+            api_key: api_key.and(around.api_key_header.clone()),
             issuers: issuers.into(),
             optional: optional.is_some_and(|at| at.value),
             require,
@@ -301,7 +313,7 @@ impl Build<'_> {
         let At { value, place } = name;
         let wanted = match value {
             AuthName::Jwt(wanted) => wanted,
-            AuthName::None | AuthName::Session => return None,
+            AuthName::ApiKey | AuthName::None | AuthName::Session => return None,
         };
         let names = || sources.issuers.iter().map(|issuer| &*issuer.name);
         let Some(wanted) = wanted else {
@@ -543,6 +555,7 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
     let authenticated = |issuers: Box<[usize]>, optional: bool, touch: bool| {
         Access::Authenticated(AccessRule {
             session: true,
+            api_key: None,
             issuers,
             optional,
             require: Requirements::default(),

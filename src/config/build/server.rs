@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderValue;
+use http::{HeaderName, HeaderValue};
 
 use super::Build;
 use crate::{
@@ -274,6 +274,13 @@ pub(super) fn trusted_proxies(file: &File) -> (Box<[ipnet::IpNet]>, bool) {
         TrustedProxy::UnixPeers => None,
     });
     (networks.collect(), entries().any(|entry| matches!(entry, TrustedProxy::UnixPeers)))
+}
+
+/// `server.api_key_header`; `None`: there are no API keys, and the header is nothing to us.
+pub(super) fn api_key_header(file: &File) -> Option<HeaderName> {
+    file.api_key.0.as_ref()?.0.first()?;
+    let written = file.server.0.as_ref()?.table.api_key_header.as_ref();
+    Some(written.map_or(HeaderName::from_static("x-api-key"), |at| at.value.clone()))
 }
 
 /// `limits.max_revocations`.

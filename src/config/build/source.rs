@@ -9,6 +9,7 @@ use super::{Build, grants, secret::Loaded, users};
 use crate::{
     accounts::{self, Accounts, User},
     admin::{self, AdminToken, Scope},
+    api_key::{ApiKey, ApiKeys, Description},
     authn::{
         jwks::{self, KeySlot},
         jwt::{Audience, ClaimMapping, Issuer},
@@ -33,6 +34,8 @@ use crate::{
 pub(super) struct Sources {
     /// Issuers, in the order of the snapshot.
     pub(super) issuers: Vec<Source>,
+    /// API keys: one for each realm.
+    pub(super) keys: Vec<Source>,
     /// Login providers and those admin tokens that open sessions.
     pub(super) session: Vec<Source>,
 }
@@ -81,11 +84,19 @@ impl Sources {
         let creators = tokens.filter(|token| opens_sessions(&token.value)).map(|At { value, place }| {
             source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place)
         });
-        Self { issuers: issuers.collect(), session: providers.chain(implied).chain(creators).collect() }
+        let mut keys: Vec<Source> = Vec::new();
+        for At { value, place } in file.api_key.0.iter().flat_map(|keys| &keys.0) {
+            let realm = key_realm(value);
+            if !keys.iter().any(|source| source.realm == realm) {
+                let written = source(&Name(API_KEY.into()), None, None, false, place);
+                keys.push(Source { realm, grants_written: true, second_factor: false, ..written });
+            }
+        }
+        Self { keys, issuers: issuers.collect(), session: providers.chain(implied).chain(creators).collect() }
     }
 
     fn all(&self) -> impl Iterator<Item = &Source> {
-        self.issuers.iter().chain(&self.session)
+        self.issuers.iter().chain(&self.session).chain(&self.keys)
     }
 }
 
@@ -529,6 +540,40 @@ impl Build<'_> {
         Some(hash)
     }
 
+    /// `[[api_key]]`.
+    pub(super) fn api_keys(&mut self, file: &File) -> Option<ApiKeys> {
+        let written = &file.api_key.0.as_ref()?.0;
+        let texts = |texts: &[NonEmpty]| texts.iter().map(|text| text.0.clone()).collect();
+        self.unique("API key", written.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
+        self.unique("`id`", written.iter().map(|at| (at.value.id.value.0.as_str(), &at.value.id.place)));
+        let mut keys = ApiKeys::new();
+        for At { value: key, .. } in written {
+            let built = ApiKey::new(Description {
+                id: key.id.value.0,
+                sha256: key.sha256.value.0,
+                name: key.name.value.0.as_str().into(),
+                realm: key_realm(key),
+                subject: key.subject.value.0.clone(),
+                roles: texts(&key.roles),
+                groups: texts(&key.groups),
+                scopes: texts(&key.scopes),
+                expires: key.expires.map(|moment| moment.0),
+                sources: key.from.clone(),
+            });
+            match built {
+                Ok(built) => drop(keys.insert(built.id(), Arc::new(built))),
+                Err(error) => {
+                    self.findings.problem(
+                        &key.subject.place,
+                        error.to_string(),
+                        "1 to 255 bytes without control characters",
+                    );
+                }
+            }
+        }
+        Some(keys)
+    }
+
     /// `[admin]`, with its tokens (R36).
     pub(super) fn admin(&mut self, file: &File) -> Option<Option<admin::Settings>> {
         let Some(At { value: written, place }) = file.admin.0.as_ref()? else {
@@ -648,5 +693,12 @@ fn hash_generated(password: &[u8]) -> Option<Box<str>> {
     let hash = Argon2::default().hash_password_with_salt(password, salt.as_ref().get(..16)?).ok()?;
     Some(hash.to_string().into())
 }
+
+fn key_realm(key: &file::ApiKey) -> Arc<str> {
+    key.realm.as_ref().map_or(API_KEY, |realm| &realm.0).into()
+}
+
+/// The realm of API keys that name none.
+const API_KEY: &str = "api_key";
 
 const LOCAL: &str = "local";

@@ -137,6 +137,11 @@ impl Build<'_> {
                     .help("leave `as` away for a caller without a credential");
                 None
             }
+            AuthName::ApiKey if sources.keys.is_empty() => {
+                self.findings.problem(&via.place, "`api_key`, but no key", "an [[api_key]]").depends(&["api_key"]);
+                None
+            }
+            AuthName::ApiKey => Some((Via::ApiKey, sources.keys.iter().collect())),
             AuthName::Session if sources.session.is_empty() => {
                 self.findings
                     .problem(&via.place, "`session`, but no way to open one", "`jwt` or `jwt:<issuer>`")

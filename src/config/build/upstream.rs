@@ -97,12 +97,22 @@ impl Build<'_> {
             }
             extra.push((header, claim.value.0.clone()));
         }
+        let api_key = server::api_key_header(file);
+        if let Some(header) = &api_key
+            && (extra.iter().any(|(name, _)| name == header)
+                || is_reserved(header)
+                || fields.iter().any(|(n, _)| n == header))
+        {
+            let place = &file.server.0.as_ref()?.table.api_key_header.as_ref()?.place;
+            self.findings.problem(place, "a header that has a meaning already", "another name, such as X-API-Key");
+        }
         let server = &file.server.0.as_ref()?.table;
         let (trusted_proxies, trust_unix_peers) = server::trusted_proxies(file);
         Some(headers::Settings {
             generation: 1,
             fields,
             extra: extra.into(),
+            api_key,
             max_bytes: identity.max_bytes.map_or(4096, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
             subject_with_realm: matches!(identity.subject, Some(SubjectForm::RealmSubject)),
             trusted_proxies,
