@@ -28,6 +28,7 @@
 //! | What survives a restart, and how is it written? | [`durable`] |
 //! | What was revoked before its time, and who is held against it? | [`revocation`], asked in [`decide`] |
 //! | How are people logged in? | [`login`], [`accounts`] |
+//! | What is a second factor, and who may have one? | [`factor`] |
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
 //! | What does another configuration open? | [`reload::diff`], [`rehearsal`] |
@@ -46,7 +47,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
-//! 1 route, session, revocation, api_key(→revocation), refusal, accounts, fetch
+//! 1 route, session, revocation, api_key(→revocation), refusal, accounts, factor, fetch
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -97,6 +98,8 @@
 //! | A clock that is set back revives what has expired | time goes on from what is on disk | `src/clock.rs` | `time_does_not_run_backwards_across_a_restart` |
 //! | A tunnel, stream or download outlives the logout, the revocation or the expiry behind it | each worker looks through what is under way four times a second | `src/pipeline/exchanges.rs` | `a_tunnel_ends_with_its_session`, `an_event_stream_breaks_off_with_its_session`, `a_download_breaks_off_even_if_its_client_does_not_read`, `a_tunnel_ends_with_its_token`, `a_tunnel_ends_when_its_token_is_revoked` |
 //! | A step-up ends in another account, or keeps the old session alive | same realm and subject, or nothing changes; a new id, the old one dies | `src/login/step_up.rs` | `a_step_up_ends_in_the_same_person_or_changes_nothing`, `a_step_up_gives_a_new_session_and_ends_the_one_before` |
+//! | A way around the second factor: another endpoint, another browser's login, a used code, a lost disk, a guess | one proof that one module makes; a waiting login belongs to one browser; steps and recovery codes are used up on disk first; a missing secret refuses; guesses wait ever longer | `src/login/second/mod.rs` | `a_login_that_waits_for_its_code_counts_in_its_browser_only`, `a_code_logs_in_once`, `what_was_used_stays_used_across_restarts`, `a_missing_secret_refuses_and_enrols_nobody_uninvited`, `codes_cannot_be_guessed` |
+//! | The login page tells who has a second factor | what is asked for is decided after the password | `src/login/second/mod.rs` | `a_wrong_password_is_answered_alike_with_and_without_a_second_factor` |
 //! | Somebody ends or sees another person's sessions by an id, or a stolen cookie locks its owner out | ids are looked up among one's own; to end all asks for a login of the last five minutes | `src/login/sessions.rs` | `nobody_sees_or_ends_what_is_somebody_elses`, `a_forged_form_ends_nothing`, `to_end_all_sessions_long_after_the_login_one_logs_in_again` |
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
 //! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
@@ -137,6 +140,7 @@ pub mod csrf;
 pub mod decide;
 pub mod durable;
 pub mod edge;
+pub mod factor;
 pub mod fetch;
 
 pub mod gateway;

@@ -67,6 +67,12 @@ pub enum Refusal {
     },
     /// Wrong user name or password.
     LoginFailed,
+    /// The password is right, and a code of the second factor is needed as well.
+    FactorRequired,
+    /// The password is right, and the user has to set up a second factor first.
+    FactorMissing,
+    /// The code of the second factor is wrong, or was used before.
+    WrongCode,
     /// The login is too long ago (RFC 9470).
     StaleLogin {
         /// `max_auth_age`.
@@ -189,11 +195,15 @@ impl Refusal {
             | Self::NoCredential
             | Self::BadCredential(_)
             | Self::LoginFailed
+            | Self::FactorRequired
+            | Self::WrongCode
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. } => StatusCode::UNAUTHORIZED,
-            Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
-                StatusCode::FORBIDDEN
-            }
+            Self::FactorMissing
+            | Self::NotAllowed { .. }
+            | Self::CrossSite
+            | Self::IdentityTooLarge
+            | Self::NotEncrypted => StatusCode::FORBIDDEN,
             Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -222,6 +232,9 @@ impl Refusal {
             Self::BadCredential(BadCredential::Session) => "session_ended",
             Self::FormKept { .. } => "form_kept",
             Self::LoginFailed => "login_failed",
+            Self::FactorRequired => "factor_required",
+            Self::FactorMissing => "factor_missing",
+            Self::WrongCode => "wrong_code",
             Self::StaleLogin { .. } => "stale_login",
             Self::WeakLogin { .. } => "weak_login",
             Self::NotAllowed { .. } => "not_allowed",
@@ -258,6 +271,9 @@ impl Refusal {
             | Self::BadCredential(BadCredential::Session)
             | Self::FormKept { .. }
             | Self::LoginFailed
+            | Self::FactorRequired
+            | Self::FactorMissing
+            | Self::WrongCode
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. }
             | Self::CrossSite
@@ -293,6 +309,9 @@ impl Refusal {
             | Self::FormKept { .. }
             | Self::BadCredential(_)
             | Self::LoginFailed
+            | Self::FactorRequired
+            | Self::FactorMissing
+            | Self::WrongCode
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. }
             | Self::NotAllowed { .. }
@@ -331,6 +350,9 @@ impl Refusal {
             Self::BadCredential(BadCredential::Session) => Text::SessionEnded,
             Self::FormKept { .. } => Text::FormKept,
             Self::LoginFailed => Text::LoginFailed,
+            Self::FactorRequired => Text::FactorRequired,
+            Self::FactorMissing => Text::FactorMissing,
+            Self::WrongCode => Text::WrongCode,
             Self::StaleLogin { .. } => Text::StaleLogin,
             Self::WeakLogin { .. } => Text::WeakLogin,
             Self::NotAllowed { .. } => Text::NotAllowed,
@@ -493,12 +515,16 @@ impl Refusal {
                 | Self::NoCredential
                 | Self::BadCredential(_)
                 | Self::LoginFailed
+                | Self::FactorRequired
+                | Self::WrongCode
                 | Self::StaleLogin { .. }
                 | Self::WeakLogin { .. } => Text::PleaseSignInTitle,
                 Self::NoRoute | Self::UnknownHost => Text::NotFoundTitle,
-                Self::NotAllowed { .. } | Self::CrossSite | Self::IdentityTooLarge | Self::NotEncrypted => {
-                    Text::NotAllowedTitle
-                }
+                Self::FactorMissing
+                | Self::NotAllowed { .. }
+                | Self::CrossSite
+                | Self::IdentityTooLarge
+                | Self::NotEncrypted => Text::NotAllowedTitle,
                 Self::TooMany { .. } => Text::PleaseWaitTitle,
                 _ => Text::CannotBeServedTitle,
             },

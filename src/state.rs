@@ -87,6 +87,8 @@ pub struct Shared {
     pub devices: login::Devices,
     /// Forms that came too late.
     pub stash: login::Stash,
+    /// Second factors, and logins that wait for a code.
+    pub second: login::Second,
     /// What happened at our own endpoints.
     pub login_counts: login::Counts,
     /// Exchanges that were cut because what they were permitted by had ended (R28).

@@ -15,7 +15,7 @@ use std::{
 /// The layers, lowest first. A module may import any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     FOUNDATION,
-    &["route", "session", "revocation", "api_key", "refusal", "accounts", "signing", "fetch"],
+    &["route", "session", "revocation", "api_key", "refusal", "accounts", "factor", "signing", "fetch"],
     &["authz", "headers", "upstream", "authn", "login", "token", "csrf", "cors", "admin"],
     &["state"],
     &["decide"],

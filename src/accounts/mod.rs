@@ -56,6 +56,8 @@ pub struct User {
     pub email: Option<Box<str>>,
     /// A hash: argon2 in PHC string form, or bcrypt.
     pub password: Box<str>,
+    /// Whether a code of a second factor is asked for besides.
+    pub second_factor: bool,
     /// Roles.
     pub roles: Box<[Box<str>]>,
     /// Groups.
@@ -242,6 +244,7 @@ impl fmt::Debug for User {
             .field("id", &self.id)
             .field("display_name", &self.display_name)
             .field("email", &self.email)
+            .field("second_factor", &self.second_factor)
             .field("roles", &self.roles)
             .field("groups", &self.groups)
             .finish_non_exhaustive()

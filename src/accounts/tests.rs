@@ -19,6 +19,7 @@ fn user(name: &str, password: &str) -> User {
         display_name: None,
         email: Some(format!("{name}@example.com").into()),
         password: hash_with(&cheap(), password).unwrap().into(),
+        second_factor: false,
         roles: Box::default(),
         groups: Box::default(),
     }

@@ -396,6 +396,8 @@ table! {
         display_name: Option<NonEmpty>,
         /// Also accepted to log in.
         email: Option<NonEmpty>,
+        /// What is asked for besides the password.
+        factor: Option<At<SecondFactor>>,
         /// Roles.
         roles: Vec<NonEmpty>,
         /// Groups.
@@ -594,6 +596,13 @@ table! {
         headers: Named<String>,
     }
 }
+
+/// `factor` of a user.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum SecondFactor {
+    Totp,
+}
+choices!(SecondFactor { "totp" => Self::Totp, });
 
 /// What happens to header names outside `[A-Za-z0-9-]`.
 #[derive(Clone, Copy, Debug)]

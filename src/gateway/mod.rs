@@ -31,6 +31,7 @@ use crate::{
     config::{Config, Startup, Tls},
     durable::{Durable, Unavailable},
     edge::{self, Bound, Counters, Handler, Peers, Redirect, TlsSlot},
+    factor::Factors,
     inbound::Inbound,
     listener::Listener,
     login, pipeline,
@@ -115,7 +116,7 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
 
     let own_listeners = [&addresses.gateway[..], addresses.admin.as_slice(), addresses.telemetry.as_slice()].concat();
     let (reloads, asks) = Reloads::new(clock.now());
-    let live = live(snapshot, &telemetry, durable, &clock, own_listeners, reloads)?;
+    let live = live(snapshot, &startup, &telemetry, durable, &clock, own_listeners, reloads)?;
     follow_sources(&live)?;
     let counters = Arc::<Counters>::default();
     metrics::register(&live, &counters, &resolver);
@@ -331,6 +332,7 @@ fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
 
 fn live(
     snapshot: Snapshot,
+    startup: &Startup,
     telemetry: &Arc<Telemetry>,
     durable: Option<Durable>,
     clock: &Clock,
@@ -342,6 +344,8 @@ fn live(
     trust.into_iter().for_each(|trust| upstreams.verify_by(trust));
     let shutdown = Shutdown::new();
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let factors = Factors::open(durable.clone(), startup.state.as_ref().map(|state| state.dir.clone()))
+        .map_err(failed("the second factors in server.state_dir cannot be read"))?;
     let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
     let shared = Shared {
         clock: clock.clone(),
@@ -354,6 +358,7 @@ fn live(
         throttle: login::Throttle::new(),
         devices: login::Devices::new(),
         stash: login::Stash::new(),
+        second: login::Second::new(factors),
         login_counts: login::Counts::default(),
         upstreams,
         exchanges_cut: AtomicU64::new(0),

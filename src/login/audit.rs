@@ -12,7 +12,11 @@ use crate::{
 impl Context<'_> {
     /// Somebody has a new session.
     pub(super) fn tell_login(&self, provider: &Provider, session: &Session, dropped_grants: usize) {
-        let more = [("provider", Value::from(&*provider.name)), ("dropped_grants", dropped_grants.into())];
+        let more = [
+            ("provider", Value::from(&*provider.name)),
+            ("factor", session.identity().factor().count().into()),
+            ("dropped_grants", dropped_grants.into()),
+        ];
         self.tell_session(What::Login, session, &more);
     }
 
@@ -36,6 +40,12 @@ impl Context<'_> {
             ..Event::new(what, self.origin)
         };
         self.audit.record(&event);
+    }
+
+    /// Something happened to somebody's second factor.
+    pub(super) fn tell_factor(&self, what: What, provider: &Provider, user: &User, more: &[(&'static str, Value<'_>)]) {
+        let (realm, subject) = (Some(&*provider.realm), Some(&*user.id));
+        self.audit.record(&Event { realm, subject, more, ..Event::new(what, self.origin) });
     }
 
     /// A login form did not come from a page of ours in this browser.

@@ -31,6 +31,8 @@ pub(super) enum Kind {
 pub(super) struct Credentials {
     pub(super) username: String,
     pub(super) password: Secret<String>,
+    /// Of the second factor: programs send it along, people are asked for it on a page of its own.
+    pub(super) code: Option<Secret<String>>,
     pub(super) provider: Option<String>,
     pub(super) return_to: Option<String>,
     /// Whether it has to be whoever is signed in; a program ends one session and opens another.
@@ -39,11 +41,22 @@ pub(super) struct Credentials {
     pub(super) token: Option<String>,
 }
 
+/// The code that a login waits for.
+#[derive(Debug)]
+pub(super) struct Continuation {
+    /// Which login.
+    pub(super) pending: String,
+    pub(super) code: Secret<String>,
+    pub(super) return_to: Option<String>,
+    pub(super) token: Option<String>,
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct JsonCredentials {
     username: String,
     password: String,
+    code: Option<String>,
     provider: Option<String>,
     return_to: Option<String>,
 }
@@ -90,6 +103,7 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
             Ok(Credentials {
                 username: field(text, "username")?.ok_or(Refusal::BadBody("no username"))?.into_owned(),
                 password: Secret::new(password.into_owned()),
+                code: None,
                 provider: field(text, "provider")?.map(Cow::into_owned),
                 return_to: field(text, "return_to")?.map(Cow::into_owned),
                 step_up: field(text, "prompt")?.as_deref().and_then(StepUp::parse),
@@ -97,11 +111,13 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
             })
         }
         Kind::Json => {
-            let json: JsonCredentials = serde_json::from_slice(body)
-                .map_err(|_| Refusal::BadBody("not a JSON object with username, password, provider, return_to"))?;
+            let json: JsonCredentials = serde_json::from_slice(body).map_err(|_| {
+                Refusal::BadBody("not a JSON object with username, password, code, provider, return_to")
+            })?;
             Ok(Credentials {
                 username: json.username,
                 password: Secret::new(json.password),
+                code: json.code.map(Secret::new),
                 provider: json.provider,
                 return_to: json.return_to,
                 step_up: None,
@@ -109,6 +125,22 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
             })
         }
     }
+}
+
+/// The fields of a page that asks for a code; `None`: the form is another one.
+pub(super) fn continuation(body: &[u8]) -> Result<Option<Continuation>, Refusal> {
+    let text = text(body)?;
+    let Some(pending) = field(text, "pending")? else { return Ok(None) };
+    let code = match field(text, "recovery")? {
+        Some(recovery) if !recovery.trim().is_empty() => recovery,
+        Some(_) | None => field(text, "code")?.unwrap_or_default(),
+    };
+    Ok(Some(Continuation {
+        pending: pending.into_owned(),
+        code: Secret::new(code.into_owned()),
+        return_to: field(text, "return_to")?.map(Cow::into_owned),
+        token: field(text, "token")?.map(Cow::into_owned),
+    }))
 }
 
 /// `return_to` of a logout's form.

@@ -37,6 +37,7 @@ mod device;
 mod form;
 mod resend;
 pub mod return_to;
+mod second;
 mod sessions;
 mod sign_in;
 mod sign_out;
@@ -49,6 +50,7 @@ mod who;
 
 pub use device::{DEVICE_COOKIE, Devices};
 pub use resend::resend;
+pub use second::Second;
 pub use sessions::own_sessions;
 pub use sign_in::sign_in;
 pub use sign_out::sign_out;
@@ -118,6 +120,8 @@ pub struct Context<'a> {
     pub devices: &'a Devices,
     /// Forms that came too late.
     pub stash: &'a Stash,
+    /// Second factors.
+    pub second: &'a Second,
     /// The moment of the request.
     pub now: Timestamp,
     /// Where what happens is told.
@@ -181,7 +185,12 @@ pub fn shown_name(identity: &Identity) -> &str {
 ///
 /// # Errors
 /// When the user's id is unfit as a subject, which [`Accounts::new`] rules out.
-pub fn identity_of(provider: &Provider, user: &User, now: Timestamp) -> Result<(Identity, usize), IdentityError> {
+pub fn identity_of(
+    provider: &Provider,
+    user: &User,
+    factor: Factor,
+    now: Timestamp,
+) -> Result<(Identity, usize), IdentityError> {
     let owned = |names: &[Box<str>]| names.iter().map(|name| name.to_string()).collect();
     let (mut roles, mut groups) = (owned(&user.roles), owned(&user.groups));
     let dropped = provider.grants.filter(&mut roles, &mut groups);
@@ -196,7 +205,7 @@ pub fn identity_of(provider: &Provider, user: &User, now: Timestamp) -> Result<(
         scopes: Vec::new(),
         claims: Map::new(),
         auth_time: Some(now),
-        factor: Factor::One,
+        factor,
         via: Via::Session,
     })?;
     let source = Source::User { provider: Arc::clone(&provider.name), proof: user.proof() };

@@ -14,10 +14,11 @@ use serde_json::Value;
 use super::{
     Answer, Context, Event, FORM_COOKIE, Provider,
     device::{Device, set_cookie},
-    form::{self, Credentials, Kind},
+    form::{self, Continuation, Credentials, Kind},
     identity_of, query, require_encryption,
     resend::next,
     return_to::ReturnTo,
+    second::{self, Known, Outcome, Proved},
     see_other, shown_name,
     step_up::StepUp,
     throttle::Who,
@@ -26,6 +27,7 @@ use super::{
     who::describe,
 };
 use crate::{
+    accounts::User,
     page::{self, Text},
     refusal::Refusal,
     secret,
@@ -45,6 +47,11 @@ pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
         Method::POST => {
             let kind = form::kind(&head.headers)?;
             let body = form::read(body).await?;
+            if kind == Kind::Form
+                && let Some(sent) = form::continuation(&body)?
+            {
+                return go_on_by_form(&head.headers, sent, context).await;
+            }
             let credentials = form::credentials(kind, &body)?;
             let provider = match asked_for {
                 Some(provider) => provider,
@@ -55,7 +62,7 @@ pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
             };
             match kind {
                 Kind::Form => sign_in_by_form(&head.headers, credentials, provider, context).await,
-                Kind::Json => sign_in_by_json(&head.headers, credentials, provider, context).await,
+                Kind::Json => sign_in_by_json(credentials, provider, context).await,
             }
         }
         _ => Err(Refusal::MethodNotAllowed { allow: HeaderValue::from_static("GET, HEAD, POST") }),
@@ -82,7 +89,11 @@ fn sign_in_page(head: &Parts, asked_for: Option<&Provider>, context: Context<'_>
         let content = views::signed_in(face, &context.login.prefix, shown_name(session.identity()), &return_to);
         return Answer::told(face.page(StatusCode::OK, face.say(Text::SignedIn), &content));
     }
-    let note = query(head, "signed_out").map(|_| Note::SignedOut);
+    let hopeless = step_up == Some(StepUp::Factor) && context.session.is_some_and(|one| !can_show_factor(one, context));
+    let note = match hopeless {
+        true => Some(Note::NoFactor),
+        false => query(head, "signed_out").map(|_| Note::SignedOut),
+    };
     match (asked_for, &*context.login.providers) {
         (None, providers @ [_, _, ..]) => {
             let choice = Choice {
@@ -113,9 +124,10 @@ async fn sign_in_by_form(
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
     let again = FormPage { headers, provider, return_to: &return_to, step_up: credentials.step_up, context };
-    let (response, event) = if is_own_form(headers, credentials.token.as_deref()) {
-        match log_in(headers, credentials, provider, context).await {
-            Ok(Attempted::LoggedIn { token, session, device }) => {
+    let step_up = credentials.step_up;
+    let (response, event) = if let Some(browser) = browser_of_own_form(headers, credentials.token.as_deref()) {
+        match log_in(&credentials, provider, context).await {
+            Ok(Attempted::LoggedIn(SignedIn { token, session, device })) => {
                 let mut response = see_other(&next(headers, &session, &return_to, context));
                 response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
                 response.headers_mut().append(SET_COOKIE, device);
@@ -126,6 +138,9 @@ async fn sign_in_by_form(
                 let mut response = again.answer(StatusCode::UNAUTHORIZED, Some(Note::Failed));
                 response.headers_mut().insert(WWW_AUTHENTICATE, challenge(context));
                 (response, Event::LoginFailed)
+            }
+            Ok(Attempted::Incomplete(known, missing)) => {
+                return second::ask(headers, &known, &missing, &browser, step_up, &return_to, context);
             }
             Ok(Attempted::OtherUser) => {
                 (again.answer(StatusCode::FORBIDDEN, Some(Note::OtherUser)), Event::LoginFailed)
@@ -145,15 +160,56 @@ async fn sign_in_by_form(
     Ok(Answer { response, event })
 }
 
-async fn sign_in_by_json(
+async fn go_on_by_form(headers: &HeaderMap, sent: Continuation, context: Context<'_>) -> Result<Answer, Refusal> {
+    let return_to = ReturnTo::or_root(sent.return_to.as_deref());
+    match browser_of_own_form(headers, sent.token.as_deref()) {
+        Some(browser) => {
+            let form = second::Form { headers, browser: &browser, return_to: &return_to, context };
+            second::go_on(form, &sent).await
+        }
+        None => {
+            context.tell_form_refused();
+            restart(headers, &return_to, None, None, Note::Expired, context)
+        }
+    }
+}
+
+/// The login page again, for a login that cannot go on where it was.
+pub(super) fn restart(
     headers: &HeaderMap,
+    return_to: &ReturnTo,
+    provider: Option<&Provider>,
+    step_up: Option<StepUp>,
+    note: Note,
+    context: Context<'_>,
+) -> Result<Answer, Refusal> {
+    let provider = provider.or_else(|| context.login.provider(None)).ok_or(Refusal::NoRoute)?;
+    let page = FormPage { headers, provider, return_to, step_up, context };
+    let event = match note {
+        Note::Expired | Note::SignedOut => Event::FormRefused,
+        Note::Throttled(_) => Event::Throttled,
+        Note::Failed | Note::NoFactor | Note::OtherUser | Note::TooManyCodes => Event::LoginFailed,
+    };
+    Ok(Answer { response: page.answer(StatusCode::FORBIDDEN, Some(note)), event })
+}
+
+/// Whether a login here could show two factors of whoever is signed in.
+fn can_show_factor(session: &Session, context: Context<'_>) -> bool {
+    let identity = session.identity();
+    let providers = context.login.providers.iter().filter(|provider| provider.realm == *identity.realm());
+    providers
+        .flat_map(|provider| provider.accounts.iter())
+        .any(|user| &*user.id == identity.subject() && user.second_factor)
+}
+
+async fn sign_in_by_json(
     credentials: Credentials,
     provider: &Provider,
     context: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
-    match log_in(headers, credentials, provider, context).await? {
-        Attempted::LoggedIn { token, session, device } => {
+    match log_in(&credentials, provider, context).await? {
+        Attempted::LoggedIn(SignedIn { token, session, device }) => {
             let mut body = describe(session.identity(), Some(&session), context);
             body.insert("return_to".into(), return_to.as_str().into());
             let mut response = page::json(StatusCode::OK, &Value::Object(body));
@@ -162,38 +218,53 @@ async fn sign_in_by_json(
             Ok(Answer { response, event: Event::LoggedIn })
         }
         Attempted::Failed | Attempted::OtherUser => Err(Refusal::LoginFailed),
+        Attempted::Incomplete(_, missing) => Err(match missing {
+            // A proof is no longer incomplete.
+            Outcome::CodeNeeded | Outcome::Proved(_) => Refusal::FactorRequired,
+            Outcome::EnrolmentNeeded | Outcome::Missing => Refusal::FactorMissing,
+            Outcome::WrongCode => Refusal::WrongCode,
+        }),
     }
 }
 
 /// How an attempt went.
-enum Attempted {
-    LoggedIn { token: SessionToken, session: Arc<Session>, device: HeaderValue },
+enum Attempted<'a> {
+    LoggedIn(SignedIn),
     Failed,
+    /// The password was right, and something else is missing.
+    Incomplete(Known<'a>, Outcome<'a>),
     OtherUser,
 }
 
-async fn log_in(
-    headers: &HeaderMap,
-    credentials: Credentials,
-    provider: &Provider,
-    context: Context<'_>,
-) -> Result<Attempted, Refusal> {
+/// What became of a proof.
+pub(super) enum Opened {
+    Session(SignedIn),
+    OtherUser,
+}
+
+/// Somebody who is signed in now.
+pub(super) struct SignedIn {
+    pub(super) token: SessionToken,
+    pub(super) session: Arc<Session>,
+    /// The cookie by which this browser is known again.
+    pub(super) device: HeaderValue,
+}
+
+async fn log_in<'a>(
+    credentials: &'a Credentials,
+    provider: &'a Provider,
+    context: Context<'a>,
+) -> Result<Attempted<'a>, Refusal> {
     let claimed = || provider.accounts.find(&credentials.username).map(AsRef::as_ref);
     let kept_out = |what, why| context.tell_kept_out(what, why, provider, claimed());
-    let device = Device::of(headers);
-    let who = Who {
-        address: context.view.address,
-        provider: &provider.name,
-        login: &credentials.username,
-        device: known_device(device.as_ref(), &credentials.username, provider, context),
-    };
-    let begun = context.throttle.begin(who, context.now);
+    let device = Device::of(context.headers);
+    let begun = context.throttle.begin(who(device.as_ref(), &credentials.username, provider, context), context.now);
     let attempt = begun.map_err(|retry_after| {
         kept_out(What::LoginThrottled, "too_many");
         Refusal::TooMany { retry_after }
     })?;
     let candidate = provider.accounts.candidate(&credentials.username);
-    let Ok(checked) = context.hasher.check(candidate, credentials.password).await else {
+    let Ok(checked) = context.hasher.check(candidate, credentials.password.clone()).await else {
         context.throttle.abandoned(attempt);
         kept_out(What::LoginFailed, "busy");
         return Err(Refusal::Unavailable);
@@ -202,17 +273,40 @@ async fn log_in(
         kept_out(What::LoginFailed, if claimed().is_some() { "wrong_password" } else { "unknown_user" });
         return Ok(Attempted::Failed);
     };
-    context.throttle.succeeded(attempt);
-    let device = context.devices.remember(device, &provider.realm, &user.id, context.now);
-    let (identity, dropped_grants) =
-        identity_of(provider, &user, context.now).map_err(|_| Refusal::IdentityTooLarge)?;
-    if let Some(session) = context.session
-        && credentials.step_up.is_some()
-        && !StepUp::allows(session, &identity)
-    {
-        kept_out(What::LoginFailed, "other_user");
+    if !is_allowed(provider, &user, credentials.step_up, context) {
+        context.throttle.succeeded(attempt);
         return Ok(Attempted::OtherUser);
     }
+    let known = Known { provider, user, login: &credentials.username, attempt };
+    let code = credentials.code.as_ref().map(|code| code.expose().as_str());
+    match second::after_password(&known, code, context).await? {
+        Outcome::Proved(proved) => Ok(match open(proved, credentials.step_up, context).await? {
+            Opened::Session(signed_in) => Attempted::LoggedIn(signed_in),
+            Opened::OtherUser => Attempted::OtherUser,
+        }),
+        missing => Ok(Attempted::Incomplete(known, missing)),
+    }
+}
+
+/// Whether whoever has to prove anew who they are would be the same; told to the audit log if not.
+pub(super) fn is_allowed(provider: &Provider, user: &User, step_up: Option<StepUp>, context: Context<'_>) -> bool {
+    let session = context.session.filter(|_| step_up.is_some());
+    let allowed = session.is_none_or(|session| StepUp::allows(session, &provider.realm, &user.id));
+    if !allowed {
+        context.tell_kept_out(What::LoginFailed, "other_user", provider, Some(user));
+    }
+    allowed
+}
+
+/// Opens a session for somebody who has proved everything that is asked of them, and ends the one that they brought.
+pub(super) async fn open(proved: Proved<'_>, step_up: Option<StepUp>, context: Context<'_>) -> Result<Opened, Refusal> {
+    let (provider, user) = (proved.provider(), proved.user());
+    if !is_allowed(provider, user, step_up, context) {
+        return Ok(Opened::OtherUser);
+    }
+    let kept_out = |what, why| context.tell_kept_out(what, why, provider, Some(user));
+    let (identity, dropped_grants) =
+        identity_of(provider, user, proved.factor(), context.now).map_err(|_| Refusal::IdentityTooLarge)?;
     let from = OpenedFrom { device: user_agent::device(context.headers), address: context.view.address };
     let opening = Opening { from: Some(from), ..Arc::new(identity).into() };
     // Whoever cannot get a new session keeps the old one.
@@ -233,22 +327,29 @@ async fn log_in(
         }
     })?;
     context.tell_login(provider, &session, dropped_grants);
+    let device = context.devices.remember(Device::of(context.headers), &provider.realm, &user.id, context.now);
     let device = set_cookie(&context.login.prefix, &device);
-    Ok(Attempted::LoggedIn { token, session, device })
+    Ok(Opened::Session(SignedIn { token, session, device }))
 }
 
-/// The browser, if whoever this login names has logged in from it before. Names that nobody has take the same work.
-fn known_device<'d>(
-    device: Option<&'d Device>,
-    login: &str,
-    provider: &Provider,
+/// Who tries: names that nobody has take the same work.
+pub(super) fn who<'a>(
+    device: Option<&'a Device>,
+    login: &'a str,
+    provider: &'a Provider,
     context: Context<'_>,
-) -> Option<&'d [u8]> {
-    let device = device?;
-    let user = provider.accounts.find(login);
-    let subject = user.map_or(login, |user| &user.id);
-    let known = context.devices.knows(device, &provider.realm, subject, context.now);
-    (known && user.is_some()).then_some(&device.id()[..])
+) -> Who<'a> {
+    let known = |device: &&Device| {
+        let user = provider.accounts.find(login);
+        let subject = user.map_or(login, |user| &user.id);
+        context.devices.knows(device, &provider.realm, subject, context.now) && user.is_some()
+    };
+    Who {
+        address: context.view.address,
+        provider: &provider.name,
+        login,
+        device: device.filter(known).map(|device| &device.id()[..]),
+    }
 }
 
 /// A provider's login page, with the cookie that makes its form count in this browser. A browser keeps its cookie from
@@ -288,16 +389,19 @@ fn known(step_up: Option<StepUp>, context: Context<'_>) -> Option<(StepUp, &str)
 }
 
 /// For `Retry-After` and people: no less than it takes.
-fn whole_seconds(wait: Duration) -> u64 {
+pub(super) fn whole_seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// The browser that a form was given to; `None`: it came from elsewhere.
+fn browser_of_own_form(headers: &HeaderMap, token: Option<&str>) -> Option<SessionToken> {
+    let (browser, token) = (form_cookie(headers)?, token?);
+    secret::constant_time_eq(browser.key().to_string().as_bytes(), token.as_bytes()).then_some(browser)
 }
 
 /// Whether a form has the token that this browser was given.
 pub(super) fn is_own_form(headers: &HeaderMap, token: Option<&str>) -> bool {
-    let (Some(browser), Some(token)) = (form_cookie(headers), token) else {
-        return false;
-    };
-    secret::constant_time_eq(browser.key().to_string().as_bytes(), token.as_bytes())
+    browser_of_own_form(headers, token).is_some()
 }
 
 /// `Set-Cookie` with what ties forms to this browser.
@@ -315,7 +419,7 @@ pub(super) fn form_cookie(headers: &HeaderMap) -> Option<SessionToken> {
 
 /// HTTP asks for a challenge with every 401 (RFC 9110 section 15.5.2), and has no registered scheme for a form. This is
 /// the one that was proposed for it (draft-broyer-http-cookie-auth); browsers show the page and ignore it.
-fn challenge(context: Context<'_>) -> HeaderValue {
+pub(super) fn challenge(context: Context<'_>) -> HeaderValue {
     let (prefix, name) = (&context.login.prefix, &context.sessions.cookie);
     let text = format!("Cookie form-action=\"{prefix}/login\", cookie-name=\"{name}\"");
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("Cookie"))

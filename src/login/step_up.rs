@@ -5,7 +5,7 @@
 //! Invariant: it ends in the realm and subject that it began in, or nothing changes: whoever finds an unlocked screen
 //! does not carry somebody's half-done work into an account of their own.
 
-use crate::{identity::Identity, session::Session};
+use crate::session::Session;
 
 /// What the new login is for.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,10 +33,10 @@ impl StepUp {
         }
     }
 
-    /// Whether this identity may take the place of the session's. (Without a session there is nobody to be the same as,
+    /// Whether this subject may take the place of the session's. (Without a session there is nobody to be the same as,
     /// and it is a login like any other.)
-    pub(super) fn allows(session: &Session, identity: &Identity) -> bool {
+    pub(super) fn allows(session: &Session, realm: &str, subject: &str) -> bool {
         let before = session.identity();
-        (before.realm(), before.subject()) == (identity.realm(), identity.subject())
+        (&**before.realm(), before.subject()) == (realm, subject)
     }
 }

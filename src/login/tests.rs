@@ -10,7 +10,10 @@ use http_body_util::Full;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::session::{Lookup, SameSite, SessionToken};
+use crate::{
+    factor::Factors,
+    session::{Lookup, SameSite, SessionToken},
+};
 
 const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
 
@@ -28,6 +31,7 @@ struct World {
     throttle: Throttle,
     devices: Devices,
     stash: Stash,
+    second: Second,
 }
 
 /// What a request carries beside method, path and body.
@@ -53,6 +57,7 @@ fn alice() -> User {
         display_name: Some("Alice Ä. <b>".into()),
         email: Some("alice@example.com".into()),
         password: hash().into(),
+        second_factor: false,
         roles: Box::new(["user".into(), "superuser".into()]),
         groups: Box::new(["ops".into()]),
     }
@@ -95,6 +100,7 @@ impl World {
             throttle: Throttle::new(),
             devices: Devices::new(),
             stash: Stash::new(),
+            second: Second::new(Factors::open(None, None).unwrap()),
         }
     }
 
@@ -113,6 +119,7 @@ impl World {
             throttle: &self.throttle,
             devices: &self.devices,
             stash: &self.stash,
+            second: &self.second,
             now: NOW,
             audit: &NO_AUDIT,
             origin: Origin::gateway(NOW),
@@ -159,7 +166,7 @@ impl World {
     }
 
     async fn open(&self) -> (SessionToken, Arc<Session>) {
-        let (identity, _) = identity_of(&self.login.providers[0], &alice(), NOW).unwrap();
+        let (identity, _) = identity_of(&self.login.providers[0], &alice(), Factor::One, NOW).unwrap();
         self.store.open(Arc::new(identity), None, &self.sessions, NOW).await.unwrap()
     }
 

@@ -47,8 +47,12 @@ pub(super) enum Note {
     Failed,
     /// Not whoever is signed in.
     OtherUser,
+    /// Whoever is asked for a second factor has none.
+    NoFactor,
     /// Logged out a moment ago.
     SignedOut,
+    /// Too many wrong codes: the password is asked for again.
+    TooManyCodes,
     /// Too many attempts; try again in so many seconds.
     Throttled(u64),
 }
@@ -96,7 +100,14 @@ impl SignIn<'_> {
 
     fn problem(&self) -> Option<&'static str> {
         match self.note {
-            Some(Note::Expired | Note::Failed | Note::OtherUser | Note::Throttled(_)) => Some("problem"),
+            Some(
+                Note::Expired
+                | Note::Failed
+                | Note::NoFactor
+                | Note::OtherUser
+                | Note::Throttled(_)
+                | Note::TooManyCodes,
+            ) => Some("problem"),
             Some(Note::SignedOut) | None => None,
         }
     }
@@ -159,6 +170,8 @@ fn notice(face: Face<'_>, note: Option<Note>) -> Markup {
         Some(Note::Expired) => alert(&html! { (face.say(Text::FormExpired)) }),
         Some(Note::Failed) => alert(&html! { (face.say(Text::Failed)) }),
         Some(Note::OtherUser) => alert(&html! { (face.say(Text::OtherUser)) }),
+        Some(Note::NoFactor) => alert(&html! { (face.say(Text::NoFactorToShow)) }),
+        Some(Note::TooManyCodes) => alert(&html! { (face.say(Text::TooManyCodes)) }),
         Some(Note::Throttled(seconds)) => alert(&face.fill(Text::Throttled, &html! { (seconds) })),
         Some(Note::SignedOut) => html! { p.note role="status" { (face.say(Text::SignedOutNow)) } },
         None => html! {},

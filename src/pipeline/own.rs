@@ -54,6 +54,7 @@ pub(super) async fn serve(
         throttle: &shared.throttle,
         devices: &shared.devices,
         stash: &shared.stash,
+        second: &shared.second,
         now,
         audit: shared.telemetry.audit(),
         origin: Origin { now, client: Client::Address(view.address), request_id: request_id.as_str() },
@@ -99,7 +100,7 @@ fn refused(counts: &Counts, own: Own, refusal: &Refusal) {
     if own != Own::Login {
         return;
     }
-    if *refusal == Refusal::LoginFailed {
+    if matches!(refusal, Refusal::LoginFailed | Refusal::WrongCode) {
         count(&counts.failed);
     }
     if matches!(refusal, Refusal::TooMany { .. }) {

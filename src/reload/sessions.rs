@@ -13,7 +13,7 @@ use crate::{
     accounts::User,
     admin::{AdminToken, Scope},
     durable::Unavailable,
-    identity::{Identity, IdentityParts, Source},
+    identity::{Factor, Identity, IdentityParts, Source},
     login::{self, Provider},
     session::{Session, SessionKey, Store},
     state::Snapshot,
@@ -158,7 +158,12 @@ impl<'a> Sources<'a> {
         let Some(user) = user.filter(|user| provider.realm == *identity.realm() && user.keeps(&proof)) else {
             return Fate::End;
         };
-        let Ok((now, _)) = login::identity_of(provider, user, identity.auth_time().unwrap_or_default()) else {
+        // Opened before a second factor was asked for: the next login asks for it.
+        if user.second_factor && identity.factor() == Factor::One {
+            return Fate::End;
+        }
+        let since = identity.auth_time().unwrap_or_default();
+        let Ok((now, _)) = login::identity_of(provider, user, identity.factor(), since) else {
             return Fate::End;
         };
         // The same password, hashed anew: the session goes by the new hash from now on.

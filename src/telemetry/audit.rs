@@ -39,6 +39,10 @@ pub struct Event<'a> {
 pub enum What {
     /// A call of the admin API, with its status.
     AdminCall,
+    /// Somebody has a second factor now.
+    FactorEnrolled,
+    /// A second factor was taken away.
+    FactorReset,
     /// A session was opened by a login.
     Login,
     /// A login was refused: `why`.
@@ -49,6 +53,8 @@ pub enum What {
     Logout,
     /// Audit lines were lost before this one: `count`.
     Lost,
+    /// Somebody used one of their recovery codes: `left`.
+    RecoveryCodeUsed,
     /// An administrator voided tokens, sessions or keys: `kind` says which.
     Revoked,
     /// The configuration was read again: what came of it.
@@ -68,11 +74,14 @@ impl What {
     pub const fn label(self) -> &'static str {
         match self {
             Self::AdminCall => "admin.call",
+            Self::FactorEnrolled => "factor.enrolled",
+            Self::FactorReset => "factor.reset",
             Self::Login => "login",
             Self::LoginFailed => "login.failed",
             Self::LoginThrottled => "login.throttled",
             Self::Logout => "logout",
             Self::Lost => "audit.lost",
+            Self::RecoveryCodeUsed => "factor.recovery_code_used",
             Self::Revoked => "revoked",
             Self::Reload => "reload",
             Self::PasswordRehashed => "password.rehashed",

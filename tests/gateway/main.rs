@@ -67,6 +67,8 @@ mod login;
 
 /// How our pages look and what they say.
 mod look;
+/// Second factors: enrolment, codes, recovery codes, and who cannot get around them.
+mod second_factor;
 
 /// Proving anew who one is: fresher logins and second factors (RFC 9470).
 mod step_up;

@@ -257,6 +257,7 @@ fn user(entry: &Entry, hash: &str) -> User {
         display_name: entry.display_name.as_ref().map(text),
         email: entry.email.as_ref().map(text),
         password: hash.into(),
+        second_factor: false,
         roles: texts(&entry.roles),
         groups: texts(&entry.groups),
     }

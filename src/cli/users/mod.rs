@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod add;
+mod enrol;
 mod list;
 mod passwd;
 mod remove;
@@ -40,6 +41,8 @@ pub(super) struct Arguments {
 enum Action {
     /// Add somebody; the password is asked for, or read from standard input.
     Add(add::Arguments),
+    /// Let somebody set up a second factor: prints the code for it. Their entry says factor = "totp".
+    Enrol(enrol::Arguments),
     /// Show who there is, and how their passwords are hashed.
     List,
     /// Give somebody a new password; it is asked for, or read from standard input.
@@ -49,12 +52,19 @@ enum Action {
 }
 
 pub(super) fn run(config: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    if let Action::Enrol(enrol) = &arguments.action {
+        if arguments.file.is_some() {
+            return Err(Failure::new("--file does not go with enrol, which reads the whole configuration".into()));
+        }
+        return enrol::run(config, arguments.provider.as_deref(), enrol);
+    }
     let file = match &arguments.file {
         Some(file) => file.clone(),
         None => configured(config, arguments.provider.as_deref())?,
     };
     match &arguments.action {
         Action::Add(arguments) => add::run(&file, arguments),
+        Action::Enrol(_) => Ok(()),
         Action::List => list::run(&file),
         Action::Passwd(arguments) => passwd::run(&file, arguments),
         Action::Remove(arguments) => remove::run(&file, arguments),

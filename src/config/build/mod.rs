@@ -84,7 +84,8 @@ impl Build<'_> {
         let hsts = server::hsts(&file);
         let upstream_names: Vec<&str> =
             file.upstream.0.iter().flat_map(|named| &named.0).map(|(n, _)| &*n.value).collect();
-        let sources = source::Sources::new(&file);
+        let mut sources = source::Sources::new(&file);
+        login.iter().for_each(|login| sources.note_second_factors(login));
         let (routes, known_hosts) = self.routes(&file, &upstream_names, &sources);
         let tests = self.test_cases(&file, &sources);
 

@@ -100,6 +100,17 @@ impl Sources {
     }
 }
 
+impl Sources {
+    /// Notes which providers have users with a second factor, users files included.
+    pub(super) fn note_second_factors(&mut self, login: &login::Settings) {
+        for provider in &login.providers {
+            let with_factor = provider.accounts.iter().any(|user| user.second_factor);
+            let sources = self.session.iter_mut().filter(|source| source.name == provider.name);
+            sources.for_each(|source| source.second_factor |= with_factor);
+        }
+    }
+}
+
 impl Build<'_> {
     /// With more than one source, each says what it may grant (R5).
     pub(super) fn judge_sources(&mut self, file: &File) {
@@ -424,7 +435,7 @@ impl Build<'_> {
                 realm: realm_of(&provider.name.value, provider.realm.as_ref()),
                 grants: grants(provider.grants.as_ref()),
                 trust_email: provider.trust_email.unwrap_or(false),
-                accounts: self.accounts(&members)?.kept_in(&files),
+                accounts: self.accounts(file, &members)?.kept_in(&files),
             });
         }
         if implied_provider(file).is_some() {
@@ -434,7 +445,7 @@ impl Build<'_> {
                 realm: LOCAL.into(),
                 grants: Grants::All,
                 trust_email: false,
-                accounts: self.accounts(users)?,
+                accounts: self.accounts(file, users)?,
             });
         }
         Some(login::Settings { prefix: prefix(file).into(), providers: built.into() })
@@ -483,7 +494,8 @@ impl Build<'_> {
         decode_leniently::<file::UsersFile>(&root, self.findings).map(|file| file.user.0).unwrap_or_default()
     }
 
-    fn accounts(&mut self, users: &[At<file::User>]) -> Option<Accounts> {
+    fn accounts(&mut self, file: &File, users: &[At<file::User>]) -> Option<Accounts> {
+        self.judge_second_factors(file, users);
         let built: Vec<Option<User>> = users.iter().map(|at| self.user(&at.value)).collect();
         let built: Vec<User> = built.into_iter().collect::<Option<_>>()?;
         Accounts::new(built)
@@ -497,6 +509,18 @@ impl Build<'_> {
             .ok()
     }
 
+    /// A second factor that a restart forgets would let everybody in, or nobody (R27).
+    fn judge_second_factors(&mut self, file: &File, users: &[At<file::User>]) {
+        let durable = file.server.0.as_ref().is_none_or(|server| server.table.state_dir.is_some());
+        let asked = users.iter().filter_map(|user| user.value.factor.as_ref());
+        for written in asked.filter(|_| !durable) {
+            self.findings
+                .problem(&written.place, "a second factor without `server.state_dir`", "a directory where it is kept")
+                .help("state_dir = \"/var/lib/portcullis\" in [server]; its secrets are sealed with server.state_key_file")
+                .depends(&["server"]);
+        }
+    }
+
     fn user(&mut self, user: &file::User) -> Option<User> {
         let texts = |list: &[NonEmpty]| list.iter().map(|text| text.0.as_str().into()).collect();
         let text = |text: &NonEmpty| text.0.as_str().into();
@@ -506,6 +530,7 @@ impl Build<'_> {
             display_name: user.display_name.as_ref().map(text),
             email: user.email.as_ref().map(text),
             password: self.password(user)?,
+            second_factor: user.factor.is_some(),
             roles: texts(&user.roles),
             groups: texts(&user.groups),
         })

@@ -189,6 +189,13 @@ impl Gateway {
         self
     }
 
+    /// The last user has to have a second factor.
+    pub(crate) fn second_factor(mut self) -> Self {
+        self.users.last_mut().expect("a user").push_str("factor = \"totp\"\n");
+        let state = "state_dir = \"state\"";
+        if self.server.iter().any(|line| line == state) { self } else { self.server(state) }
+    }
+
     /// With an admin listener and a token that may do everything.
     pub(crate) fn admin(mut self) -> Self {
         self.admin_token = Some(format!("test-{}", hex(&secret::random::<16>())));
