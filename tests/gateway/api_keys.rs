@@ -1,8 +1,8 @@
 //! API keys: `[[api_key]]` and `auth = ["api_key"]`.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use portcullis::{api_key::KeyText, secret::Secret};
+use portcullis::{api_key::KeyText, clock::Clock, secret::Secret};
 use serde_json::json;
 
 use crate::support::{Client, Gateway, Issuer, Shell, Upstream, gateway::Running};
@@ -154,7 +154,8 @@ fn a_key_counts_only_where_it_is_named() {
 #[test]
 fn a_key_ends_and_counts_from_its_networks() {
     let upstream = Upstream::start();
-    let end = humantime::format_rfc3339_seconds(std::time::SystemTime::now() + Duration::from_secs(3600));
+    let in_an_hour = Clock::system().now().plus(Duration::from_secs(3600)).unix_millis();
+    let end = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(in_an_hour));
     let (short, one) = key("short", &format!("expires = \"{end}\""));
     let (far, two) = key("far", "from = [\"192.0.2.0/24\"]");
     let (near, three) = key("near", "from = [\"192.0.2.0/24\", \"127.0.0.0/8\"]");

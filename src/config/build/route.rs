@@ -299,7 +299,7 @@ impl Build<'_> {
         let forward = own.forward_credential.as_ref().or_else(|| inherited?.forward_credential.as_ref());
         Some(Access::Authenticated(AccessRule {
             session: session.is_some(),
-            api_key: api_key.and(around.api_key_header.clone()),
+            api_key: api_key.and_then(|_| around.api_key_header.clone()),
             issuers: issuers.into(),
             optional: optional.is_some_and(|at| at.value),
             require,
