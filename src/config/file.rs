@@ -376,6 +376,8 @@ table! {
         grants: Option<Grants>,
         /// Whether its emails count as verified.
         trust_email: Option<bool>,
+        /// Whoever asks to be remembered stays signed in this long.
+        remember_me: Option<At<Positive>>,
     }
 
     /// A file that `users_file` names.

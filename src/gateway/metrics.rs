@@ -76,6 +76,9 @@ fn expiries(exposition: &mut Exposition, certificates: &CertificateResolver) {
 fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     let shared = &live.shared;
     exposition.gauge("portcullis_sessions", "Sessions in the store.").value(&[], shared.sessions.len());
+    exposition
+        .counter("portcullis_sessions_evicted_total", "Sessions of whoever had the most, ended in a full store.")
+        .value(&[], shared.sessions.evictions());
     exposition.gauge("portcullis_revocations", "Revocations in force.").value(&[], shared.revocations.len());
     exposition.gauge("portcullis_config_generation", "Counts reloads, from 1.").value(&[], live.snapshot().generation);
     reloads(exposition, live);

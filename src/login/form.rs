@@ -37,6 +37,8 @@ pub(super) struct Credentials {
     pub(super) return_to: Option<String>,
     /// Whether it has to be whoever is signed in; a program ends one session and opens another.
     pub(super) step_up: Option<StepUp>,
+    /// Whether whoever logs in wants to stay so on this device; for the provider to allow.
+    pub(super) remember: bool,
     /// The form's hidden token; JSON has none.
     pub(super) token: Option<String>,
 }
@@ -59,6 +61,8 @@ struct JsonCredentials {
     code: Option<String>,
     provider: Option<String>,
     return_to: Option<String>,
+    #[serde(default)]
+    remember: bool,
 }
 
 /// The kind that the content type names; anything else, or none, is refused: a browser can send `text/plain` across
@@ -107,12 +111,13 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
                 provider: field(text, "provider")?.map(Cow::into_owned),
                 return_to: field(text, "return_to")?.map(Cow::into_owned),
                 step_up: field(text, "prompt")?.as_deref().and_then(StepUp::parse),
+                remember: field(text, "remember")?.as_deref() == Some(REMEMBER),
                 token: field(text, "token")?.map(Cow::into_owned),
             })
         }
         Kind::Json => {
             let json: JsonCredentials = serde_json::from_slice(body).map_err(|_| {
-                Refusal::BadBody("not a JSON object with username, password, code, provider, return_to")
+                Refusal::BadBody("not a JSON object with username, password, code, provider, return_to, remember")
             })?;
             Ok(Credentials {
                 username: json.username,
@@ -121,6 +126,7 @@ pub(super) fn credentials(kind: Kind, body: &[u8]) -> Result<Credentials, Refusa
                 provider: json.provider,
                 return_to: json.return_to,
                 step_up: None,
+                remember: json.remember,
                 token: None,
             })
         }
@@ -176,6 +182,9 @@ pub(super) fn field<'a>(pairs: &'a str, name: &str) -> Result<Option<Cow<'a, str
     }
     parameter(pairs, name).map(Some).ok_or(Refusal::BadBody("a field that is repeated or no UTF-8"))
 }
+
+/// What a ticked box sends.
+pub(super) const REMEMBER: &str = "yes";
 
 /// A user name, a password and a path fit many times.
 const MAX_BODY_BYTES: usize = 16 * 1024;
@@ -236,6 +245,21 @@ mod tests {
     }
 
     #[test]
+    fn a_login_is_remembered_only_where_it_says_so() {
+        for (kind, given, expect) in [
+            (Kind::Form, &b"username=a&password=b&remember=yes"[..], true),
+            (Kind::Form, b"username=a&password=b", false),
+            (Kind::Form, b"username=a&password=b&remember=", false),
+            (Kind::Form, b"username=a&password=b&remember=no", false),
+            (Kind::Json, br#"{"username":"a","password":"b","remember":true}"#, true),
+            (Kind::Json, br#"{"username":"a","password":"b","remember":false}"#, false),
+            (Kind::Json, br#"{"username":"a","password":"b"}"#, false),
+        ] {
+            assert_eq!(credentials(kind, given).unwrap().remember, expect, "{}", String::from_utf8_lossy(given));
+        }
+    }
+
+    #[test]
     fn unreadable_logins_are_refused() {
         for (kind, given) in [
             (Kind::Form, &b"username=alice"[..]),
@@ -247,6 +271,9 @@ mod tests {
             (Kind::Json, b"username=alice&password=x"),
             (Kind::Json, br#"{"username":"a"}"#),
             (Kind::Json, br#"{"username":"a","password":1}"#),
+            (Kind::Form, b"username=a&password=b&remember=yes&remember=yes"),
+            (Kind::Json, br#"{"username":"a","password":"b","remember":"yes"}"#),
+            (Kind::Json, br#"{"username":"a","password":"b","remember":null}"#),
             (Kind::Json, br#"{"username":"a","password":"b","password":"c"}"#),
             (Kind::Json, br#"{"username":"a","password":"b","admin":true}"#),
             (Kind::Json, br#"{"username":"a","password":"b"} x"#),

@@ -13,6 +13,7 @@
 use std::{
     borrow::Cow,
     sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -87,6 +88,8 @@ pub struct Provider {
     pub grants: Grants,
     /// Whether its emails count as verified (R6).
     pub trust_email: bool,
+    /// How long sessions live whose owners want to be remembered; `None`: nobody is asked.
+    pub remember_me: Option<Duration>,
     /// Its users.
     pub accounts: Accounts,
 }

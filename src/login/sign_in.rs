@@ -108,7 +108,8 @@ fn sign_in_page(head: &Parts, asked_for: Option<&Provider>, context: Context<'_>
             Answer::told(face.page(StatusCode::OK, face.say(Text::SignIn), &choice.render()))
         }
         (Some(provider), _) | (None, [provider]) => {
-            let form = FormPage { headers: &head.headers, provider, return_to: &return_to, step_up, context };
+            let (headers, return_to) = (&head.headers, &return_to);
+            let form = FormPage { headers, provider, return_to, step_up, remember: false, context };
             Answer::told(form.answer(StatusCode::OK, note))
         }
         // Ruled out before: without a provider there is no page.
@@ -123,14 +124,13 @@ async fn sign_in_by_form(
     context: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
-    let again = FormPage { headers, provider, return_to: &return_to, step_up: credentials.step_up, context };
-    let step_up = credentials.step_up;
+    let Credentials { step_up, remember, .. } = credentials;
+    let again = FormPage { headers, provider, return_to: &return_to, step_up, remember, context };
     let (response, event) = if let Some(browser) = browser_of_own_form(headers, credentials.token.as_deref()) {
         match log_in(&credentials, provider, context).await {
-            Ok(Attempted::LoggedIn(SignedIn { token, session, device })) => {
-                let mut response = see_other(&next(headers, &session, &return_to, context));
-                response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
-                response.headers_mut().append(SET_COOKIE, device);
+            Ok(Attempted::LoggedIn(signed_in)) => {
+                let mut response = see_other(&next(headers, &signed_in.session, &return_to, context));
+                signed_in.add_cookies(&mut response, context);
                 // The form's cookie stays: another tab may hold the form, too.
                 (response, Event::LoggedIn)
             }
@@ -184,7 +184,7 @@ pub(super) fn restart(
     context: Context<'_>,
 ) -> Result<Answer, Refusal> {
     let provider = provider.or_else(|| context.login.provider(None)).ok_or(Refusal::NoRoute)?;
-    let page = FormPage { headers, provider, return_to, step_up, context };
+    let page = FormPage { headers, provider, return_to, step_up, remember: false, context };
     let event = match note {
         Note::Expired | Note::SignedOut => Event::FormRefused,
         Note::Throttled(_) => Event::Throttled,
@@ -209,12 +209,11 @@ async fn sign_in_by_json(
 ) -> Result<Answer, Refusal> {
     let return_to = ReturnTo::or_root(credentials.return_to.as_deref());
     match log_in(&credentials, provider, context).await? {
-        Attempted::LoggedIn(SignedIn { token, session, device }) => {
-            let mut body = describe(session.identity(), Some(&session), context);
+        Attempted::LoggedIn(signed_in) => {
+            let mut body = describe(signed_in.session.identity(), Some(&signed_in.session), context);
             body.insert("return_to".into(), return_to.as_str().into());
             let mut response = page::json(StatusCode::OK, &Value::Object(body));
-            response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &token));
-            response.headers_mut().append(SET_COOKIE, device);
+            signed_in.add_cookies(&mut response, context);
             Ok(Answer { response, event: Event::LoggedIn })
         }
         Attempted::Failed | Attempted::OtherUser => Err(Refusal::LoginFailed),
@@ -244,10 +243,20 @@ pub(super) enum Opened {
 
 /// Somebody who is signed in now.
 pub(super) struct SignedIn {
-    pub(super) token: SessionToken,
+    token: SessionToken,
     pub(super) session: Arc<Session>,
+    /// How long the browser keeps the session's cookie; `None`: until it ends.
+    remembered: Option<Duration>,
     /// The cookie by which this browser is known again.
-    pub(super) device: HeaderValue,
+    device: HeaderValue,
+}
+
+impl SignedIn {
+    /// Gives the browser its session, and the cookie by which it is known again.
+    pub(super) fn add_cookies(self, response: &mut Response<Bytes>, context: Context<'_>) {
+        response.headers_mut().append(SET_COOKIE, cookie::set(context.sessions, &self.token, self.remembered));
+        response.headers_mut().append(SET_COOKIE, self.device);
+    }
 }
 
 async fn log_in<'a>(
@@ -277,10 +286,11 @@ async fn log_in<'a>(
         context.throttle.succeeded(attempt);
         return Ok(Attempted::OtherUser);
     }
-    let known = Known { provider, user, login: &credentials.username, attempt };
+    let Credentials { username, remember, .. } = credentials;
+    let known = Known { provider, user, login: username, remember: *remember, attempt };
     let code = credentials.code.as_ref().map(|code| code.expose().as_str());
     match second::after_password(&known, code, context).await? {
-        Outcome::Proved(proved) => Ok(match open(proved, credentials.step_up, context).await? {
+        Outcome::Proved(proved) => Ok(match open(proved, credentials.step_up, *remember, context).await? {
             Opened::Session(signed_in) => Attempted::LoggedIn(signed_in),
             Opened::OtherUser => Attempted::OtherUser,
         }),
@@ -299,7 +309,13 @@ pub(super) fn is_allowed(provider: &Provider, user: &User, step_up: Option<StepU
 }
 
 /// Opens a session for somebody who has proved everything that is asked of them, and ends the one that they brought.
-pub(super) async fn open(proved: Proved<'_>, step_up: Option<StepUp>, context: Context<'_>) -> Result<Opened, Refusal> {
+/// `remember`: what they asked for; a step-up keeps what the session before was asked for.
+pub(super) async fn open(
+    proved: Proved<'_>,
+    step_up: Option<StepUp>,
+    remember: bool,
+    context: Context<'_>,
+) -> Result<Opened, Refusal> {
     let (provider, user) = (proved.provider(), proved.user());
     if !is_allowed(provider, user, step_up, context) {
         return Ok(Opened::OtherUser);
@@ -308,7 +324,12 @@ pub(super) async fn open(proved: Proved<'_>, step_up: Option<StepUp>, context: C
     let (identity, dropped_grants) =
         identity_of(provider, user, proved.factor(), context.now).map_err(|_| Refusal::IdentityTooLarge)?;
     let from = OpenedFrom { device: user_agent::device(context.headers), address: context.view.address };
-    let opening = Opening { from: Some(from), ..Arc::new(identity).into() };
+    let remember = match context.session.filter(|_| step_up.is_some()) {
+        Some(before) => before.is_remembered(),
+        None => remember,
+    };
+    let remembered = provider.remember_me.filter(|_| remember);
+    let opening = Opening { identity: Arc::new(identity), from: Some(from), remembered };
     // Whoever cannot get a new session keeps the old one.
     let replaced = context.session.map(|session| session.key());
     let opened = context.store.open(opening, replaced, context.sessions, context.now).await;
@@ -329,7 +350,7 @@ pub(super) async fn open(proved: Proved<'_>, step_up: Option<StepUp>, context: C
     context.tell_login(provider, &session, dropped_grants);
     let device = context.devices.remember(Device::of(context.headers), &provider.realm, &user.id, context.now);
     let device = set_cookie(&context.login.prefix, &device);
-    Ok(Opened::Session(SignedIn { token, session, device }))
+    Ok(Opened::Session(SignedIn { token, session, remembered, device }))
 }
 
 /// Who tries: names that nobody has take the same work.
@@ -359,6 +380,8 @@ struct FormPage<'a> {
     provider: &'a Provider,
     return_to: &'a ReturnTo,
     step_up: Option<StepUp>,
+    /// Whether the box was ticked already.
+    remember: bool,
     context: Context<'a>,
 }
 
@@ -375,6 +398,7 @@ impl FormPage<'_> {
             token: &browser.key().to_string(),
             return_to: self.return_to,
             step_up: known(self.step_up, context),
+            remember: self.remember,
             note,
         };
         let mut response = context.face.page(status, &sign_in.title(), &sign_in.render());

@@ -44,7 +44,15 @@ struct Sent<'a> {
 fn provider(name: &str, users: Vec<User>) -> Provider {
     let grants = Grants::Only { roles: Box::new(["user".into()]), groups: Box::new(["ops".into()]) };
     let accounts = Accounts::new(users).unwrap();
-    Provider { name: name.into(), label: None, realm: "staff".into(), grants, trust_email: true, accounts }
+    Provider {
+        name: name.into(),
+        label: None,
+        realm: "staff".into(),
+        grants,
+        trust_email: true,
+        remember_me: None,
+        accounts,
+    }
 }
 
 /// `correct horse`, as cheaply hashed as argon2 allows.

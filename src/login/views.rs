@@ -8,7 +8,7 @@
 
 use maud::{Markup, html};
 
-use super::{Provider, return_to::ReturnTo, stash::Shown, step_up::StepUp};
+use super::{Provider, form::REMEMBER, return_to::ReturnTo, stash::Shown, step_up::StepUp};
 use crate::page::{Face, Text};
 
 /// The login form of one provider.
@@ -23,6 +23,8 @@ pub(super) struct SignIn<'a> {
     pub(super) return_to: &'a ReturnTo,
     /// Why somebody who is signed in has to prove it anew, and who that is.
     pub(super) step_up: Option<(StepUp, &'a str)>,
+    /// Whether the box was ticked already.
+    pub(super) remember: bool,
     pub(super) note: Option<Note>,
 }
 
@@ -87,6 +89,13 @@ impl SignIn<'_> {
                 label for="password" { (face.say(Text::Password)) }
                 input #password name="password" type="password" required autocomplete="current-password" dir="ltr"
                     aria-invalid=[self.invalid()] aria-describedby=[self.problem()];
+                // A step-up keeps what was chosen before.
+                @if self.provider.remember_me.is_some() && self.step_up.is_none() {
+                    label.tick for="remember" {
+                        input #remember name="remember" type="checkbox" value=(REMEMBER) checked[self.remember];
+                        (face.say(Text::RememberMe))
+                    }
+                }
                 button type="submit" { (face.say(Text::SignIn)) }
             }
             @if self.step_up.is_some() {

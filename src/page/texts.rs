@@ -177,6 +177,7 @@ texts! {
     SignInTo "sign_in_to" "to {site}",
     Username "username" "User name or email",
     Password "password" "Password",
+    RememberMe "remember_me" "Stay signed in on this device",
     ChooseAccount "choose_account" "Which account do you use?",
     SignInWith "sign_in_with" "Sign in with {provider}",
     OtherWay "other_way" "Sign in another way",

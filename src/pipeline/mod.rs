@@ -150,7 +150,7 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     };
     let mut response = conclude(snapshot, relayed, &findings, &head, &request_id, outcome);
     if let Some(token) = opened {
-        response.headers_mut().append(SET_COOKIE, cookie::set(&snapshot.session, &token));
+        response.headers_mut().append(SET_COOKIE, cookie::set(&snapshot.session, &token, None));
     }
     response
 }

@@ -3,6 +3,8 @@
 //! In: `[session]` and a token, or a request's headers. Out: values for `Set-Cookie`, or the cookie's bytes.
 //! Invariant: a cookie is cleared with the very attributes that it was set with, or browsers keep it.
 
+use std::time::Duration;
+
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{SameSite, SessionToken, Settings};
@@ -18,9 +20,11 @@ pub enum Presented<'a> {
     Several,
 }
 
-/// `Set-Cookie` that gives a browser its session. Marked sensitive: HTTP/2 does not index it.
-pub fn set(settings: &Settings, token: &SessionToken) -> HeaderValue {
-    value(&settings.cookie, token.expose(), "", settings.same_site)
+/// `Set-Cookie` that gives a browser its session, for as long as its owner wants to be remembered, or else until the
+/// browser ends. Marked sensitive: HTTP/2 does not index it.
+pub fn set(settings: &Settings, token: &SessionToken, remembered: Option<Duration>) -> HeaderValue {
+    let lifetime = remembered.map_or_else(String::new, |lifetime| format!("; Max-Age={}", lifetime.as_secs()));
+    value(&settings.cookie, token.expose(), &lifetime, settings.same_site)
 }
 
 /// `Set-Cookie` that takes the session cookie away.
@@ -82,11 +86,14 @@ mod tests {
     fn the_cookie_is_set_with_every_protection() {
         let token = SessionToken::generate();
 
-        let header = set(&settings(), &token);
+        for (remembered, lifetime) in [(None, ""), (Some(Duration::from_secs(30 * 86_400)), "; Max-Age=2592000")] {
+            let header = set(&settings(), &token, remembered);
 
-        let expected = format!("__Host-portcullis={}; Path=/; Secure; HttpOnly; SameSite=Lax", token.expose());
-        assert_eq!(header.to_str().unwrap(), expected);
-        assert!(header.is_sensitive());
+            let value = token.expose();
+            let expected = format!("__Host-portcullis={value}; Path=/{lifetime}; Secure; HttpOnly; SameSite=Lax");
+            assert_eq!(header.to_str().unwrap(), expected);
+            assert!(header.is_sensitive());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! segments by the first byte of the key, each a small sharded map: a sweep or a listing takes one segment at a time,
 //! and locks a thousandth of the store at most. Look-ups take one shard's read lock for one probe.
 //!
-//! Order of locks: exchanged → subject index → table; none is taken while a later one is held. A session is in the
+//! Order of locks: exchanged → subject index → table or crowd; none is taken while a later one is held. A session is in the
 //! table exactly from `insert` to `remove`, both counted; who takes it out of the table is who ended it.
 
 use std::{
@@ -27,6 +27,7 @@ use smallvec::SmallVec;
 use super::{
     BuildKeyHasher, Legacy, Lookup, NEVER_SEEN, OldCookie, OpenError, Opening, Retired, Session, SessionKey,
     SessionToken, Settings,
+    crowd::Crowd,
     expired::{Expired, Owner},
     identity_bytes,
     record::Restored,
@@ -39,8 +40,10 @@ pub struct MemoryStore {
     segments: Box<[Segment]>,
     subjects: DashMap<u64, Sessions, BuildKeyHasher>,
     subject_hash: RandomState,
+    crowd: Crowd,
     count: AtomicUsize,
     next_sweep: AtomicUsize,
+    evictions: AtomicU64,
     legacy: LegacySessions,
     expired: Expired,
     /// `None`: nobody would hear of it.
@@ -87,6 +90,14 @@ struct Recent {
     order: VecDeque<(Timestamp, SessionKey)>,
 }
 
+/// Which sessions end so that another can be opened.
+pub(super) struct Ending {
+    /// All of them.
+    pub(super) keys: Vec<SessionKey>,
+    /// The one among them that is of somebody who has the most.
+    pub(super) evicted: Option<SessionKey>,
+}
+
 /// When a session begins and ends in any case.
 #[derive(Clone, Copy)]
 struct Life {
@@ -108,8 +119,10 @@ impl MemoryStore {
             segments: (0..SEGMENTS).map(segment).collect(),
             subjects: DashMap::with_hasher_and_shard_amount(BuildKeyHasher::default(), SHARDS_OF_SUBJECTS),
             subject_hash: RandomState::new(),
+            crowd: Crowd::default(),
             count: AtomicUsize::new(0),
             next_sweep: AtomicUsize::new(0),
+            evictions: AtomicU64::new(0),
             expired: Expired::default(),
             legacy: LegacySessions {
                 waiting: AtomicUsize::new(0),
@@ -153,7 +166,7 @@ impl MemoryStore {
         }
         // Whoever was let in stays, even if fewer may come in now.
         let unlimited = Settings { max_sessions: usize::MAX, ..settings.clone() };
-        self.try_insert(&session, &unlimited);
+        self.try_insert(&session, 0, &unlimited);
     }
 
     /// The keys of sessions that went since the last call, but not of those that waited for an old cookie: such a key
@@ -233,26 +246,52 @@ impl MemoryStore {
         })
     }
 
-    /// Whether a session finds room, and which sessions of its subject would end for it.
+    /// Whether a session finds room, and which sessions end for it: `replaced`, those of its subject that are too
+    /// many, and where the store is full besides one of somebody who has the most.
     pub(super) fn room_for(
         &self,
         session: &Session,
+        replaced: Option<&SessionKey>,
         settings: &Settings,
         now: Timestamp,
-    ) -> Result<Vec<SessionKey>, OpenError> {
-        let theirs = self.of_subject(session.identity().realm(), session.identity().subject());
-        let surplus = (theirs.len() + 1).saturating_sub(settings.max_per_user.max(1));
-        // An import takes the place of an earlier one with the same key.
+    ) -> Result<Ending, OpenError> {
+        let mut theirs = self.of_subject(session.identity().realm(), session.identity().subject());
+        // An import takes the place of an earlier one with the same key, whose record is written over.
         let again = theirs.iter().any(|other| other.key() == session.key());
+        theirs.retain(|other| other.key() != session.key() && Some(other.key()) != replaced);
+        let surplus = (theirs.len() + 1).saturating_sub(settings.max_per_user.max(1));
+        let mut keys: Vec<_> = theirs.iter().take(surplus).map(|other| *other.key()).collect();
+        keys.extend(replaced);
         let full = || self.len() >= settings.max_sessions;
-        if surplus == 0 && !again && full() {
-            // The sweeper is never far behind, so one round over the whole store is worth it only if it helps.
+        let gives_one_up = || again || keys.iter().any(|key| self.find(key).is_some());
+        let mut evicted = None;
+        if full() && !gives_one_up() {
+            // The sweeper is never far behind, so a part of the store is all that is looked at.
             self.sweep_table(settings, now, SWEEP_WHEN_FULL);
             if full() {
-                return Err(OpenError::Full);
+                evicted = Some(*self.most_crowded(session).ok_or(OpenError::Full)?.key());
             }
         }
-        Ok(theirs.iter().take(surplus).map(|other| *other.key()).filter(|key| key != session.key()).collect())
+        keys.extend(evicted);
+        Ok(Ending { keys, evicted })
+    }
+
+    /// The oldest session of somebody who has the most, if that is more than one; of the newcomer's own subject, if
+    /// nobody has more than that.
+    fn most_crowded(&self, newcomer: &Session) -> Option<Arc<Session>> {
+        let own = newcomer.identity();
+        let own = self.hash_subject(own.realm(), own.subject());
+        // Whoever it is may have fewer by the time we look; then there is somebody else, or nobody.
+        (0..LOOKS_FOR_CROWD).find_map(|_| {
+            let (most, subject) = self.crowd.most()?;
+            let oldest = |subject| self.subjects.get(&subject).and_then(|sessions| sessions.oldest_of_most(most));
+            oldest(own).or_else(|| oldest(subject))
+        })
+    }
+
+    /// Sessions that ended to make room for others in a full store.
+    pub(super) fn evictions(&self) -> u64 {
+        self.evictions.load(Ordering::Relaxed)
     }
 
     pub(super) fn lookup(&self, token: &SessionToken, settings: &Settings, now: Timestamp) -> Lookup {
@@ -309,6 +348,7 @@ impl MemoryStore {
         }
         slot.replace_entry(());
         old.retire();
+        // As many as before: the crowd need not hear of it.
         sessions.take(|session| Arc::ptr_eq(session, old));
         sessions.push(new);
         true
@@ -317,8 +357,9 @@ impl MemoryStore {
     pub(super) fn end_subject(&self, realm: &str, subject: &str) -> Vec<SessionKey> {
         let mut ended = Vec::new();
         // The emptied entry goes under the same lock, so that a session opened meanwhile is not lost with it.
-        self.subjects.remove_if_mut(&self.hash_subject(realm, subject), |_, sessions| {
-            ended = sessions.take(|session| session.is_of(realm, subject));
+        let hash = self.hash_subject(realm, subject);
+        self.subjects.remove_if_mut(&hash, |_, sessions| {
+            self.counted(hash, sessions, |sessions| ended = sessions.take(|session| session.is_of(realm, subject)));
             sessions.is_empty()
         });
         ended.iter().filter(|session| self.remove_this(session)).map(|session| *session.key()).collect()
@@ -391,14 +432,16 @@ impl MemoryStore {
     pub(super) fn insert_legacy(
         &self,
         session: &Arc<Session>,
+        ending: &Ending,
         settings: &Settings,
         now: Timestamp,
-    ) -> Result<(), OpenError> {
+    ) -> Result<Vec<SessionKey>, OpenError> {
         // Under the lock, or two at once would both find nothing to replace, and one key would be counted twice.
         let _one_at_a_time = self.legacy.lock();
-        self.end(session.key());
+        let keys = ending.keys.iter().copied().chain([*session.key()]).collect();
+        let ending = Ending { keys, ..*ending };
         self.legacy.waiting.fetch_add(1, Ordering::AcqRel);
-        self.insert(session, settings, now).inspect_err(|_| {
+        self.insert(session, &ending, settings, now).inspect_err(|_| {
             self.legacy.waiting.fetch_sub(1, Ordering::AcqRel);
         })
     }
@@ -445,48 +488,107 @@ impl MemoryStore {
         recent.by_key.get(waiting.key()).and_then(Weak::upgrade)
     }
 
-    /// Puts a session into the store; the oldest of its subject may end for it.
-    pub(super) fn insert(&self, session: &Arc<Session>, settings: &Settings, now: Timestamp) -> Result<(), OpenError> {
-        if self.try_insert(session, settings) {
-            return Ok(());
+    /// Puts a session into the store, in the place of those that end for it (see [`Self::room_for`]). Answers which
+    /// others ended besides, because more came at the same time.
+    pub(super) fn insert(
+        &self,
+        session: &Arc<Session>,
+        ending: &Ending,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<Vec<SessionKey>, OpenError> {
+        let mut places = 0;
+        for key in &ending.keys {
+            let given_up = self.give_up(key);
+            places += usize::from(given_up);
+            self.evictions.fetch_add(u64::from(given_up && ending.evicted == Some(*key)), Ordering::Relaxed);
+        }
+        if let Some(ended) = self.try_insert(session, places, settings) {
+            return Ok(ended);
         }
         // Full: others were faster.
-        if self.sweep_table(settings, now, SWEEP_WHEN_FULL) > 0 && self.try_insert(session, settings) {
-            return Ok(());
+        if self.sweep_table(settings, now, SWEEP_WHEN_FULL) > 0
+            && let Some(ended) = self.try_insert(session, 0, settings)
+        {
+            return Ok(ended);
+        }
+        for _ in 0..LOOKS_FOR_CROWD {
+            let victim = *self.most_crowded(session).ok_or(OpenError::Full)?.key();
+            if self.give_up(&victim) {
+                self.evictions.fetch_add(1, Ordering::Relaxed);
+                // With a place of its own it is not refused.
+                let ended = self.try_insert(session, 1, settings).ok_or(OpenError::Full)?;
+                return Ok(ended.into_iter().chain([victim]).collect());
+            }
         }
         Err(OpenError::Full)
     }
 
     /// Puts a session into table and index under the subject's lock, so that ending a subject and opening a session
-    /// of it come one after the other. `false`: no room.
-    fn try_insert(&self, session: &Arc<Session>, settings: &Settings) -> bool {
+    /// of it come one after the other. `places`: of sessions that were given up for it. Answers which sessions of the
+    /// subject ended because they were too many; `None`: no room.
+    fn try_insert(&self, session: &Arc<Session>, mut places: usize, settings: &Settings) -> Option<Vec<SessionKey>> {
         let identity = session.identity();
         let (realm, subject) = (identity.realm(), identity.subject());
-        match self.subjects.entry(self.hash_subject(realm, subject)) {
+        let hash = self.hash_subject(realm, subject);
+        let mut ended = Vec::new();
+        match self.subjects.entry(hash) {
             Entry::Vacant(entry) => {
-                if !self.reserve(settings.max_sessions) {
-                    return false;
+                if !self.take_place(places, settings.max_sessions) {
+                    return None;
                 }
                 self.segment(session.key()).insert(ByKey(Arc::clone(session)), ());
                 entry.insert(Sessions::One(Arc::clone(session)));
             }
             Entry::Occupied(mut entry) => {
-                let sessions = entry.get_mut();
-                let surplus =
-                    sessions.take_oldest(settings.max_per_user.max(1) - 1, |other| other.is_of(realm, subject));
-                for oldest in &surplus {
-                    self.remove_this(oldest);
-                }
-                // Whoever gave up a session of theirs takes its place, even in a full store.
-                let room = if surplus.is_empty() { settings.max_sessions } else { usize::MAX };
-                if !self.reserve(room) {
-                    return false;
-                }
-                self.segment(session.key()).insert(ByKey(Arc::clone(session)), ());
-                sessions.push(Arc::clone(session));
+                self.counted(hash, entry.get_mut(), |sessions| {
+                    let keep = settings.max_per_user.max(1) - 1;
+                    for oldest in sessions.take_oldest(keep, |other| other.is_of(realm, subject)) {
+                        if self.take_out_this(&oldest) {
+                            places += 1;
+                            ended.push(*oldest.key());
+                        }
+                    }
+                    let room = self.take_place(places, settings.max_sessions);
+                    if room {
+                        self.segment(session.key()).insert(ByKey(Arc::clone(session)), ());
+                        sessions.push(Arc::clone(session));
+                    }
+                    room
+                })
+                .then_some(())?;
             }
         }
+        Some(ended)
+    }
+
+    /// Ends a session whose place somebody else takes: it is still counted.
+    fn give_up(&self, key: &SessionKey) -> bool {
+        let Some((ByKey(session), ())) = self.segment(key).remove(key) else {
+            return false;
+        };
+        self.retire(&session);
+        self.forget(&session);
         true
+    }
+
+    /// Takes one of the places that were given up and lets go of the others; without any, takes a free one.
+    fn take_place(&self, given_up: usize, max: usize) -> bool {
+        match given_up.checked_sub(1) {
+            Some(others) => {
+                self.count.fetch_sub(others, Ordering::AcqRel);
+                true
+            }
+            None => self.reserve(max),
+        }
+    }
+
+    /// Changes the sessions of a subject, under its lock, and lets the crowd know.
+    fn counted<T>(&self, hash: u64, sessions: &mut Sessions, change: impl FnOnce(&mut Sessions) -> T) -> T {
+        let before = sessions.most();
+        let changed = change(sessions);
+        self.crowd.changed(hash, before, sessions.most());
+        changed
     }
 
     /// Puts a session in the place of another of the same subject; `false` if that one has ended meanwhile.
@@ -496,15 +598,17 @@ impl MemoryStore {
         else {
             return false;
         };
-        let sessions = entry.get_mut();
-        let indexed = !sessions.take(|session| Arc::ptr_eq(session, old)).is_empty();
-        let replaced = indexed && self.remove_this(old);
-        if replaced {
-            self.count.fetch_add(1, Ordering::AcqRel);
-            self.segment(new.key()).insert(ByKey(Arc::clone(new)), ());
-            sessions.push(Arc::clone(new));
-        }
-        if sessions.is_empty() {
+        let hash = *entry.key();
+        let replaced = self.counted(hash, entry.get_mut(), |sessions| {
+            let indexed = !sessions.take(|session| Arc::ptr_eq(session, old)).is_empty();
+            let replaced = indexed && self.take_out_this(old);
+            if replaced {
+                self.segment(new.key()).insert(ByKey(Arc::clone(new)), ());
+                sessions.push(Arc::clone(new));
+            }
+            replaced
+        });
+        if entry.get().is_empty() {
             entry.remove();
         }
         replaced
@@ -536,16 +640,29 @@ impl MemoryStore {
 
     /// As [`Self::remove`], but this very session: an import may have put another one under the same key meanwhile.
     fn remove_this(&self, session: &Arc<Session>) -> bool {
+        let removed = self.take_out_this(session);
+        if removed {
+            self.count.fetch_sub(1, Ordering::AcqRel);
+        }
+        removed
+    }
+
+    /// As [`Self::remove_this`], but its place is still counted.
+    fn take_out_this(&self, session: &Arc<Session>) -> bool {
         let same = |entry: &ByKey, (): &()| Arc::ptr_eq(&entry.0, session);
         let removed = self.segment(session.key()).remove_if(session.key(), same).is_some();
         if removed {
-            self.uncount(session);
+            self.retire(session);
         }
         removed
     }
 
     fn uncount(&self, session: &Session) {
         self.count.fetch_sub(1, Ordering::AcqRel);
+        self.retire(session);
+    }
+
+    fn retire(&self, session: &Session) {
         match session.retire() {
             Retired::Used => self.note_gone(session.key()),
             Retired::Waiting => {
@@ -565,7 +682,7 @@ impl MemoryStore {
         let identity = session.identity();
         let hash = self.hash_subject(identity.realm(), identity.subject());
         self.subjects.remove_if_mut(&hash, |_, sessions| {
-            sessions.take(|other| Arc::ptr_eq(other, session));
+            self.counted(hash, sessions, |sessions| sessions.take(|other| Arc::ptr_eq(other, session)));
             sessions.is_empty()
         });
     }
@@ -609,6 +726,31 @@ impl Sessions {
 
     fn is_empty(&self) -> bool {
         self.iter().len() == 0
+    }
+
+    /// How many sessions one subject has, of several whoever has the most.
+    fn most(&self) -> usize {
+        self.of_most().map_or(0, |(most, _)| most)
+    }
+
+    /// The oldest session of a subject that has so many, and more than one.
+    fn oldest_of_most(&self, wanted: usize) -> Option<Arc<Session>> {
+        let (_, one) = self.of_most().filter(|(most, _)| *most > 1 && *most == wanted)?;
+        let theirs = self.iter().filter(|other| other.is_of(one.identity().realm(), one.identity().subject()));
+        theirs.min_by_key(|session| session.created()).cloned()
+    }
+
+    /// A session of the subject that has the most, and how many those are.
+    fn of_most(&self) -> Option<(usize, &Session)> {
+        let of = |one: &Session| {
+            self.iter().filter(|other| other.is_of(one.identity().realm(), one.identity().subject())).count()
+        };
+        let first: &Session = self.iter().next()?;
+        match of(first) {
+            all if all == self.iter().len() => Some((all, first)),
+            // Two hashes that are equal by chance.
+            _ => self.iter().map(|one| (of(one), &**one)).max_by_key(|(count, _)| *count),
+        }
     }
 
     fn push(&mut self, session: Arc<Session>) {
@@ -760,6 +902,9 @@ fn seen_at(now: Timestamp) -> u64 {
 
 /// One for each first byte of a key.
 const SEGMENTS: usize = MemoryStore::SEGMENTS;
+
+/// Looks for somebody with the most sessions while these change.
+const LOOKS_FOR_CROWD: usize = 8;
 
 /// A power of two above one.
 const SHARDS_OF_SEGMENT: usize = 4;

@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod cookie;
+mod crowd;
 mod expired;
 mod memory;
 mod record;
@@ -45,7 +46,7 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// However much used, a session ends this long after its creation.
     pub max_lifetime: Duration,
-    /// Sessions in the store, all users together.
+    /// Sessions in the store, all users together; whoever has the most gives one up for a newcomer.
     pub max_sessions: usize,
     /// Sessions of one (realm, subject); the oldest ends when one more opens.
     pub max_per_user: usize,
@@ -140,7 +141,7 @@ pub enum Lookup {
 /// Why no session was opened.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum OpenError {
-    /// The store holds `max_sessions` living sessions.
+    /// The store holds `max_sessions` living sessions, and nobody has more than one.
     Full,
     /// The identity is larger than `max_session_bytes`.
     TooLarge {
@@ -207,8 +208,10 @@ impl Store {
     /// ends if and only if the new one is opened.
     ///
     /// Where the subject has `max_per_user` sessions already, its oldest end. Where the store is full, sessions past
-    /// their limits are looked for once; other people's living sessions are never ended to make room, since whoever
-    /// can open many sessions could log everybody out.
+    /// their limits are looked for once, and then the oldest session of somebody who has the most ends. Who has one
+    /// session keeps it: where nobody has more than one there is no room, since whoever can open many sessions could
+    /// log everybody out. Who has the most is known exactly at the time of asking, in the logarithm of how many have
+    /// more than one; where several have as many it is the newcomer, or else any of them.
     ///
     /// # Errors
     /// [`OpenError::TooLarge`], [`OpenError::Full`] and [`OpenError::Unavailable`].
@@ -221,18 +224,11 @@ impl Store {
     ) -> Result<(SessionToken, Arc<Session>), OpenError> {
         let token = SessionToken::generate();
         let session = MemoryStore::prepare(token.key(), opening.into(), settings, now)?;
-        let mut ending = self.memory.room_for(&session, settings, now)?;
-        ending.extend(replaced);
-        let batch = self.batch(|| record::opened(&session, None, &ending));
-        let (opened, replaced, settings) = (Arc::clone(&session), replaced.copied(), settings.clone());
-        let inserted = self.change(batch, move |memory| {
-            memory.insert(&opened, &settings, now)?;
-            if let Some(replaced) = replaced {
-                memory.end(&replaced);
-            }
-            Ok(())
-        });
-        self.unless_refused(inserted.await?, session.key())?;
+        let ending = self.memory.room_for(&session, replaced, settings, now)?;
+        let batch = self.batch(|| record::opened(&session, None, &ending.keys));
+        let (opened, settings) = (Arc::clone(&session), settings.clone());
+        let inserted = self.change(batch, move |memory| memory.insert(&opened, &ending, &settings, now));
+        self.settle(inserted.await?, session.key()).await?;
         Ok((token, session))
     }
 
@@ -315,6 +311,11 @@ impl Store {
         self.memory.recently_expired(key, now)
     }
 
+    /// How many sessions ended so far to make room for others' in a full store.
+    pub fn evictions(&self) -> u64 {
+        self.memory.evictions()
+    }
+
     /// How many sessions the store holds, those included that are past their limits and not swept yet.
     pub fn len(&self) -> usize {
         self.memory.len()
@@ -354,11 +355,11 @@ impl Store {
         now: Timestamp,
     ) -> Result<Arc<Session>, OpenError> {
         let session = self.memory.prepare_legacy(&legacy, settings, now)?;
-        let ending = self.memory.room_for(&session, settings, now)?;
-        let batch = self.batch(|| record::opened(&session, Some(&legacy.cookie), &ending));
+        let ending = self.memory.room_for(&session, None, settings, now)?;
+        let batch = self.batch(|| record::opened(&session, Some(&legacy.cookie), &ending.keys));
         let (opened, settings) = (Arc::clone(&session), settings.clone());
-        let inserted = self.change(batch, move |memory| memory.insert_legacy(&opened, &settings, now));
-        self.unless_refused(inserted.await?, session.key())?;
+        let inserted = self.change(batch, move |memory| memory.insert_legacy(&opened, &ending, &settings, now));
+        self.settle(inserted.await?, session.key()).await?;
         Ok(session)
     }
 
@@ -417,9 +418,17 @@ impl Store {
         if self.durable.is_some() { make() } else { Batch::new() }
     }
 
-    /// What is on disk and found no room in memory after all, because others were faster, goes from the disk too.
-    fn unless_refused(&self, inserted: Result<(), OpenError>, key: &SessionKey) -> Result<(), OpenError> {
-        inserted.inspect_err(|_| self.forget(key))
+    /// What is on disk and found no room in memory after all, because others were faster, goes from the disk too; and
+    /// so does what had to end besides, before anybody hears of the new session.
+    async fn settle(&self, inserted: Result<Vec<SessionKey>, OpenError>, key: &SessionKey) -> Result<(), OpenError> {
+        let ended = inserted.inspect_err(|_| self.forget(key))?;
+        if !ended.is_empty() {
+            let settled = self.change(self.batch(|| record::ended(&ended)), |_| ()).await;
+            settled.inspect_err(|_| {
+                self.memory.end(key);
+            })?;
+        }
+        Ok(())
     }
 
     fn forget(&self, key: &SessionKey) {

@@ -38,6 +38,9 @@ mod authenticate;
 /// What real backends believe of paths and headers is what the gateway decided.
 mod backends;
 
+/// "Stay signed in on this device": sessions that live for weeks.
+mod remember;
+
 /// Keys that an issuer publishes: fetched, refreshed, rotated, and what a hostile issuer can do.
 mod keys;
 

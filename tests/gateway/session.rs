@@ -138,7 +138,26 @@ fn one_user_has_so_many_sessions_and_the_oldest_ends() {
     assert!(lives(&second) && lives(&third) && lives(&other));
 }
 
-/// R19, R3: a full store refuses the newcomer and ends nobody.
+/// R19: whoever has the most sessions gives up the oldest.
+#[test]
+fn a_full_store_takes_a_session_from_whoever_has_the_most() {
+    let upstream = Upstream::start();
+    let gateway = gateway("max_sessions = 4", &upstream);
+    let oldest = gateway.open_session(&json!({ "subject": "a" }));
+    gateway.advance(MINUTE);
+    let others = ["a", "b", "c"].map(|subject| gateway.open_session(&json!({ "subject": subject })));
+
+    let alice = gateway.log_in("alice");
+
+    assert!(!lives(&oldest));
+    assert!(others.iter().chain([&alice]).all(lives));
+    assert!((gateway.metric("portcullis_sessions_evicted_total", &[]) - 1.0).abs() < f64::EPSILON);
+    let body = json!({ "username": "alice", "password": PASSWORD });
+    gateway.client().post("/_auth/login", "").json(&body).send().expect(503);
+    assert!(others.iter().chain([&alice]).all(lives), "who has one session keeps it");
+}
+
+/// R19, R3: where nobody has more than one session, a full store refuses the newcomer and ends nobody.
 #[test]
 fn a_full_store_takes_no_more_and_says_when_to_come_back() {
     let upstream = Upstream::start();

@@ -20,7 +20,7 @@ use crate::{
         decode::{At, Text, decode_leniently},
         file::{self, File, KeyFiles, KeySource, Password, exactly_one},
         place::Place,
-        scalar::{Claim, Name, NonEmpty, OutboundProxy, PasswordHash},
+        scalar::{Claim, Name, NonEmpty, OutboundProxy, PasswordHash, Positive},
     },
     fetch,
     listener::Listener,
@@ -130,7 +130,7 @@ impl Build<'_> {
     pub(super) fn session(&mut self, file: &File) -> Option<session::Settings> {
         let session = &file.session.0.as_ref()?.table;
         let idle_timeout = session.idle_timeout.as_ref().map_or(Duration::from_secs(30 * 60), |at| at.value.0);
-        let max_lifetime = session.max_lifetime.map_or(Duration::from_secs(12 * 60 * 60), |positive| positive.0);
+        let max_lifetime = max_lifetime(session);
         if let Some(written) = session.idle_timeout.as_ref().filter(|_| idle_timeout > max_lifetime) {
             let found = format!("longer than max_lifetime ({})", humantime::format_duration(max_lifetime));
             self.findings.problem(&written.place, found, "at most max_lifetime");
@@ -435,6 +435,7 @@ impl Build<'_> {
                 realm: realm_of(&provider.name.value, provider.realm.as_ref()),
                 grants: grants(provider.grants.as_ref()),
                 trust_email: provider.trust_email.unwrap_or(false),
+                remember_me: self.remember_me(provider, file),
                 accounts: self.accounts(file, &members)?.kept_in(&files),
             });
         }
@@ -445,10 +446,24 @@ impl Build<'_> {
                 realm: LOCAL.into(),
                 grants: Grants::All,
                 trust_email: false,
+                remember_me: None,
                 accounts: self.accounts(file, users)?,
             });
         }
         Some(login::Settings { prefix: prefix(file).into(), providers: built.into() })
+    }
+
+    /// How long a remembered session lives: longer than others, and no longer than browsers keep a cookie.
+    fn remember_me(&mut self, provider: &file::Provider, file: &File) -> Option<Duration> {
+        let At { value: Positive(lifetime), place } = provider.remember_me.as_ref()?;
+        let least = file.session.0.as_ref().map_or(MAX_LIFETIME, |session| max_lifetime(&session.table));
+        if *lifetime < least {
+            let found = format!("shorter than session.max_lifetime ({})", humantime::format_duration(least));
+            self.findings.problem(place, found, "how long a session lives whose owner asks to be remembered");
+        } else if *lifetime > LONGEST_COOKIE {
+            self.findings.problem(place, "more than 400 days", "at most 400d: browsers keep no cookie for longer");
+        }
+        Some(*lifetime)
     }
 
     /// Which provider top-level `[[user]]` entries belong to: the only one, or the one named `local`.
@@ -724,6 +739,16 @@ fn key_realm(key: &file::ApiKey) -> Arc<str> {
 }
 
 /// The realm of API keys that name none.
+fn max_lifetime(session: &file::Session) -> Duration {
+    session.max_lifetime.map_or(MAX_LIFETIME, |positive| positive.0)
+}
+
+/// Of a session, where `[session]` says nothing.
+const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// RFC 6265bis section 5.5: browsers cut what is longer.
+const LONGEST_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
 const API_KEY: &str = "api_key";
 
 const LOCAL: &str = "local";

@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Response, StatusCode,
-    header::{RETRY_AFTER, SET_COOKIE, WWW_AUTHENTICATE},
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
 };
 
 use self::{
@@ -39,7 +39,7 @@ use crate::{
     },
     identity::Factor,
     refusal::Refusal,
-    session::{SessionToken, cookie},
+    session::SessionToken,
     telemetry::audit::What,
 };
 
@@ -89,6 +89,8 @@ pub(super) struct Known<'a> {
     pub(super) user: Arc<User>,
     /// What was typed as a name.
     pub(super) login: &'a str,
+    /// Whether they want to be remembered.
+    pub(super) remember: bool,
     /// Booked as a failure until it is told otherwise.
     pub(super) attempt: Attempt,
 }
@@ -160,7 +162,7 @@ pub(super) fn ask(
         }
         Outcome::CodeNeeded | Outcome::Proved(_) | Outcome::WrongCode => Stage::Code,
     };
-    let waiting = Waiting::new(&known.provider.name, &known.user, known.login, step_up, stage, browser.key());
+    let waiting = Waiting::new(known, step_up, stage, browser.key());
     let form = Form { headers, browser, return_to, context };
     form.wait(waiting).map(Answer::told)
 }
@@ -173,7 +175,7 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
     let (Some(id), Some(waiting)) = (id, taken) else {
         return form.restart(None, None, Note::Expired);
     };
-    let step_up = waiting.step_up;
+    let (step_up, remember) = (waiting.step_up, waiting.remember);
     // A reload may have changed or removed the user, or the password that was right (R29).
     let provider = context.login.provider(Some(&waiting.provider));
     let unchanged = |user: &&Arc<User>| user.id == waiting.user.id && user.keeps(&waiting.user.proof());
@@ -214,7 +216,7 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
                 Accepted::Totp => None,
                 Accepted::Recovery { left } => Some(left),
             };
-            match sign_in::open(proved(), step_up, context).await? {
+            match sign_in::open(proved(), step_up, remember, context).await? {
                 Opened::OtherUser => restart(Note::OtherUser),
                 Opened::Session(signed_in) => {
                     let onward = form.onward(&signed_in);
@@ -222,7 +224,7 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
                         None => see_other(onward.as_str()),
                         Some(left) => views::recovered(context, left, &onward),
                     };
-                    Ok(form.signed_in(response, &signed_in))
+                    Ok(form.signed_in(response, signed_in))
                 }
             }
         }
@@ -264,10 +266,10 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
                 }
             };
             context.tell_factor(What::FactorEnrolled, provider, user, &[]);
-            match sign_in::open(proved(), step_up, context).await {
+            match sign_in::open(proved(), step_up, remember, context).await {
                 Ok(Opened::Session(signed_in)) => {
                     let page = views::recovery_codes(context, &codes, &form.onward(&signed_in));
-                    Ok(form.signed_in(page, &signed_in))
+                    Ok(form.signed_in(page, signed_in))
                 }
                 // The codes are shown all the same: they are not shown again.
                 Ok(Opened::OtherUser) | Err(_) => Ok(Answer::told(views::recovery_codes(context, &codes, return_to))),
@@ -385,9 +387,8 @@ impl Form<'_> {
     }
 
     /// Adds the new session's cookie, and the one by which the browser is known again.
-    fn signed_in(&self, mut response: Response<Bytes>, signed_in: &SignedIn) -> Answer {
-        response.headers_mut().append(SET_COOKIE, cookie::set(self.context.sessions, &signed_in.token));
-        response.headers_mut().append(SET_COOKIE, signed_in.device.clone());
+    fn signed_in(&self, mut response: Response<Bytes>, signed_in: SignedIn) -> Answer {
+        signed_in.add_cookies(&mut response, self.context);
         Answer { response, event: Event::LoggedIn }
     }
 

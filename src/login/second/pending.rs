@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use super::Known;
 use crate::{
     accounts::User,
     clock::Timestamp,
@@ -32,6 +33,8 @@ pub(super) struct Waiting {
     /// What was typed as a name, for the throttle.
     pub(super) login: Box<str>,
     pub(super) step_up: Option<StepUp>,
+    /// What was asked for beside the password; the code's page does not ask again.
+    pub(super) remember: bool,
     pub(super) stage: Stage,
     /// Whose form counts: the hash of the browser's cookie.
     browser: SessionKey,
@@ -55,16 +58,18 @@ pub(super) enum Stage {
 }
 
 impl Waiting {
-    pub(super) fn new(
-        provider: &Arc<str>,
-        user: &Arc<User>,
-        login: &str,
-        step_up: Option<StepUp>,
-        stage: Stage,
-        browser: SessionKey,
-    ) -> Self {
-        let (provider, user) = (Arc::clone(provider), Arc::clone(user));
-        Self { provider, user, login: login.into(), step_up, stage, browser, expires: Timestamp::default(), wrong: 0 }
+    pub(super) fn new(known: &Known<'_>, step_up: Option<StepUp>, stage: Stage, browser: SessionKey) -> Self {
+        Self {
+            provider: Arc::clone(&known.provider.name),
+            user: Arc::clone(&known.user),
+            login: known.login.into(),
+            step_up,
+            remember: known.remember,
+            stage,
+            browser,
+            expires: Timestamp::default(),
+            wrong: 0,
+        }
     }
 
     /// The same login, waiting for something else, with fresh attempts.
@@ -163,7 +168,17 @@ mod tests {
     }
 
     fn waiting(name: &str, browser: &SessionToken) -> Waiting {
-        Waiting::new(&"local".into(), &user(name), name, None, Stage::Code, browser.key())
+        Waiting {
+            provider: "local".into(),
+            user: user(name),
+            login: name.into(),
+            step_up: None,
+            remember: false,
+            stage: Stage::Code,
+            browser: browser.key(),
+            expires: Timestamp::default(),
+            wrong: 0,
+        }
     }
 
     #[test]

@@ -23,13 +23,14 @@ fn long() -> bool {
     std::env::var("PORTCULLIS_DURABILITY").is_ok_and(|text| text == "long")
 }
 
-/// A directory for state with a key beside it, and the hash of alice's password: with another hash her sessions end.
-struct State(TempDir, String);
+/// A directory for state with a key beside it, the hash of alice's password (with another hash her sessions end), and a
+/// line of her provider.
+struct State(TempDir, String, &'static str);
 
 impl State {
     fn new() -> Self {
         let folder = tempfile::tempdir().expect("a directory can be made");
-        let state = Self(folder, accounts::hash_password(PASSWORD).expect("the password can be hashed"));
+        let state = Self(folder, accounts::hash_password(PASSWORD).expect("the password can be hashed"), "");
         state.write_keys(&[1]);
         state
     }
@@ -54,9 +55,9 @@ impl State {
             .server(&format!("state_key_file = {:?}", self.0.path().join("state.key")))
             .admin()
             .table(&format!(
-                "[[login.provider]]\nname = \"local\"\nrealm = \"staff\"\ngrants = \"all\"\n\
+                "[[login.provider]]\nname = \"local\"\nrealm = \"staff\"\ngrants = \"all\"\n{}\n\
                  [[login.provider.user]]\nname = \"alice\"\nid = \"id-of-alice\"\npassword = {:?}\nroles = [\"user\"]",
-                self.1
+                self.2, self.1
             ))
             .route("/app/{*rest}", upstream)
     }
@@ -135,6 +136,46 @@ fn idle_and_absolute_limits_go_on_counting_while_the_gateway_is_down() {
 
     assert_eq!(visit(&later.client(), &used), 200, "it was seen 20 minutes ago");
     assert_eq!(visit(&later.client(), &unused), 401);
+}
+
+#[test]
+fn a_remembered_session_survives_a_restart_and_ends_in_time() {
+    let (upstream, state) = (Upstream::start(), State::new());
+    let day = 24 * 60 * MINUTE;
+    let state = State { 2: "remember_me = \"30d\"", ..state };
+    let first = state.gateway(&upstream).start();
+    let log_in = |ticked: bool| {
+        let body = json!({ "username": "alice", "password": PASSWORD, "remember": ticked });
+        session_cookie(&first.client().post("/_auth/login", "").json(&body).send().expect(200))
+    };
+    let (remembered, other) = (log_in(true), log_in(false));
+    let begun = first.now();
+    assert!(first.stop());
+
+    let second = state.gateway(&upstream).at(begun.plus(30 * day - MINUTE)).start();
+
+    assert_eq!([&remembered, &other].map(|cookie| visit(&second.client(), cookie)), [200, 401]);
+    second.advance(MINUTE);
+    assert_eq!(visit(&second.client(), &remembered), 401);
+}
+
+/// Whom a full store took a session from has lost it for good.
+#[test]
+fn what_a_full_store_ended_stays_ended_across_a_restart() {
+    let (upstream, state) = (Upstream::start(), State::new());
+    let first = state.gateway(&upstream).table("[session]\nmax_sessions = 3").start();
+    let oldest = open(&first, "bob").0;
+    first.advance(MINUTE);
+    let (other, carol) = (open(&first, "bob").0, open(&first, "carol").0);
+    let dave = open(&first, "dave").0;
+    let statuses = |gateway: &Running| [&oldest, &other, &carol, &dave].map(|one| visit(&gateway.client(), one));
+    assert_eq!(statuses(&first), [401, 200, 200, 200]);
+    let now = first.now();
+    assert!(first.stop());
+
+    let second = state.gateway(&upstream).at(now).table("[session]\nmax_sessions = 3").start();
+
+    assert_eq!(statuses(&second), [401, 200, 200, 200]);
 }
 
 /// A machine's clock may be set back; what has expired stays expired.

@@ -98,6 +98,35 @@ fn audited(gateway: &Running, words: &[&str]) -> String {
     found.expect("it was found")
 }
 
+/// Asked for beside the password, given with the code; a field of the code's page adds nothing.
+#[test]
+fn the_wish_to_be_remembered_waits_for_the_code() {
+    let upstream = Upstream::start();
+    let gateway = configured(&upstream).offers_to_remember().start();
+    let mut alice = gateway.person();
+    let app = enrol(&gateway, &mut alice, "alice");
+    for (ticked, forged) in [(true, false), (false, true)] {
+        let mut alice = gateway.person();
+        let page = alice.visit("/_auth/login").expect(200);
+        let fields = [("username", "alice"), ("password", PASSWORD), ("remember", "yes")];
+        let asked = alice.submit(&page, if ticked { &fields } else { &fields[..2] }).expect(200);
+        assert!(!asked.text().contains("checkbox"), "{}", asked.text());
+        alice.submit(&asked, &[("code", "000000"), ("remember", "yes")]).expect(401);
+
+        let code = app.shows(&gateway);
+        let fields = [("code", &*code), ("remember", "yes")];
+        let done = alice.submit(&asked, if forged { &fields } else { &fields[..1] }).expect(303);
+
+        let cookies = done.all("set-cookie");
+        let ours = cookies.iter().find(|line| line.starts_with(SESSION_COOKIE)).expect("a session");
+        assert_eq!(ours.contains("; Max-Age=2592000;"), ticked, "{ours}");
+        gateway.advance(STEP);
+    }
+    let body = |code: &str| json!({ "username": "alice", "password": PASSWORD, "code": code, "remember": true });
+    let answer = by_json(&gateway, &body(&app.shows(&gateway))).expect(200);
+    assert_eq!(answer.json()["idle_expires_at"], answer.json()["expires_at"]);
+}
+
 /// The whole way of a person: invited, enrolled, and back on another day.
 #[test]
 fn somebody_enrols_once_and_logs_in_with_codes_from_then_on() {

@@ -115,6 +115,13 @@ impl Browser {
         self.command("execute/async", &json!({ "script": script, "args": [] }))
     }
 
+    /// A cookie as the browser keeps it, those included that no script can read.
+    #[track_caller]
+    pub(crate) fn cookie(&self, name: &str) -> Value {
+        let target = format!("/session/{}/cookie/{name}", self.session);
+        self.driver.get(&target).send().expect(200).json()["value"].take()
+    }
+
     /// Everything that the page and its console complained about.
     #[track_caller]
     pub(crate) fn complaints(&self) -> Vec<String> {

@@ -189,6 +189,13 @@ impl Gateway {
         self
     }
 
+    /// Those who log in are offered to stay signed in for 30 days.
+    pub(crate) fn offers_to_remember(mut self) -> Self {
+        // Before the users, it is a key of their provider.
+        self.users.insert(0, "remember_me = \"30d\"\n".to_owned());
+        self
+    }
+
     /// The last user has to have a second factor.
     pub(crate) fn second_factor(mut self) -> Self {
         self.users.last_mut().expect("a user").push_str("factor = \"totp\"\n");

@@ -7,6 +7,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::identity::{Factor, IdentityParts, Via};
 
+/// A store that is full.
+mod full;
+
 pub(super) fn settings() -> Settings {
     Settings {
         cookie: "__Host-portcullis".into(),
@@ -241,46 +244,6 @@ fn one_session_a_user_is_a_limit_too() {
     assert!(found(store.lookup(&first, &settings, START)).is_none());
     assert!(found(store.lookup(&second, &settings, START)).is_some());
     assert_eq!(store.len(), 1);
-}
-
-#[test]
-fn a_full_store_refuses_and_ends_nobody() {
-    let (store, mut settings) = (Settled::in_memory(), settings());
-    settings.max_sessions = 2;
-    let (alice, _) = store.open(identity("alice"), &settings, START).unwrap();
-    let (bob, _) = store.open(identity("bob"), &settings, START).unwrap();
-
-    let refused = store.open(identity("carol"), &settings, START);
-
-    assert_eq!(refused.err(), Some(OpenError::Full));
-    assert!([&alice, &bob].iter().all(|token| found(store.lookup(token, &settings, START)).is_some()));
-    assert_eq!(store.len(), 2);
-    assert!(store.of_subject("staff", "carol").is_empty());
-}
-
-#[test]
-fn a_full_store_has_room_once_sessions_expire() {
-    let (store, mut settings) = (Settled::in_memory(), settings());
-    settings.max_sessions = 2;
-    store.open(identity("alice"), &settings, START).unwrap();
-    store.open(identity("bob"), &settings, START).unwrap();
-
-    assert!(store.open(identity("carol"), &settings, START.plus(HOUR)).is_ok());
-    assert_eq!(store.len(), 1);
-}
-
-#[test]
-fn whoever_gives_up_a_session_gets_one_even_in_a_full_store() {
-    let (store, mut settings) = (Settled::in_memory(), settings());
-    (settings.max_sessions, settings.max_per_user) = (2, 2);
-    let (oldest, _) = store.open(identity("alice"), &settings, START).unwrap();
-    store.open(identity("alice"), &settings, START.plus(MINUTE)).unwrap();
-
-    let (newest, _) = store.open(identity("alice"), &settings, START.plus(2 * MINUTE)).unwrap();
-
-    assert!(found(store.lookup(&oldest, &settings, START.plus(2 * MINUTE))).is_none());
-    assert!(found(store.lookup(&newest, &settings, START.plus(2 * MINUTE))).is_some());
-    assert_eq!(store.len(), 2);
 }
 
 #[test]
