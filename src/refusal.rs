@@ -20,7 +20,7 @@ use crate::{
     id::RequestId,
     identity::Factor,
     inbound::Malformed,
-    page::{self, Face, Text},
+    page::{self, Blank, Face, Text},
 };
 
 /// Why a request is not served. Each stage's error is converted into one of these; no other place makes a non-2xx.
@@ -177,6 +177,23 @@ pub struct Asked<'a> {
 }
 
 impl Refusal {
+    /// Every status that people can get: [`Refusal::status`] has no other.
+    pub const STATUSES: [StatusCode; 13] = [
+        StatusCode::BAD_REQUEST,
+        StatusCode::UNAUTHORIZED,
+        StatusCode::FORBIDDEN,
+        StatusCode::NOT_FOUND,
+        StatusCode::METHOD_NOT_ALLOWED,
+        StatusCode::PAYLOAD_TOO_LARGE,
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        StatusCode::MISDIRECTED_REQUEST,
+        StatusCode::TOO_MANY_REQUESTS,
+        StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        StatusCode::BAD_GATEWAY,
+        StatusCode::SERVICE_UNAVAILABLE,
+        StatusCode::GATEWAY_TIMEOUT,
+    ];
+
     /// The status of the answer.
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -478,12 +495,46 @@ impl Refusal {
         page::json(self.status(), &serde_json::to_value(&body).unwrap_or_default())
     }
 
+    /// The operator's own page instead of ours, if there is one for this status.
+    fn own_page(&self, asked: &Asked<'_>, login_url: Option<&str>, switch: Option<&str>) -> Option<Response<Bytes>> {
+        if self.is_step_of_login() {
+            return None;
+        }
+        let status = self.status();
+        let face = asked.face;
+        let (template, language) = face.template(status)?;
+        let value = |blank| match blank {
+            Blank::Language => language.into(),
+            Blank::LoginUrl => match (login_url.or(switch), asked.login_prefix) {
+                (Some(url), _) => url.into(),
+                (None, Some(prefix)) => way_to_login(prefix, None, "").into(),
+                (None, None) => "/".into(),
+            },
+            Blank::Message => face.say(self.text()).into(),
+            Blank::RequestId => asked.request_id.as_str().into(),
+            Blank::Status => status.as_str().to_owned().into(),
+            Blank::Title => face.say(self.title()).into(),
+        };
+        Some(template.answer(status, value))
+    }
+
+    /// Whether it is said in the middle of a login: there people need what only our own page does.
+    const fn is_step_of_login(&self) -> bool {
+        matches!(
+            self,
+            Self::FormKept { .. } | Self::LoginFailed | Self::FactorRequired | Self::FactorMissing | Self::WrongCode
+        )
+    }
+
     fn page(&self, asked: &Asked<'_>, login_url: Option<&str>) -> Response<Bytes> {
         let status = self.status();
         let switch = asked
             .login_prefix
             .filter(|_| matches!(self, Self::NotAllowed { .. }))
             .map(|prefix| way_to_login(prefix, Some("login"), asked.return_to));
+        if let Some(page) = self.own_page(asked, login_url, switch.as_deref()) {
+            return page;
+        }
         let face = asked.face;
         let title = face.say(self.title());
         let content = html! {
@@ -748,6 +799,20 @@ mod tests {
         assert_eq!(refusal.reason(), "wrong_signature");
         assert!(!String::from_utf8_lossy(answer.body()).contains("wrong_signature"));
         assert!(answer.headers()[WWW_AUTHENTICATE].to_str().unwrap().contains("error=\"invalid_token\""));
+    }
+
+    #[test]
+    fn the_statuses_that_can_have_a_page_are_those_that_refusals_have() {
+        let source = include_str!("refusal.rs");
+        let named = |from: &str, to: &str| -> std::collections::BTreeSet<&str> {
+            let text = source.split_once(from).unwrap().1.split_once(to).unwrap().0;
+            let names = text.split("StatusCode::").skip(1);
+            names.map(|rest| rest.split(|c: char| !c.is_ascii_uppercase() && c != '_').next().unwrap()).collect()
+        };
+
+        let listed = named("pub const STATUSES: [StatusCode; 13] = [", "];");
+        assert_eq!(listed, named("pub const fn status(&self) -> StatusCode {", "/// The word"));
+        assert_eq!(listed.len(), Refusal::STATUSES.len());
     }
 
     /// RFC 9470 section 3.

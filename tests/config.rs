@@ -199,6 +199,39 @@ fn what_is_hard_to_read_is_warned_about() {
 }
 
 #[test]
+fn what_browsers_will_block_in_a_page_of_ones_own_is_warned_about() {
+    let workspace = Workspace::new();
+
+    let config = load(&workspace.path("configs/accepted/pages.toml")).unwrap_or_else(|report| panic!("{report}"));
+
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    for expected in [
+        "pages/sorry.html:3:24: browsers will block what `href` loads",
+        "pages/sorry.html:5:4: browsers will block the handler `onclick`",
+        "pages/sorry.html:6:2: browsers will block `<script>`",
+    ] {
+        assert!(warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {warnings:#?}");
+    }
+    assert_eq!(warnings.len(), 3, "{warnings:#?}");
+    let page = workspace.path("configs/accepted/pages/404.html");
+    assert!(config.inputs.stamps().contains_key(&page), "a change of the page is seen: {:?}", config.inputs);
+}
+
+#[test]
+fn a_page_of_ones_own_is_bounded_in_size() {
+    let workspace = Workspace::new();
+    let with = |bytes: usize| {
+        fs::write(workspace.path("big.html"), "x".repeat(bytes)).expect("a page");
+        workspace.load(&format!("{}\n[pages]\n404 = \"big.html\"\n", shipped()))
+    };
+
+    assert!(with(256 << 10).is_ok());
+    assert!(
+        expect_refusal(with((256 << 10) + 1)).contains("found 262145 bytes, expected an HTML page of at most 256 KiB")
+    );
+}
+
+#[test]
 fn every_commented_default_of_the_shipped_file_can_be_used() {
     let workspace = Workspace::new();
     fs::create_dir(workspace.path("routes.d")).expect("a folder");

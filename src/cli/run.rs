@@ -84,7 +84,7 @@ impl Signals {
         Ok(Self { runtime, terminate, interrupt, hangup })
     }
 
-    /// Reloads at each SIGHUP, until the gateway shall stop.
+    /// Opens log files anew and reloads at each SIGHUP, until the gateway shall stop.
     fn wait(self, running: &Running) {
         let Self { runtime, mut terminate, mut interrupt, mut hangup } = self;
         let reloads = &running.live().shared.reloads;
@@ -95,6 +95,8 @@ impl Signals {
                     _ = interrupt.recv() => return,
                     _ = hangup.recv() => {}
                 }
+                // Also when the configuration is refused: whoever rotates logs has renamed the files already.
+                running.live().shared.telemetry.reopen_logs();
                 tokio::select! {
                     _ = terminate.recv() => return,
                     _ = interrupt.recv() => return,

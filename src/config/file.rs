@@ -27,6 +27,7 @@ use crate::{
     host::Host,
     listener::Listener,
     page,
+    refusal::Refusal,
     session::SameSite,
     telemetry::{LogFormat, QueryLog},
     upstream::{Balance, HostPolicy},
@@ -60,6 +61,8 @@ table! {
         api_key: Tried<List<ApiKey>>,
         /// Where people log in.
         login: Tried<Section<Login>>,
+        /// Error pages of the operator's own, by status.
+        pages: Tried<Pages>,
         /// The users of the only provider.
         user: Tried<List<User>>,
         /// How upstreams learn who is calling.
@@ -755,6 +758,45 @@ impl Decode for Texts {
             }
         }
         Some(Self(texts))
+    }
+}
+
+/// `[pages]`: files by status, or by class of statuses.
+#[derive(Clone, Debug)]
+pub(super) struct Pages(pub(super) Vec<(page::Scope, At<FilePath>)>);
+
+impl Decode for Pages {
+    fn expected() -> String {
+        String::from("a table of files by status, such as \"404\" or \"5xx\"")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        let Some(entries) = node.entries() else {
+            findings.problem(&node.place, node.describe(), Self::expected());
+            return None;
+        };
+        let classes = ["4xx", "5xx"];
+        let known: Vec<&str> = Refusal::STATUSES.iter().map(StatusCode::as_str).chain(classes).collect();
+        let (mut pages, mut clean) = (Vec::new(), true);
+        for entry in entries {
+            let scope = entry.key.parse().ok().filter(|_| known.contains(&&*entry.key));
+            let Some(scope) = scope else {
+                clean = false;
+                let expected =
+                    format!("a status that the gateway itself answers with: {}", one_of(known.iter().copied()));
+                findings.problem(&entry.place, format!("the unknown key `{}`", entry.key), expected);
+                continue;
+            };
+            match At::decode(&entry.node, findings) {
+                Some(path) => pages.push((scope, path)),
+                None => clean = false,
+            }
+        }
+        clean.then_some(Self(pages))
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Self(Vec::new()))
     }
 }
 

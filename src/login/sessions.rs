@@ -22,6 +22,7 @@ use super::{
     see_other, shown_name,
     sign_in::{form_cookie, form_cookie_value, is_own_form},
     sign_out::wants_json,
+    user_agent::Device,
 };
 use crate::{
     clock::Timestamp,
@@ -250,9 +251,16 @@ impl View<'_> {
         let is_current = session.key() == self.current.key();
         let from = session.opened_from();
         let device = match from {
-            Some(from) => &*from.device,
-            None if session.is_waiting() => face.say(Text::NotUsedYet),
-            None => face.say(Text::UnknownDevice),
+            Some(from) => match Device::of(&from.device) {
+                Device::BrowserOn(browser, system) => {
+                    html! { (browser) " " (face.fill(Text::OnSystem, &html! { (system) })) }
+                }
+                Device::Named(name) => html! { (name) },
+                Device::SomeBrowserOn(system) => face.fill(Text::SomeBrowserOn, &html! { (system) }),
+                Device::Unknown => html! { (face.say(Text::UnknownDevice)) },
+            },
+            None if session.is_waiting() => html! { (face.say(Text::NotUsedYet)) },
+            None => html! { (face.say(Text::UnknownDevice)) },
         };
         // Read out together: "Firefox on Windows, Sign out".
         let names = format!("device-{number} end-{number}");

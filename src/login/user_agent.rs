@@ -15,6 +15,33 @@ pub(super) fn device(headers: &HeaderMap) -> Box<str> {
     of(text.as_bytes())
 }
 
+/// What a name says: it is kept in English, and told in the reader's language.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Device<'a> {
+    /// A browser and what it runs on.
+    BrowserOn(&'a str, &'a str),
+    /// What it calls itself, or a browser.
+    Named(&'a str),
+    /// Some browser on a system that is known.
+    SomeBrowserOn(&'a str),
+    /// Nothing.
+    Unknown,
+}
+
+impl<'a> Device<'a> {
+    /// Reads what [`device`] wrote.
+    pub(super) fn of(name: &'a str) -> Self {
+        if name == UNKNOWN {
+            return Self::Unknown;
+        }
+        match (name.strip_prefix(SOME_BROWSER_ON), name.split_once(" on ")) {
+            (Some(system), _) => Self::SomeBrowserOn(system),
+            (None, Some((browser, system))) => Self::BrowserOn(browser, system),
+            (None, None) => Self::Named(name),
+        }
+    }
+}
+
 fn of(text: &[u8]) -> Box<str> {
     // What is worth reading stands far before this.
     let text = text.get(..MAX_READ).unwrap_or(text);
@@ -24,7 +51,7 @@ fn of(text: &[u8]) -> Box<str> {
     match (first(BROWSERS), first(SYSTEMS)) {
         (Some(browser), Some(system)) => format!("{browser} on {system}").into(),
         (Some(browser), None) => browser.into(),
-        (None, Some(system)) => format!("A browser on {system}").into(),
+        (None, Some(system)) => format!("{SOME_BROWSER_ON}{system}").into(),
         (None, None) => product(text),
     }
 }
@@ -37,6 +64,7 @@ fn product(text: &[u8]) -> Box<str> {
 }
 
 const UNKNOWN: &str = "Unknown device";
+const SOME_BROWSER_ON: &str = "A browser on ";
 
 const MAX_READ: usize = 512;
 
@@ -125,6 +153,19 @@ mod tests {
         assert_eq!(&*device(&two), "curl");
         two.append(USER_AGENT, HeaderValue::from_static("Firefox/1"));
         assert_eq!(&*device(&two), "Unknown device");
+    }
+
+    #[test]
+    fn a_name_is_read_as_it_was_written() {
+        for (sent, expected) in [
+            ("X11; Linux Firefox/145.0", Device::BrowserOn("Firefox", "Linux")),
+            ("Windows SomethingNew/1.0", Device::SomeBrowserOn("Windows")),
+            ("curl/8.5.0", Device::Named("curl")),
+            ("Firefox/1", Device::Named("Firefox")),
+            ("", Device::Unknown),
+        ] {
+            assert_eq!(Device::of(&of(sent.as_bytes())), expected, "{sent}");
+        }
     }
 
     proptest! {

@@ -2,7 +2,7 @@
 //! (R33).
 //!
 //! In: a title and a body made with maud, which escapes; or a JSON value. Out: a complete response. `texts` holds every
-//! word that we say to people, `theme` what can be changed about the look.
+//! word that we say to people, `theme` what can be changed about the look, `template` error pages of the operator's own.
 //! Invariants: no script, no outside resource, nothing that a cache may keep, no frame around it. `Date` is hyper's.
 
 use std::sync::LazyLock;
@@ -19,9 +19,12 @@ use http::{
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 use serde_json::Value;
 
+mod markup;
+mod template;
 mod texts;
 mod theme;
 
+pub use template::{Blank, Parsed, Position, Scope, Template, TemplateError, Templates};
 pub use texts::{Language, Text, TextError};
 pub use theme::{Color, Colors, Logo, LogoError, PoorContrast};
 
@@ -34,6 +37,7 @@ pub struct Look {
     policy: HeaderValue,
     /// The default first; never empty.
     languages: Box<[Language]>,
+    templates: Templates,
 }
 
 /// What a [`Look`] is made of.
@@ -49,6 +53,8 @@ pub struct LookParts {
     pub dark_colors: Option<Colors>,
     /// The default first; English is added if it is missing.
     pub languages: Vec<Language>,
+    /// Error pages that are not ours.
+    pub templates: Templates,
 }
 
 /// A look as one reader sees it.
@@ -61,13 +67,13 @@ pub struct Face<'a> {
 impl Look {
     /// Ready for use.
     pub fn new(parts: LookParts) -> Self {
-        let LookParts { title, logo, colors, dark_colors, mut languages } = parts;
+        let LookParts { title, logo, colors, dark_colors, mut languages, templates } = parts;
         if !languages.iter().any(|language| language.tag().eq_ignore_ascii_case("en")) {
             languages.push(Language::english());
         }
         let style = format!("{STYLE}{}", theme::overrides(&colors, dark_colors.as_ref()));
         let policy = policy(&[&style], logo.is_some());
-        Self { title, logo, style: style.into(), policy, languages: languages.into() }
+        Self { title, logo, style: style.into(), policy, languages: languages.into(), templates }
     }
 
     /// Whether `Accept-Language` makes a difference.
@@ -106,6 +112,11 @@ impl<'a> Face<'a> {
         'a: 's,
     {
         self.look.title.as_deref().unwrap_or(host)
+    }
+
+    /// The page of the operator's own that an answer with this status has, and the language that it is filled in with.
+    pub fn template(&self, status: StatusCode) -> Option<(&'a Template, &'a str)> {
+        Some((self.look.templates.of(status)?, self.language.tag()))
     }
 
     /// A page for people. `title` becomes the window's title; `content` is what the card in the middle holds.

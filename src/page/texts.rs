@@ -245,6 +245,8 @@ texts! {
     YourSessions "your_sessions" "Your sessions",
     ThisOne "this_one" "This one",
     UnknownDevice "unknown_device" "Unknown device",
+    SomeBrowserOn "some_browser_on" "A browser on {system}",
+    OnSystem "on_system" "on {system}",
     NotUsedYet "not_used_yet" "Not used yet",
     FromAddress "from_address" "From {address}",
     Since "since" "Since {time}",

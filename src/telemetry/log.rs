@@ -13,6 +13,7 @@ use std::{
     io::{self, Write},
     mem,
     os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -47,7 +48,7 @@ pub enum LogError {
     /// A log file cannot be opened for appending.
     Open {
         /// Which file.
-        path: std::path::PathBuf,
+        path: PathBuf,
         /// Why.
         source: io::Error,
     },
@@ -148,6 +149,12 @@ impl Log {
 
     pub(super) fn counts(&self) -> Arc<Counts> {
         Arc::clone(&self.queue.counts)
+    }
+
+    /// Has the writer open its files anew before it writes another line.
+    pub(super) fn reopen(&self) {
+        self.queue.lock().reopen = true;
+        self.queue.filled.notify_one();
     }
 
     /// Ends the writer once all is written, or after `limit`; `true` in the first case.
@@ -295,6 +302,8 @@ struct State {
     spare: Vec<Vec<u8>>,
     writing: bool,
     stopped: bool,
+    /// Whether files are to be opened anew, because those that are open may have been renamed.
+    reopen: bool,
     /// Audit lines lost and not yet told of, with the time of the last.
     lost: (u64, Timestamp),
 }
@@ -347,7 +356,7 @@ impl Queue {
         let mut taken = Vec::new();
         loop {
             let mut state = self.lock();
-            while state.pending.is_empty() {
+            while state.pending.is_empty() && !state.reopen {
                 state.writing = false;
                 self.emptied.notify_all();
                 if state.stopped {
@@ -358,7 +367,11 @@ impl Queue {
             state.writing = true;
             mem::swap(&mut state.pending, &mut taken);
             let (lost, last) = mem::take(&mut state.lost);
+            let reopen = mem::take(&mut state.reopen);
             drop(state);
+            if reopen {
+                sinks.reopen();
+            }
             if lost > 0 {
                 // Only now is there room: whoever reads the log must know that something is missing from it.
                 let notice = Batch { channel: Channel::Audit, bytes: audit::lost(lost, last), lines: lost, at: last };
@@ -402,7 +415,7 @@ struct Sink {
 }
 
 enum Target {
-    File(File),
+    File { file: File, path: PathBuf },
     Off,
     Stderr,
     Stdout,
@@ -413,13 +426,27 @@ impl Sinks {
         Ok(Self { access: Sink::open(&settings.access)?, audit: Sink::open(&settings.audit)? })
     }
 
+    /// Opens the files at their paths again. One that cannot be opened is told of, and the one that is open goes on.
+    fn reopen(&mut self) {
+        for sink in [&mut self.access, &mut self.audit] {
+            let Target::File { file, path } = &mut sink.target else { continue };
+            match open(path) {
+                Ok(opened) => *file = opened,
+                Err(error) => tracing::error!(
+                    path = %path.display(), %error,
+                    "the log file cannot be opened anew; lines still go to the one that was open"
+                ),
+            }
+        }
+    }
+
     fn write(&mut self, channel: Channel, bytes: &[u8]) -> Result<(), ()> {
         let sink = match channel {
             Channel::Access => &mut self.access,
             Channel::Audit => &mut self.audit,
         };
         let written = match &mut sink.target {
-            Target::File(file) => file.write_all(bytes),
+            Target::File { file, .. } => file.write_all(bytes),
             Target::Off => Ok(()),
             Target::Stderr => io::stderr().lock().write_all(bytes),
             Target::Stdout => {
@@ -446,9 +473,8 @@ impl Sink {
     fn open(sink: &LogSink) -> Result<Self, LogError> {
         let target = match sink {
             LogSink::File(path) => {
-                // Lines tell who did what: not for every user of the machine.
-                let opened = OpenOptions::new().append(true).create(true).mode(0o640).open(path);
-                Target::File(opened.map_err(|source| LogError::Open { path: path.clone(), source })?)
+                let file = open(path).map_err(|source| LogError::Open { path: path.clone(), source })?;
+                Target::File { file, path: path.clone() }
             }
             LogSink::Off => Target::Off,
             LogSink::Stderr => Target::Stderr,
@@ -456,6 +482,11 @@ impl Sink {
         };
         Ok(Self { target, failing: false })
     }
+}
+
+/// For appending. Lines tell who did what: not for every user of the machine.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
 /// Bytes of a worker's buffer at which it is handed over.
@@ -471,7 +502,7 @@ mod tests {
 
     const NOON: Timestamp = Timestamp::from_unix_millis(1_893_499_200_123);
 
-    fn to_file(path: &std::path::Path, format: LogFormat, queue_bytes: usize) -> Log {
+    fn to_file(path: &Path, format: LogFormat, queue_bytes: usize) -> Log {
         let sink = LogSink::File(path.to_owned());
         let settings = LogSettings { format, access: sink.clone(), audit: sink, queue_bytes, ..LogSettings::default() };
         Log::start(&settings).unwrap()
@@ -550,6 +581,51 @@ mod tests {
         assert_eq!(lines[1]["n"], 1);
         assert_eq!(lines.len(), 2);
         assert_eq!(queue.lock().lost.0, 0);
+    }
+
+    #[test]
+    fn files_that_were_renamed_are_opened_anew_and_no_line_is_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, renamed) = (folder.path().join("log"), folder.path().join("log.1"));
+        let log = to_file(&path, LogFormat::Json, 1 << 20);
+        let worker = log.worker();
+        let numbers = |path: &Path| -> Vec<u64> {
+            let text = std::fs::read_to_string(path).unwrap();
+            text.lines()
+                .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["number"].as_u64().unwrap())
+                .collect()
+        };
+        let write = |numbers: std::ops::Range<u64>| {
+            numbers.for_each(|number| worker.write(NOON, |line| line.number("number", number)));
+            worker.flush();
+        };
+
+        write(0..100);
+        std::fs::rename(&path, &renamed).unwrap();
+        log.reopen();
+        write(100..200);
+        assert!(log.finish(Duration::from_secs(10)));
+
+        let (before, after) = (numbers(&renamed), numbers(&path));
+        assert!(after.ends_with(&(100..200).collect::<Vec<_>>()), "{after:?}");
+        assert_eq!([before, after].concat(), (0..200).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_anew_is_written_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inside, moved) = (folder.path().join("logs"), folder.path().join("moved"));
+        std::fs::create_dir(&inside).unwrap();
+        let log = to_file(&inside.join("log"), LogFormat::Json, 1 << 20);
+        let worker = log.worker();
+
+        std::fs::rename(&inside, &moved).unwrap();
+        log.reopen();
+        worker.write(NOON, |line| line.flag("kept", true));
+        drop(worker);
+        assert!(log.finish(Duration::from_secs(10)));
+
+        assert_eq!(std::fs::read_to_string(moved.join("log")).unwrap().lines().count(), 1);
     }
 
     #[test]

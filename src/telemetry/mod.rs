@@ -127,6 +127,12 @@ impl Telemetry {
         &self.readiness
     }
 
+    /// Opens log files anew, because those that are open may have been renamed: what is handed over from now on is in
+    /// the files that are at their paths now. A file that cannot be opened is told of, and the open one goes on.
+    pub fn reopen_logs(&self) {
+        self.log.reopen();
+    }
+
     /// Waits until every line handed over so far is written, at most `limit`, and ends the writer thread; `true` if
     /// all went out. Workers must have dropped their part before, or have called [`WorkerTelemetry::flush`].
     pub fn finish(&self, limit: Duration) -> bool {

@@ -20,6 +20,7 @@ use portcullis::{
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
     host::{Authority, Host},
     login::return_to::ReturnTo,
+    page::{Parsed, Template},
     policy::{ClaimPath, Grants},
     route::path::{CanonicalPath, PathPattern, Quirks},
     session::SessionToken,
@@ -151,6 +152,20 @@ pub(crate) fn config(data: &[u8]) {
     }
     if let Err(report) = config::load_text("gateway.toml", text, Path::new("/proc/portcullis-fuzz"), []) {
         assert!(!report.to_string().is_empty(), "a refusal says why");
+    }
+}
+
+/// R33: no value in a page becomes markup. The first line is the value, the rest the page.
+pub(crate) fn template(data: &[u8]) {
+    let Some((value, page)) = std::str::from_utf8(data).ok().and_then(|text| text.split_once('\n')) else { return };
+    match Template::parse(page) {
+        Ok(Parsed { template, .. }) => {
+            let (harmless, filled) = (template.fill(|_| "x".into()), template.fill(|_| value.into()));
+            for mark in ['<', '>', '"', '\''] {
+                assert_eq!(filled.matches(mark).count(), harmless.matches(mark).count(), "{filled}");
+            }
+        }
+        Err(errors) => assert!(!errors.is_empty(), "a refusal says why"),
     }
 }
 

@@ -86,6 +86,45 @@ fn our_pages_keep_their_own_policy() {
     }
 }
 
+/// R33: what `check` warns of is blocked indeed, and what it allows works.
+#[test]
+fn a_page_of_ones_own_runs_nothing_and_has_its_style() {
+    let Some(browser) = Browser::start() else { return };
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(
+        "[pages]\n\"404\" = \"404.html\"\n[login.texts.en]\n\
+         no_route = \"<img src=x onerror='window.ran = 1'>\"\nnot_found_title = \"</title><script>window.ran = 1</script>\"\n",
+    )
+    .file(
+        "404.html",
+        "<!DOCTYPE html>\r\n<title>{{title}}</title>\r\n<style>\r\nh1 { color: rgb(1, 2, 3) }\r\n</style>\r\n\
+         <h1 id=own style=\"margin-left: 77px\" title='{{message}}'>Lost {{status}}</h1><p>{{message}}</p>\
+         <img id=dot src='data:image/gif;base64,R0lGODlhAQABAAAAACwAAAAAAQABAAA='>\
+         <script>window.ran = 1</script><a id=run href='javascript:window.ran = 1'>run</a>",
+    )
+    .user("alice", PASSWORD, &["user"])
+    .route("/app/{*rest}", &upstream)
+    .start();
+
+    browser.open(gateway.addresses().gateway[0], "/nowhere");
+
+    browser.sees("Lost 404");
+    browser.sees("<img src=x onerror=");
+    let style =
+        |property: &str| browser.run(&format!("return getComputedStyle(document.querySelector('#own')).{property}"));
+    assert_eq!(style("color"), "rgb(1, 2, 3)", "the style is allowed, with the line ends of the file");
+    assert_ne!(style("marginLeft"), "77px", "a style attribute is not");
+    assert_eq!(
+        browser.run("return document.querySelector('#dot').naturalWidth"),
+        1,
+        "an image within the page is shown"
+    );
+    browser.click("#run");
+    assert_eq!(browser.run("return window.ran === undefined"), true, "no script ran");
+    assert_eq!(browser.run("return document.title"), "</title><script>window.ran = 1</script>");
+    assert_eq!(browser.run("return document.querySelectorAll('script, img').length"), 2, "those of the file");
+}
+
 /// R30, R31: what scripts get, told by the browser's own `Sec-Fetch-*`.
 #[test]
 fn scripts_are_not_redirected_and_other_sites_cannot_post() {

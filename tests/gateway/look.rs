@@ -2,7 +2,11 @@
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
-use crate::support::{Browser, Form, Gateway, Response, Upstream, gateway::Running, person::percent};
+use crate::support::{
+    Browser, Form, Gateway, Response, Upstream,
+    gateway::Running,
+    person::{Person, percent},
+};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -38,6 +42,29 @@ fn a_page_speaks_the_readers_language() {
     assert!(missing.text().contains("<h1>Nicht gefunden</h1>") && missing.text().contains("Hier ist nichts."));
     let program = gateway.client().get("/nowhere").header("Accept-Language", "de").send().expect(404);
     assert_eq!(program.json()["error_description"], "There is nothing at this address.", "programs read English");
+}
+
+/// What a session was opened by is kept in English, and told in the reader's language.
+#[test]
+fn devices_are_told_in_the_readers_language() {
+    let upstream = Upstream::start();
+    let texts = "[login.texts.de]\non_system = \"unter {system}\"\nsome_browser_on = \"Ein Browser unter {system}\"\n\
+        unknown_device = \"Unbekanntes Gerät\"\n";
+    let gateway = gateway(&upstream, texts);
+    for (sent, german, english) in [
+        ("Mozilla/5.0 (Windows NT 10.0) Firefox/145.0", "Firefox unter Windows", "Firefox on Windows"),
+        ("Mozilla/5.0 (Windows NT 10.0) New/1", "Ein Browser unter Windows", "A browser on Windows"),
+        ("-/", "-", "-"),
+        ("<>", "Unbekanntes Gerät", "Unknown device"),
+    ] {
+        let mut person = Person::new(gateway.client().always("User-Agent", sent));
+        person.log_in("alice", PASSWORD).expect(303);
+        for (language, told) in [("de", german), ("en", english)] {
+            let request = gateway.client().get("/_auth/sessions").navigation().header("Accept-Language", language);
+            let page = person.send(request).expect(200).text();
+            assert!(page.contains(&format!(">{told}</strong> <span class=\"badge\">")), "{told}: {page}");
+        }
+    }
 }
 
 /// The problem is said first, and belongs to the field that has the focus.

@@ -70,6 +70,10 @@ mod login;
 
 /// How our pages look and what they say.
 mod look;
+
+/// Error pages of the operator's own.
+mod pages;
+
 /// Second factors: enrolment, codes, recovery codes, and who cannot get around them.
 mod second_factor;
 

@@ -41,6 +41,43 @@ fn sigterm_lets_a_request_finish_and_refuses_new_connections() {
     upstream.expect_only(2);
 }
 
+/// What logrotate does: rename, signal, compress.
+#[test]
+fn log_files_that_were_renamed_are_opened_anew_on_sighup() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::new().admin().user("alice", "correct horse", &[]).route("/a/{*rest}", &upstream);
+    let mut gateway = gateway.auth(&["none"]).start_process();
+    let folder = gateway.config().parent().unwrap().to_owned();
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+    let act = |gateway: &crate::support::process::Process, path: &str| {
+        gateway.client().get(path).send().expect(200);
+        let body = serde_json::json!({ "username": path, "password": "wrong" });
+        gateway.client().post("/_auth/login", "").json(&body).send().expect(401);
+    };
+    act(&gateway, "/a/before");
+    eventually("both logs are written", || {
+        read("access.log").contains("/a/before") && read("audit.log").contains("login.failed")
+    });
+
+    for name in ["access.log", "audit.log"] {
+        std::fs::rename(folder.join(name), folder.join(format!("{name}.1"))).unwrap();
+    }
+    // Also when the configuration is refused.
+    let text = std::fs::read_to_string(gateway.config()).unwrap();
+    std::fs::write(gateway.config(), format!("{text}\n[nonsense]\n")).unwrap();
+    assert!(gateway.reload().contains("the reload was refused"));
+    act(&gateway, "/a/after");
+    gateway.terminate();
+    gateway.wait();
+
+    assert!(read("access.log").contains("/a/after") && !read("access.log").contains("/a/before"));
+    assert!(!read("access.log.1").contains("/a/after"));
+    let count = |name: &str, what: &str| read(name).matches(what).count();
+    assert_eq!((count("audit.log.1", "login.failed"), count("audit.log", "login.failed")), (1, 1));
+    assert_eq!(count("access.log", "/_auth/login") + count("access.log.1", "/_auth/login"), 2, "no line is lost");
+    upstream.expect_only(2);
+}
+
 #[test]
 fn what_does_not_finish_in_time_is_cut() {
     let upstream = Upstream::start();

@@ -37,6 +37,7 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("jwks", entry::jwks, 12),
         ("config", entry::config, 8),
         ("forwarded", entry::forwarded, 10),
+        ("template", entry::template, 8),
     ] {
         let count = replay(target, entry);
         assert!(count >= least, "{target} has {count} seeds");

@@ -1,13 +1,19 @@
-//! How our pages look and what they say: `[login]`'s title, logo, colours, language and texts.
+//! How our pages look and what they say: `[login]`'s title, logo, colours, language and texts, and `[pages]`.
+
+use std::path::Path;
 
 use super::Build;
 use crate::{
     config::{
         decode::At,
         file::{self, File},
-        report::did_you_mean,
+        place::Place,
+        report::{did_you_mean, one_of},
     },
-    page::{Colors, Language, Logo, LogoError, Look, LookParts, TextError},
+    page::{
+        Blank, Colors, Language, Logo, LogoError, Look, LookParts, Parsed, Template, TemplateError, Templates,
+        TextError,
+    },
 };
 
 impl Build<'_> {
@@ -16,17 +22,19 @@ impl Build<'_> {
         let login = &file.login.0.as_ref()?.table;
         let languages = self.languages(login);
         let logo = match &login.logo {
-            None => None,
-            Some(written) => Some(self.logo(written)?),
+            None => Some(None),
+            Some(written) => self.logo(written).map(Some),
         };
         let colors = login.colors.as_ref().map(|written| self.colors(written, false)).unwrap_or_default();
         let dark_colors = login.dark_colors.as_ref().map(|written| self.colors(written, true));
+        let templates = self.templates(file);
         Some(Look::new(LookParts {
             title: login.title.as_ref().map(|title| title.0.as_str().into()),
-            logo,
+            logo: logo?,
             colors,
             dark_colors,
             languages: languages?,
+            templates: templates?,
         }))
     }
 
@@ -61,6 +69,63 @@ impl Build<'_> {
                 .warn(place, format!("hard to read: {what} has a contrast of {ratio:.1}, {readable} is readable"));
         }
         colors
+    }
+
+    /// Error pages of the operator's own.
+    fn templates(&mut self, file: &File) -> Option<Templates> {
+        let mut templates = Templates::default();
+        let mut clean = true;
+        for (scope, written) in &file.pages.0.as_ref()?.0 {
+            match self.template(written) {
+                Some(template) => templates.add(*scope, template),
+                None => clean = false,
+            }
+        }
+        clean.then_some(templates)
+    }
+
+    fn template(&mut self, written: &At<crate::config::scalar::FilePath>) -> Option<Template> {
+        let path = written.place.resolve(&written.value.0);
+        let expected = "an HTML page of at most 256 KiB, in UTF-8";
+        let bytes = self.file(&path, &written.place, expected)?;
+        if bytes.len() > Template::MAX_BYTES {
+            self.findings.problem(&written.place, format!("{} bytes", bytes.len()), expected);
+            return None;
+        }
+        let Ok(text) = String::from_utf8(bytes) else {
+            self.findings.problem(&written.place, "a file in another encoding", expected);
+            return None;
+        };
+        let folder = path.parent().unwrap_or_else(|| Path::new("")).to_owned();
+        let whole = Place::file(self.files, &path, &folder);
+        self.files += 1;
+        match Template::parse(&text) {
+            Ok(Parsed { template, blocked }) => {
+                for ((line, column), what) in blocked {
+                    self.findings.warn(&whole.at(line, column, ""), format!("browsers will block {what}"));
+                }
+                Some(template)
+            }
+            Err(errors) => {
+                for ((line, column), error) in errors {
+                    let names = Blank::ALL.map(Blank::name);
+                    let expected = match error {
+                        TemplateError::Unclosed => String::from("`}}` behind a name; braces as text are `&#123;{`"),
+                        TemplateError::Unknown(_) => one_of(names),
+                        TemplateError::Misplaced(..) => {
+                            String::from("blanks between tags and in quoted attributes that run nothing")
+                        }
+                    };
+                    let problem = self.findings.problem(&whole.at(line, column, ""), error.to_string(), expected);
+                    if let TemplateError::Unknown(name) = &error
+                        && let Some(meant) = did_you_mean(name, names)
+                    {
+                        problem.help(format!("did you mean `{{{{{meant}}}}}`?"));
+                    }
+                }
+                None
+            }
+        }
     }
 
     /// The default first. English is always there.
