@@ -38,7 +38,7 @@ fn look_up(bencher: Bencher<'_, '_>, sessions: usize) {
 fn look_up_and_touch(bencher: Bencher<'_, '_>, sessions: usize) {
     let filled = filled(sessions);
     bencher.bench(|| match filled.store.lookup(filled.next_token(), &filled.settings, black_box(NOW)) {
-        Lookup::Found(session) => session.touch(NOW),
+        Lookup::Found(session) => filled.store.touch(&session, NOW),
         Lookup::Absent | Lookup::Unavailable => unreachable!("the token was opened"),
     });
 }

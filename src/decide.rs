@@ -241,7 +241,7 @@ fn prove(
             match shared.sessions.lookup(&token, &snapshot.session, now) {
                 Lookup::Found(session) => {
                     if rule.touch {
-                        session.touch(now);
+                        shared.sessions.touch(&session, now);
                     }
                     let identity = Arc::clone(session.identity());
                     findings.session = Some(session);

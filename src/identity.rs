@@ -204,7 +204,7 @@ impl Identity {
         if parts.subject.chars().any(char::is_control) {
             return Err(IdentityError::ControlInSubject);
         }
-        let mut packer = Packer::default();
+        let mut packer = Packer::with_room_for(&parts);
         let subject = packer.text(&parts.subject);
         let name = parts.name.as_deref().filter(|s| !s.is_empty()).map(|s| packer.text(s));
         let email = parts.email.as_deref().filter(|s| !s.is_empty()).map(|s| packer.text(s));
@@ -416,12 +416,19 @@ type PackedText = (std::ops::Range<usize>, Option<Box<str>>);
 type PackedList = (std::ops::Range<usize>, Option<Box<[Box<str>]>>);
 
 /// Writes all values of one identity into one buffer.
-#[derive(Default)]
 struct Packer {
     buffer: BytesMut,
 }
 
 impl Packer {
+    /// Exactly enough, unless something has to be encoded: a million identities stay in memory.
+    fn with_room_for(parts: &IdentityParts) -> Self {
+        let texts = [Some(&parts.subject), parts.name.as_ref(), parts.email.as_ref()].into_iter().flatten();
+        let lists = [&parts.roles, &parts.groups, &parts.scopes].into_iter();
+        let joined = |items: &Vec<String>| (items.iter().map(|item| item.len() + 1).sum::<usize>()).saturating_sub(1);
+        Self { buffer: BytesMut::with_capacity(texts.map(String::len).chain(lists.map(joined)).sum()) }
+    }
+
     fn text(&mut self, text: &str) -> PackedText {
         let start = self.buffer.len();
         let encoded = encode_text(text);

@@ -11,20 +11,23 @@ use std::{
     fmt,
     fs::{self, File, OpenOptions, TryLockError},
     io,
+    num::NonZero,
+    ops::Bound,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     task::{Context, Poll},
+    thread::JoinHandle,
     time::Duration,
 };
 
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{Database, ReadableDatabase, TableDefinition};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
@@ -56,6 +59,7 @@ struct Inner {
     shared: Arc<Shared>,
     keys: Arc<Keyring>,
     clock: Clock,
+    writer: Option<JoinHandle<()>>,
     /// Held for the life of the process: two gateways on one directory would each undo what the other wrote.
     _lock: Option<File>,
 }
@@ -182,10 +186,11 @@ impl Durable {
         let reopen = Box::new(move || open_database(&opener, false));
         let mut writer = Writer::new(receiver, Arc::clone(&shared), Arc::clone(&keys), reopen, clock.clone(), watch);
         let clock = writer.begin().map_err(|why| cannot_open(dir, &why))?;
-        std::thread::Builder::new().name("durable".to_owned()).spawn(move || writer.run()).map_err(|error| {
+        let writer = std::thread::Builder::new().name("durable".to_owned()).spawn(move || writer.run());
+        let writer = writer.map_err(|error| {
             OpenError(format!("the thread that writes to {} cannot be started: {error}", dir.display()))
         })?;
-        Ok(Self(Arc::new(Inner { sender, shared, keys, clock, _lock: lock })))
+        Ok(Self(Arc::new(Inner { sender, shared, keys, clock, writer: Some(writer), _lock: lock })))
     }
 
     /// Writes a batch; the future is ready when it is on disk. It is written whether or not the future is polled or
@@ -237,6 +242,51 @@ impl Durable {
         table: Table,
         mut each: impl FnMut(&[u8], &[u8]) -> Result<(), &'static str>,
     ) -> Result<(), LoadError> {
+        self.load_range(table, (Bound::Unbounded, Bound::Unbounded), &mut each)
+    }
+
+    /// As [`Self::load`], on all processors: each thread makes itself a reader and reads parts of the table with it.
+    /// Keys should begin with evenly spread bytes. Records come in no order.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_shared<R>(&self, table: Table, reader: impl Fn() -> R + Sync) -> Result<(), LoadError>
+    where
+        R: FnMut(&[u8], &[u8]) -> Result<(), &'static str>,
+    {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            let mut each = reader();
+            while let Ok(first) = u8::try_from(next.fetch_add(1, Ordering::Relaxed)) {
+                let (from, to) = ([first], [first.saturating_add(1)]);
+                let to = if first == u8::MAX { Bound::Unbounded } else { Bound::Excluded(to.as_slice()) };
+                // The first part also has the empty key.
+                let from = if first == 0 { Bound::Unbounded } else { Bound::Included(from.as_slice()) };
+                self.load_range(table, (from, to), &mut each).inspect_err(|_| {
+                    // The others need not go on.
+                    next.store(usize::from(u8::MAX) + 1, Ordering::Relaxed);
+                })?;
+            }
+            Ok(())
+        };
+        let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(MAX_READERS);
+        std::thread::scope(|scope| {
+            // Where the system gives no more threads, fewer do the work.
+            let others: Vec<_> = (1..threads)
+                .filter_map(|_| std::thread::Builder::new().name("restore".to_owned()).spawn_scoped(scope, work).ok())
+                .collect();
+            let damaged = |_| Err(LoadError::of_record(table, "it cannot be read"));
+            let own = work();
+            others.into_iter().map(|other| other.join().unwrap_or_else(damaged)).fold(own, Result::and)
+        })
+    }
+
+    fn load_range(
+        &self,
+        table: Table,
+        range: (Bound<&[u8]>, Bound<&[u8]>),
+        each: &mut impl FnMut(&[u8], &[u8]) -> Result<(), &'static str>,
+    ) -> Result<(), LoadError> {
         let database = self.0.shared.database().clone().ok_or_else(|| LoadError("it cannot be read".to_owned()))?;
         let keys = &self.0.keys;
         let read = || -> Result<(), String> {
@@ -247,7 +297,7 @@ impl Durable {
                 Err(error) => return Err(error.to_string()),
             };
             let mut text = Zeroizing::new(Vec::new());
-            for record in opened.iter().map_err(|error| error.to_string())? {
+            for record in opened.range::<&[u8]>(range).map_err(|error| error.to_string())? {
                 let (key, value) = record.map_err(|error| error.to_string())?;
                 keys.open(table, key.value(), value.value(), &mut text)?;
                 each(key.value(), &text)?;
@@ -281,6 +331,21 @@ impl Durable {
     pub fn close(&self, limit: Duration) -> bool {
         let (done, answer) = mpsc::channel();
         self.0.sender.send(Message::Close(done)).is_ok() && answer.recv_timeout(limit).unwrap_or(false)
+    }
+}
+
+impl Drop for Inner {
+    /// Whoever opens the directory next must find a file that nobody writes any more: the thread ends first, then the
+    /// database closes, and the lock goes last.
+    fn drop(&mut self) {
+        let (nobody, _) = mpsc::channel();
+        self.sender = nobody;
+        if let Some(writer) = self.writer.take()
+            && writer.thread().id() != std::thread::current().id()
+        {
+            // It catches its own panics; whatever it met, it is gone.
+            let _ = writer.join();
+        }
     }
 }
 
@@ -456,6 +521,9 @@ const LOCK: &str = "lock";
 
 /// What the database may keep in memory; the rest is the system's page cache's.
 const CACHE_BYTES: usize = 16 << 20;
+
+/// Threads that read a table together at most.
+const MAX_READERS: usize = 16;
 
 /// Batches that may wait for the disk; the next one is refused.
 const MAX_WAITING: u64 = 16_384;

@@ -167,13 +167,15 @@ impl Writer {
         }
     }
 
-    /// Takes what waits besides. Where the last transaction served several, some more are on their way: as long as they
-    /// come one after the other they are waited for. Stops at the first message of another kind, since order counts.
+    /// Takes what waits besides, which came while the disk was busy. A disk that is faster than the arrivals would find
+    /// a few each time: where there is company, or was a moment ago, more are on their way, and they are waited for as
+    /// long as they come one after the other. Whoever is alone does not wait. Stops at the first message of another
+    /// kind, since order counts.
     fn gather(&mut self, first: Waiting) -> (Vec<Waiting>, Option<Message>) {
         let mut group = vec![first];
         let until = clock::instant() + GATHER;
         while group.len() < MAX_GROUP {
-            let wait = if group.len() < self.last_group {
+            let wait = if group.len().max(self.last_group) > 1 {
                 until.saturating_duration_since(clock::instant()).min(GATHER_GAP)
             } else {
                 Duration::ZERO
@@ -188,7 +190,7 @@ impl Writer {
     }
 
     fn commit(&mut self, group: Vec<Waiting>) {
-        // Those who were many a moment ago may be few now: halving lets a lonely login wait once or twice, no more.
+        // Those who were many a moment ago may be few now: halving lets a lonely login wait a few times, no more.
         self.last_group = group.len().max(self.last_group / 2);
         let (changes, done): (Vec<_>, Vec<_>) =
             group.into_iter().map(|waiting| (waiting.batch.0, waiting.done)).unzip();
@@ -469,10 +471,10 @@ const LATER: Duration = Duration::from_millis(1500);
 /// How often the time is noted at least.
 const MARK: Duration = Duration::from_secs(60);
 
-/// How long a transaction waits for the company that the last one had.
-const GATHER: Duration = Duration::from_millis(8);
+/// How long a transaction waits for company in all: less than the hash of a password takes.
+const GATHER: Duration = Duration::from_millis(16);
 
-/// How long it waits for the next one of them.
+/// How long it waits for the next one to come.
 const GATHER_GAP: Duration = Duration::from_millis(2);
 
 /// Batches in one transaction.

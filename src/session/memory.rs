@@ -54,11 +54,10 @@ pub struct MemoryStore {
 struct Disk {
     /// Keys of sessions that went out of the table. A plain lock, held for a push; taken last.
     gone: Mutex<Vec<SessionKey>>,
-    /// A bit for each first two bytes of a key: whether a session with that beginning has gone.
-    gone_groups: Box<[AtomicU64]>,
+    /// A bit for each first two bytes of a key: whether a session with that beginning was seen or has gone since the
+    /// disk was told.
+    changed: Box<[AtomicU64]>,
     next_segment: AtomicUsize,
-    /// For each segment, the latest time that was told, in milliseconds since the epoch.
-    told: Box<[AtomicU64]>,
 }
 
 type Segment = DashMap<ByKey, (), BuildKeyHasher>;
@@ -139,7 +138,7 @@ impl MemoryStore {
         Self { disk: Some(Disk::new()), ..Self::new() }
     }
 
-    /// Puts a session back that is on disk, unless it has expired.
+    /// Puts a session back that is on disk, unless it has expired. Several threads may do so at once.
     pub(super) fn restore(&self, restored: Restored, seen: &Seen, settings: &Settings, now: Timestamp) {
         let Restored { key, identity, created, expires, waits_for, opened_from, remembered } = restored;
         let last_seen = match &waits_for {
@@ -164,9 +163,14 @@ impl MemoryStore {
             let _ = self.legacy.add_cookie(cookie);
             self.legacy.waiting.fetch_add(1, Ordering::AcqRel);
         }
-        // Whoever was let in stays, even if fewer may come in now.
-        let unlimited = Settings { max_sessions: usize::MAX, ..settings.clone() };
-        self.try_insert(&session, 0, &unlimited);
+        self.try_insert(&session, 0, settings);
+    }
+
+    /// A session was seen: the disk will hear of it.
+    pub(super) fn note_seen(&self, key: &SessionKey) {
+        if let Some(disk) = &self.disk {
+            disk.mark(key);
+        }
     }
 
     /// The keys of sessions that went since the last call, but not of those that waited for an old cookie: such a key
@@ -175,18 +179,29 @@ impl MemoryStore {
         self.disk.as_ref().map(|disk| std::mem::take(&mut *disk.gone())).unwrap_or_default()
     }
 
-    /// When the sessions of the next segment were last seen, where that changed.
+    /// When the sessions of the next segment were last seen, where that changed. Where nobody was seen and nobody went,
+    /// it looks at no session.
     pub(super) fn take_seen(&self) -> Batch {
         let Some(disk) = &self.disk else {
             return Batch::new();
         };
         let at = disk.next_segment.fetch_add(1, Ordering::Relaxed) % SEGMENTS;
-        let mut sessions: Vec<_> = self.segments[at].iter().filter_map(|entry| seen::entry(&entry.key().0)).collect();
-        let since = disk.told[at].load(Ordering::Relaxed);
-        let latest = sessions.iter().map(|(_, seen)| *seen).max().unwrap_or(0).max(since);
-        disk.told[at].store(latest, Ordering::Relaxed);
+        // Before the times are read: what is noted from here on marks its group again.
+        let changed = disk.take_changed(at);
+        if changed == [0; WORDS_OF_SEGMENT] {
+            return Batch::new();
+        }
+        let has_changed = |second: u8| {
+            let (word, bit) = Disk::place(second);
+            changed[word] & bit != 0
+        };
+        let mut sessions: Vec<_> = self.segments[at]
+            .iter()
+            .filter(|entry| has_changed(entry.key().0.key().bytes()[1]))
+            .filter_map(|entry| seen::entry(&entry.key().0))
+            .collect();
         let segment = u8::try_from(at).unwrap_or(u8::MAX);
-        seen::write(Batch::new(), segment, &mut sessions, since, |second| disk.take_gone_group(segment, second))
+        seen::write(Batch::new(), segment, &mut sessions, has_changed)
     }
 
     /// A session of ours that is not in the store yet.
@@ -803,9 +818,8 @@ impl Disk {
     fn new() -> Self {
         Self {
             gone: Mutex::default(),
-            gone_groups: (0..SEGMENTS * 256 / 64).map(|_| AtomicU64::new(0)).collect(),
+            changed: (0..SEGMENTS * WORDS_OF_SEGMENT).map(|_| AtomicU64::new(0)).collect(),
             next_segment: AtomicUsize::new(0),
-            told: (0..SEGMENTS).map(|_| AtomicU64::new(0)).collect(),
         }
     }
 
@@ -815,20 +829,24 @@ impl Disk {
     }
 
     fn note(&self, key: &SessionKey) {
-        let [first, second, ..] = *key.bytes();
-        let (word, bit) = Self::place(first, second);
-        self.gone_groups[word].fetch_or(bit, Ordering::AcqRel);
+        self.mark(key);
         self.gone().push(*key);
     }
 
-    fn take_gone_group(&self, first: u8, second: u8) -> bool {
-        let (word, bit) = Self::place(first, second);
-        self.gone_groups[word].fetch_and(!bit, Ordering::AcqRel) & bit != 0
+    /// After the change: whoever takes the mark sees it.
+    fn mark(&self, key: &SessionKey) {
+        let (word, bit) = Self::place(key.bytes()[1]);
+        self.changed[key.segment() * WORDS_OF_SEGMENT + word].fetch_or(bit, Ordering::AcqRel);
     }
 
-    fn place(first: u8, second: u8) -> (usize, u64) {
-        let group = usize::from(first) * 256 + usize::from(second);
-        (group / 64, 1 << (group % 64))
+    /// The marks of a segment, which are gone with that.
+    fn take_changed(&self, segment: usize) -> [u64; WORDS_OF_SEGMENT] {
+        std::array::from_fn(|word| self.changed[segment * WORDS_OF_SEGMENT + word].swap(0, Ordering::AcqRel))
+    }
+
+    /// Word and bit of a group within its segment, by the second byte of its keys.
+    fn place(second: u8) -> (usize, u64) {
+        (usize::from(second) / 64, 1 << (second % 64))
     }
 }
 
@@ -905,6 +923,9 @@ const SEGMENTS: usize = MemoryStore::SEGMENTS;
 
 /// Looks for somebody with the most sessions while these change.
 const LOOKS_FOR_CROWD: usize = 8;
+
+/// Words with a bit for each second byte of a key.
+const WORDS_OF_SEGMENT: usize = 256 / 64;
 
 /// A power of two above one.
 const SHARDS_OF_SEGMENT: usize = 4;

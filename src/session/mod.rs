@@ -184,10 +184,15 @@ impl Store {
         let memory = MemoryStore::with_disk();
         let mut seen = seen::Seen::default();
         durable.load(Table::Seen, |group, entries| seen.read(group, entries))?;
-        let mut realms = record::Realms::default();
-        durable.load(Table::Sessions, |key, text| {
-            memory.restore(record::read(key, text, &mut realms)?, &seen, settings, now);
-            Ok(())
+        durable.load_shared(Table::Sessions, || {
+            // Whoever was let in stays, even if fewer may come in now.
+            let unlimited = Settings { max_sessions: usize::MAX, ..settings.clone() };
+            let mut realms = record::Realms::default();
+            let (memory, seen) = (&memory, &seen);
+            move |key, text| {
+                memory.restore(record::read(key, text, &mut realms)?, seen, &unlimited, now);
+                Ok(())
+            }
         })?;
         let store = Self { memory: Arc::new(memory), durable: Some(durable) };
         store.keep_up(0);
@@ -202,6 +207,13 @@ impl Store {
     /// The session that a token opens. One that is past its idle or absolute limit is absent, and removed.
     pub fn lookup(&self, token: &SessionToken, settings: &Settings, now: Timestamp) -> Lookup {
         self.memory.lookup(token, settings, now)
+    }
+
+    /// Notes activity, if the last note is a second old; otherwise it costs a comparison.
+    pub fn touch(&self, session: &Session, now: Timestamp) {
+        if session.touch(now) {
+            self.memory.note_seen(session.key());
+        }
     }
 
     /// Opens a session for an identity that was proved just now, in the place of `replaced` if there is one: that one
@@ -513,14 +525,14 @@ impl Session {
     }
 
     /// Notes activity. Written only when the last note is a second old, so that the requests of a busy session do not
-    /// fight over one cache line; never revives a session that was ended.
-    pub fn touch(&self, now: Timestamp) {
+    /// fight over one cache line; never revives a session that was ended. Whether it was written.
+    fn touch(&self, now: Timestamp) -> bool {
         let seen = self.last_seen.load(Ordering::Relaxed);
         if now.unix_millis() < seen.saturating_add(TOUCH_GRANULARITY_MILLIS) || seen == NEVER_SEEN {
-            return;
+            return false;
         }
         // Lost to another worker's note of the same second, or to the end: both are right as they are.
-        let _ = self.last_seen.compare_exchange(seen, now.unix_millis(), Ordering::Relaxed, Ordering::Relaxed);
+        self.last_seen.compare_exchange(seen, now.unix_millis(), Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Marks it ended; returns what it was before.

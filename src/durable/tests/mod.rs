@@ -74,6 +74,39 @@ async fn what_was_committed_is_there_after_a_restart() {
     assert_eq!(all(&durable, Table::Signing), []);
 }
 
+#[tokio::test]
+async fn threads_that_share_a_table_read_every_record_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let durable = open(folder.path());
+    let edges = [vec![], vec![0], vec![0, 0], vec![1], vec![254, 255], vec![255], vec![255, 255, 255]];
+    let keys: Vec<Vec<u8>> = edges.into_iter().chain((0..=999_u16).map(|i| (i * 65).to_be_bytes().to_vec())).collect();
+    let batch = keys.iter().fold(Batch::new(), |batch, key| batch.put(Table::Users, key, key.clone()));
+    durable.commit(batch).await.unwrap();
+
+    let read = Mutex::new(Vec::new());
+    let shared = durable.load_shared(Table::Users, || {
+        |key: &[u8], value: &[u8]| {
+            assert_eq!(key, value);
+            read.lock().unwrap().push(key.to_vec());
+            Ok(())
+        }
+    });
+
+    shared.unwrap();
+    let mut read = read.into_inner().unwrap();
+    read.sort();
+    let mut expected = keys;
+    expected.sort();
+    expected.dedup();
+    assert_eq!(read, expected);
+    durable.load_shared(Table::Signing, || |_: &[u8], _: &[u8]| Err("nothing is in it")).unwrap();
+    for unfit in [&[][..], &[1], &[255, 255, 255]] {
+        let reader = || move |key: &[u8], _: &[u8]| if key == unfit { Err("it is unfit") } else { Ok(()) };
+        let error = durable.load_shared(Table::Users, reader).unwrap_err().to_string();
+        assert_eq!(error, "table `users`: it is unfit");
+    }
+}
+
 #[test]
 fn a_record_is_opened_by_older_keys_too_and_by_no_other_and_nowhere_else() {
     let sealed = Keyring::of(&[[1; 32]]).seal(Table::Users, b"a", b"text").unwrap();

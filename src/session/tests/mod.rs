@@ -706,3 +706,29 @@ fn nobody_finds_a_session_gone_while_it_gets_another_identity() {
     });
     assert_eq!(store.len(), 1);
 }
+
+#[test]
+fn the_disk_is_told_of_the_groups_in_which_somebody_was_seen_or_went_and_of_no_others() {
+    let (memory, settings) = (MemoryStore::with_disk(), settings());
+    let sessions: Vec<_> = (0..3)
+        .map(|i| {
+            let opening = identity(&format!("user-{i}")).into();
+            let session = MemoryStore::prepare(SessionToken::generate().key(), opening, &settings, START).unwrap();
+            let ending = memory.room_for(&session, None, &settings, START).unwrap();
+            memory.insert(&session, &ending, &settings, START).unwrap();
+            session
+        })
+        .collect();
+    let store = Store { memory: Arc::new(memory), durable: None };
+    let round = || (0..MemoryStore::SEGMENTS).filter(|_| !store.memory.take_seen().is_empty()).count();
+    assert_eq!(round(), 0, "that they were opened is in their own records");
+
+    store.touch(&sessions[0], START.plus(MINUTE));
+    store.touch(&sessions[1], START.plus(Duration::from_millis(999)));
+    assert_eq!(round(), 1);
+    assert_eq!(round(), 0);
+    store.touch(&sessions[0], START.plus(MINUTE).plus(Duration::from_millis(999)));
+    assert_eq!(round(), 0);
+    assert!(store.memory.end(sessions[0].key()));
+    assert_eq!(round(), 1);
+}
