@@ -8,12 +8,14 @@
 //! RFC 6750 section 2.1 (bearer), RFC 9110 section 11.4 (credentials), RFC 6265 section 4.2 (cookies), RFC 9113
 //! section 8.2.3 (split cookies).
 
-use http::{
-    HeaderMap, HeaderName,
-    header::{AUTHORIZATION, COOKIE},
-};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
 
-use crate::{api_key, policy::AccessRule, refusal::BadCredential};
+use crate::{
+    api_key,
+    policy::AccessRule,
+    refusal::BadCredential,
+    session::{self, cookie::Presented},
+};
 
 /// What a request offers as proof.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -123,22 +125,11 @@ fn with_api_keys<'a>(
 /// # Errors
 /// [`Ambiguous::TwoSessionCookies`] when the name occurs more than once.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Ambiguous> {
-    let name = name.as_bytes();
-    let mut found = None;
-    for field in headers.get_all(COOKIE) {
-        let field = field.as_bytes();
-        let mut start = 0;
-        for end in memchr::memchr_iter(b';', field).chain([field.len()]) {
-            let pair = field.get(start..end).unwrap_or_default().trim_ascii();
-            start = end + 1;
-            if let Some(value) = pair.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
-                && found.replace(value).is_some()
-            {
-                return Err(Ambiguous::TwoSessionCookies);
-            }
-        }
+    match session::cookie::find(headers, name) {
+        Presented::Absent => Ok(None),
+        Presented::One(value) => Ok(Some(value)),
+        Presented::Several => Err(Ambiguous::TwoSessionCookies),
     }
-    Ok(found)
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Ambiguous> {
@@ -207,6 +198,7 @@ mod tests {
 
     use super::*;
     use crate::policy::Requirements;
+    use http::header::COOKIE;
 
     const COOKIE_NAME: &str = "__Host-portcullis";
 

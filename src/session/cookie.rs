@@ -51,20 +51,22 @@ pub fn value_at(path: &str, name: &str, value: &str, lifetime: &str, same_site: 
 /// Looks for a cookie by its exact name in all `Cookie` fields; HTTP/2 clients may send several (RFC 9113 section
 /// 8.2.3).
 pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
-    let mut found = Presented::Absent;
+    let name = name.as_bytes();
+    let mut found = None;
     for field in headers.get_all(header::COOKIE) {
-        for pair in field.as_bytes().split(|byte| *byte == b';') {
-            let pair = pair.trim_ascii();
-            let Some(value) = pair.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b"=")) else {
-                continue;
-            };
-            found = match found {
-                Presented::Absent => Presented::One(value),
-                Presented::One(_) | Presented::Several => Presented::Several,
-            };
+        let field = field.as_bytes();
+        let mut start = 0;
+        for end in memchr::memchr_iter(b';', field).chain([field.len()]) {
+            let pair = field.get(start..end).unwrap_or_default().trim_ascii();
+            start = end + 1;
+            if let Some(value) = pair.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
+                && found.replace(value).is_some()
+            {
+                return Presented::Several;
+            }
         }
     }
-    found
+    found.map_or(Presented::Absent, Presented::One)
 }
 
 impl SameSite {
