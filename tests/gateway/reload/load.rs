@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{Gateway, Issuer, Reply, Seen, Upstream};
+use crate::support::{Gateway, Issuer, Reply, Seen, Upstream, eventually};
 
 /// An upstream that answers whether a request was told what the generation that chose it tells.
 fn upstream_of(parity: &'static str, other: &'static str) -> Upstream {
@@ -77,7 +77,9 @@ fn ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation() 
         let (from, to) = if number % 2 == 0 { (odd.url(), even.url()) } else { (even.url(), odd.url()) };
         gateway.edit(&from, &to);
         gateway.reload().expect(200);
-        thread::sleep(Duration::from_millis(90));
+        // Requests go on between one reload and the next.
+        let before = served.load(SeqCst);
+        eventually("requests are served between reloads", || served.load(SeqCst) > before + 2);
     }
     stop.store(true, SeqCst);
 
@@ -98,14 +100,14 @@ fn counters_survive_and_every_metric_is_told_once() {
         lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum::<f64>()
     };
     gateway.client().get("/a/x").send().expect(200);
-    crate::support::eventually("the request is counted", || requests() == 1.0);
+    eventually("the request is counted", || requests() == 1.0);
 
     for _ in 0..5 {
         gateway.reload().expect(200);
     }
 
     gateway.client().get("/a/x").send().expect(200);
-    crate::support::eventually("both are counted", || requests() == 2.0);
+    eventually("both are counted", || requests() == 2.0);
     let text = gateway.telemetry().get("/metrics").send().expect(200).text();
     let help: Vec<&str> = text.lines().filter(|line| line.starts_with("# HELP")).collect();
     assert_eq!(help.len(), help.iter().collect::<BTreeSet<_>>().len());
@@ -121,7 +123,7 @@ fn a_request_under_way_ends_on_the_configuration_it_began_with() {
     let request = gateway.client().post("/a/x", "0123456789").bytes();
     let (first, last) = request.split_at(request.len() - 4);
     connection.write(first).expect("it is sent");
-    crate::support::eventually("the upstream has its beginning", || !upstream.bytes_seen().is_empty());
+    eventually("the upstream has its beginning", || !upstream.bytes_seen().is_empty());
 
     gateway.edit("/a/{*rest}", "/b/{*rest}");
     gateway.reload().expect(200);
