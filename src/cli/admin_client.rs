@@ -206,7 +206,6 @@ impl AdminClient {
 }
 
 /// A query of the parameters that are there, percent-encoded.
-#[allow(dead_code, reason = "for commands that list")]
 pub(super) fn query(parameters: &[(&str, Option<&str>)]) -> String {
     let pairs = parameters.iter().filter_map(|(name, value)| Some(format!("{name}={}", segment((*value)?))));
     pairs.collect::<Vec<_>>().join("&")
