@@ -109,6 +109,18 @@ impl Link {
         self.deadline.set(NEVER);
     }
 
+    /// Nobody uses the connection: what a large answer made its buffer grow to is given back.
+    pub(super) fn idle(&self) {
+        self.rest();
+        if self.read_bytes.replace(READ_BYTES) > READ_BYTES {
+            let mut buffer = self.buffer.borrow_mut();
+            // Unasked bytes stay: they are why it will not be used again.
+            if buffer.is_empty() {
+                *buffer = BytesMut::new();
+            }
+        }
+    }
+
     /// The request was sent to its end.
     pub(super) fn sent(&self) {
         self.sending.set(false);

@@ -136,6 +136,16 @@ impl Upstreams {
         }))
     }
 
+    /// What idle connections have read ahead or made room for, in bytes.
+    #[cfg(test)]
+    pub(super) fn idle_buffer_bytes(&self) -> usize {
+        let servers = self.0.servers.borrow();
+        let sizes = servers.iter().flat_map(|server| {
+            server.idle.borrow().iter().map(|idle| idle.link.buffer().borrow().capacity()).collect::<Vec<_>>()
+        });
+        sizes.sum()
+    }
+
     /// Closes all idle connections.
     pub fn close_idle(&self) {
         for server in &*self.0.servers.borrow() {
@@ -404,7 +414,7 @@ impl Lease {
     /// The answer was read to its end: the connection goes back if the request was sent to its end, too.
     pub(super) fn finish(self) {
         let Self { link, entry, server, once } = self;
-        link.rest();
+        link.idle();
         let mut idle = server.0.idle.borrow_mut();
         if !once && !link.is_sending() && idle.len() < entry.max_idle {
             let expires = link.ticks().now().saturating_add(entry.idle_ticks);

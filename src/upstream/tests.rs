@@ -330,6 +330,29 @@ fn concurrent_requests_have_connections_of_their_own_and_few_stay() {
 }
 
 #[test]
+fn an_idle_connection_keeps_no_memory_of_a_large_answer() {
+    run(async {
+        const LENGTH: usize = 8 << 20;
+        let address = server(|_, mut stream| async move {
+            while read_head(&mut stream).await.is_some() {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");
+                stream.write_all(&[head.as_bytes(), &vec![b'x'; LENGTH]].concat()).await.unwrap();
+            }
+        })
+        .await;
+        let front = Front::start(settings(vec![http(address)])).await;
+
+        for _ in 0..2 {
+            let answer = front.send(GET).await;
+            assert!(answer.complete && answer.body.len() == LENGTH);
+            eventually("it is idle", || front.counters(|c| c.under_way.load(Relaxed)) == 0).await;
+            assert!(front.upstreams.idle_buffer_bytes() <= 8 * 1024, "{}", front.upstreams.idle_buffer_bytes());
+        }
+        assert_eq!(front.counters(|c| c.connects.load(Relaxed)), 1);
+    });
+}
+
+#[test]
 fn bytes_that_nobody_asked_for_end_the_connection() {
     run(async {
         for (request, answer) in [
