@@ -28,6 +28,7 @@ use portcullis::{
         jwks::KeySlot,
         jwt::{Audience, ClaimMapping, Issuer, verify},
         keys::{Algorithm, Generation, KeySet},
+        possession::Presented,
         token_cache::{CacheLimits, TokenCache},
     },
     clock::Timestamp,
@@ -146,7 +147,15 @@ fn first_seen_and_remembered(bencher: Bencher<'_, '_>, algorithm: &Algorithm) {
     let (issuers, rule) = ([case.issuer], rule());
     let cache = || TokenCache::new(CacheLimits { wrong_signatures: 1, ..CacheLimits::default() });
     bencher.with_inputs(cache).bench_refs(|cache| {
-        let answer = authenticate_bearer(black_box(case.token.as_bytes()), &issuers, &rule, cache, NOW, false);
+        let answer = authenticate_bearer(
+            black_box(case.token.as_bytes()),
+            &Presented::default(),
+            &issuers,
+            &rule,
+            cache,
+            NOW,
+            false,
+        );
         assert!(matches!(answer, Answer::Valid(_)));
     });
 }
@@ -177,7 +186,8 @@ fn known(bencher: Bencher<'_, '_>, others: usize) {
     let case = Case::new(Algorithm::HS256);
     let (issuers, rule) = ([case.issuer], rule());
     let cache = TokenCache::new(CacheLimits::default());
-    let Answer::Valid(verified) = authenticate_bearer(case.token.as_bytes(), &issuers, &rule, &cache, NOW, false)
+    let Answer::Valid(verified) =
+        authenticate_bearer(case.token.as_bytes(), &Presented::default(), &issuers, &rule, &cache, NOW, false)
     else {
         panic!("refused");
     };
@@ -186,7 +196,15 @@ fn known(bencher: Bencher<'_, '_>, others: usize) {
         cache.insert(&cache.key(other.as_bytes()), Arc::clone(&verified), NOW);
     }
     bencher.bench(|| {
-        let answer = authenticate_bearer(black_box(case.token.as_bytes()), &issuers, &rule, &cache, NOW, false);
+        let answer = authenticate_bearer(
+            black_box(case.token.as_bytes()),
+            &Presented::default(),
+            &issuers,
+            &rule,
+            &cache,
+            NOW,
+            false,
+        );
         assert!(matches!(answer, Answer::Valid(_)));
     });
 }
@@ -197,7 +215,15 @@ fn known_to_be_bad(bencher: Bencher<'_, '_>) {
     let (case, stranger) = (Case::new(Algorithm::ES256), Case::new(Algorithm::ES256));
     let (issuers, rule, cache) = ([case.issuer], rule(), TokenCache::new(CacheLimits::default()));
     bencher.bench(|| {
-        let answer = authenticate_bearer(black_box(stranger.token.as_bytes()), &issuers, &rule, &cache, NOW, false);
+        let answer = authenticate_bearer(
+            black_box(stranger.token.as_bytes()),
+            &Presented::default(),
+            &issuers,
+            &rule,
+            &cache,
+            NOW,
+            false,
+        );
         assert!(matches!(answer, Answer::Invalid(_)));
     });
 }

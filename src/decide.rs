@@ -17,6 +17,7 @@ use crate::{
         credential::{self, Credential},
         jwks::KeysAwaited,
         jwt::{JwtError, VerifiedToken},
+        possession::Presented,
         proof::Proof,
     },
     authz::{self, Denial, Facts, Permit, Silent, Trace},
@@ -205,7 +206,8 @@ fn prove(
         .map_err(|ambiguous| Refusal::BadCredential(ambiguous.into()))?;
     match found {
         Credential::Bearer(token) => {
-            match authn::authenticate_bearer(token, &snapshot.issuers, rule, &shared.tokens, now, waited) {
+            let presented = Presented::default();
+            match authn::authenticate_bearer(token, &presented, &snapshot.issuers, rule, &shared.tokens, now, waited) {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
                     Err(Refusal::BadCredential(JwtError::Revoked.into()))
                 }

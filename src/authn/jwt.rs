@@ -18,6 +18,7 @@ use super::{
     json::{self, JsonError},
     jwks::KeySlot,
     keys::{Algorithm, BadSignature, Candidates, Generation, Key, Tenure, UnknownAlgorithm, Unmatched},
+    possession::Confirmation,
 };
 use crate::{
     clock::Timestamp,
@@ -157,6 +158,7 @@ pub struct VerifiedToken {
     /// From when until when it counts, the issuer's leeway included: what every request asks.
     counts: (Timestamp, Timestamp),
     jti: Option<Box<str>>,
+    confirmation: Confirmation,
     signing_input_hash: [u8; 32],
     dropped_grants: usize,
     checked: Checked,
@@ -177,6 +179,7 @@ impl VerifiedToken {
             issued_at: None,
             counts: (Timestamp::default(), expires_at),
             jti: None,
+            confirmation: Confirmation::default(),
             signing_input_hash: [0; 32],
             dropped_grants: 0,
             checked: Checked::default(),
@@ -221,6 +224,11 @@ impl VerifiedToken {
     /// `jti`: its name within the issuer.
     pub fn jti(&self) -> Option<&str> {
         self.jti.as_deref()
+    }
+
+    /// What it is bound to. To be checked on every use, against what came with that use.
+    pub const fn confirmation(&self) -> &Confirmation {
+        &self.confirmation
     }
 
     /// SHA-256 of header and payload as signed: names the token whatever its signature looks like (R28).
@@ -292,8 +300,10 @@ pub enum JwtError {
     TooDeep,
 
     // Another kind of token (R22).
-    /// `cnf`: it counts only with a proof of possession, which is not checked here.
+    /// `cnf`: it counts only with a proof of possession, and none that fits came with it.
     Bound,
+    /// `cnf` of a kind that is not known here, or malformed.
+    Confirmation,
     /// `events`: a statement about somebody, not by them.
     Event,
     /// `nonce`: an ID token.
@@ -345,6 +355,7 @@ impl JwtError {
             Self::Audience => "audience",
             Self::Bound => "sender_constrained",
             Self::ClaimType(_) => "claim_type",
+            Self::Confirmation => "unknown_confirmation",
             Self::Critical => "critical_header",
             Self::Duplicate => "duplicate_member",
             Self::Encoding => "encoding",
@@ -431,6 +442,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         issued_at: registered.issued_at,
         counts: registered.counts,
         jti: registered.jti,
+        confirmation: registered.confirmation,
         signing_input_hash,
         dropped_grants,
         checked: Checked::default(),
@@ -520,6 +532,7 @@ struct Registered {
     issued_at: Option<Timestamp>,
     counts: (Timestamp, Timestamp),
     jti: Option<Box<str>>,
+    confirmation: Confirmation,
 }
 
 impl Registered {
@@ -530,9 +543,7 @@ impl Registered {
         if claims.contains_key("nonce") && !issuer.id_tokens {
             return Err(JwtError::Nonce);
         }
-        if claims.contains_key("cnf") {
-            return Err(JwtError::Bound);
-        }
+        let confirmation = Confirmation::read(claims)?;
         let expires_at = date(claims, "exp")?.ok_or(JwtError::MissingClaim("exp"))?;
         let not_before = date(claims, "nbf")?;
         let issued_at = date(claims, "iat")?;
@@ -548,7 +559,7 @@ impl Registered {
         let from = not_before.map_or_else(Timestamp::default, |not_before| not_before.minus(issuer.leeway));
         let counts = (from, expires_at.plus(issuer.leeway));
         check_time(counts, now)?;
-        Ok(Self { expires_at, not_before, issued_at, counts, jti })
+        Ok(Self { expires_at, not_before, issued_at, counts, jti, confirmation })
     }
 }
 
@@ -889,7 +900,7 @@ mod tests {
             (json!({ "nbf": [] }), Some(JwtError::ClaimType("nbf"))),
             (json!({ "events": {} }), Some(JwtError::Event)),
             (json!({ "nonce": "abc" }), Some(JwtError::Nonce)),
-            (json!({ "cnf": { "jkt": "abc" } }), Some(JwtError::Bound)),
+            (json!({ "cnf": { "jkt": "abc" } }), Some(JwtError::Confirmation)),
             (json!({ "roles": "admin" }), None),
             (json!({ "roles": ["admin", 1] }), Some(JwtError::ClaimType("roles"))),
             (json!({ "roles": { "admin": true } }), Some(JwtError::ClaimType("roles"))),

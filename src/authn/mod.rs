@@ -10,6 +10,7 @@ use self::{
     jwks::KeysAwaited,
     jwt::{Issuer, JwtError, VerifiedToken},
     keys::Generation,
+    possession::Presented,
     token_cache::{Found, TokenCache},
 };
 use crate::{clock::Timestamp, policy::AccessRule, refusal::BadCredential};
@@ -19,6 +20,7 @@ mod json;
 pub mod jwks;
 pub mod jwt;
 pub mod keys;
+pub mod possession;
 pub mod proof;
 #[cfg(test)]
 mod signer;
@@ -44,11 +46,31 @@ impl From<JwtError> for BadCredential {
     }
 }
 
-/// Judges a bearer token on a route with this rule. A known token costs one look-up; its times are checked again.
+/// Judges a bearer token on a route with this rule, and whether what was `presented` with it proves what it is bound
+/// to. A known token costs one look-up; its times and its binding are checked again.
 ///
 /// Never [`Answer::Absent`]: there is a token. Revocation and requirements are for the caller to check. A caller that
 /// has `waited` for keys is not told to wait again.
 pub fn authenticate_bearer(
+    token: &[u8],
+    presented: &Presented<'_>,
+    issuers: &[Issuer],
+    rule: &AccessRule,
+    cache: &TokenCache,
+    now: Timestamp,
+    waited: bool,
+) -> Answer<Arc<VerifiedToken>> {
+    match verified_token(token, issuers, rule, cache, now, waited) {
+        Answer::Valid(token) => match token.confirmation().check(presented) {
+            Ok(()) => Answer::Valid(token),
+            Err(error) => Answer::Invalid(error.into()),
+        },
+        other @ (Answer::Absent | Answer::Invalid(_) | Answer::Unavailable(_)) => other,
+    }
+}
+
+/// The token, from the cache or verified now. Whose it is, is still to be proven where it is bound.
+fn verified_token(
     token: &[u8],
     issuers: &[Issuer],
     rule: &AccessRule,
@@ -120,6 +142,18 @@ mod tests {
         }
     }
 
+    /// With nothing to prove a binding.
+    fn authenticate(
+        token: &[u8],
+        issuers: &[Issuer],
+        rule: &AccessRule,
+        cache: &TokenCache,
+        now: Timestamp,
+        waited: bool,
+    ) -> Answer<Arc<VerifiedToken>> {
+        authenticate_bearer(token, &Presented::default(), issuers, rule, cache, now, waited)
+    }
+
     fn cache() -> TokenCache {
         TokenCache::new(CacheLimits::default())
     }
@@ -140,7 +174,7 @@ mod tests {
         let (token, issuers) = (signer.token_of(&claims()), [issuer(signer.keys())]);
         let at = |seconds| {
             let now = now().plus(Duration::from_secs(seconds));
-            authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now, false)
+            authenticate(token.as_bytes(), &issuers, &rule(&[0]), &cache, now, false)
         };
 
         let (Answer::Valid(first), Answer::Valid(second)) = (at(0), at(629)) else { panic!("refused") };
@@ -151,14 +185,33 @@ mod tests {
     }
 
     #[test]
+    fn a_known_token_that_is_bound_counts_with_its_proof_only() {
+        let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
+        let issuers = [issuer(signer.keys())];
+        let (mine, other) = ([1; 32], [2; 32]);
+        let x5t = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, mine);
+        let token = signer.token_of(&claims_with(json!({ "cnf": { "x5t#S256": x5t } })));
+        let with = |certificate| {
+            let presented = Presented { certificate };
+            label(authenticate_bearer(token.as_bytes(), &presented, &issuers, &rule(&[0]), &cache, now(), false))
+        };
+
+        for _ in 0..2 {
+            assert_eq!(with(None), "sender_constrained");
+            assert_eq!(with(Some(&other)), "sender_constrained");
+            assert_eq!(with(Some(&mine)), "valid");
+        }
+        assert_eq!((cache.statistics().misses, cache.statistics().hits), (1, 5));
+    }
+
+    #[test]
     fn a_known_token_does_not_count_on_a_route_of_another_issuer() {
         let (one, other, cache) = (Signer::new(Algorithm::ES256), Signer::new(Algorithm::ES256), cache());
         let other_issuer = Issuer { issuer: "https://other.example".into(), ..issuer(other.keys()) };
         let issuers = [issuer(one.keys()), other_issuer];
         let token = one.token_of(&claims());
-        let on = |allowed: &[usize]| {
-            label(authenticate_bearer(token.as_bytes(), &issuers, &rule(allowed), &cache, now(), false))
-        };
+        let on =
+            |allowed: &[usize]| label(authenticate(token.as_bytes(), &issuers, &rule(allowed), &cache, now(), false));
 
         assert_eq!(on(&[0]), "valid");
         assert_eq!(on(&[1]), "unknown_issuer");
@@ -171,7 +224,7 @@ mod tests {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
         let token = signer.token_of(&claims());
         let under =
-            |issuer: Issuer| label(authenticate_bearer(token.as_bytes(), &[issuer], &rule(&[0]), &cache, now(), false));
+            |issuer: Issuer| label(authenticate(token.as_bytes(), &[issuer], &rule(&[0]), &cache, now(), false));
 
         assert_eq!(under(issuer(signer.keys())), "valid");
         assert_eq!(under(issuer(Signer::new(Algorithm::ES256).keys())), "wrong_signature");
@@ -244,8 +297,7 @@ mod tests {
     fn only_a_wrong_signature_is_remembered_as_bad() {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
         let issuers = [issuer(signer.keys())];
-        let ask =
-            |token: &str| label(authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false));
+        let ask = |token: &str| label(authenticate(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false));
         let forged = Signer::new(Algorithm::ES256).token_of(&claims());
         let expired = signer.token_of(&claims_with(json!({ "exp": NOW - 60 })));
 
@@ -262,8 +314,7 @@ mod tests {
     fn keys_that_are_not_known_yet_are_no_verdict() {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
         let token = signer.token_of(&claims());
-        let ask =
-            |keys| label(authenticate_bearer(token.as_bytes(), &[issuer(keys)], &rule(&[0]), &cache, now(), false));
+        let ask = |keys| label(authenticate(token.as_bytes(), &[issuer(keys)], &rule(&[0]), &cache, now(), false));
 
         assert_eq!(ask(KeySet::pending(&[Algorithm::ES256]).unwrap()), "unavailable");
         assert_eq!(ask(signer.keys()), "valid");
@@ -277,10 +328,7 @@ mod tests {
         let token = signer.token_of(&claims_with(json!({ "roles": ["user", "admin"] })));
 
         for _ in 0..3 {
-            assert_eq!(
-                label(authenticate_bearer(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false)),
-                "valid"
-            );
+            assert_eq!(label(authenticate(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false)), "valid");
         }
         assert_eq!(cache.statistics().dropped_grants, 1);
     }
@@ -291,7 +339,7 @@ mod tests {
         let issuers = [issuer(signer.keys())];
         let huge = vec![b'a'; jwt::MAX_TOKEN_BYTES + 1];
 
-        assert_eq!(label(authenticate_bearer(&huge, &issuers, &rule(&[0]), &cache, now(), false)), "too_long");
+        assert_eq!(label(authenticate(&huge, &issuers, &rule(&[0]), &cache, now(), false)), "too_long");
         assert_eq!(cache.statistics().misses, 0);
     }
 }
