@@ -27,6 +27,7 @@
 //! | How is a session stored, how does it end? | [`session`] |
 //! | What survives a restart, and how is it written? | [`durable`] |
 //! | What was revoked before its time, and who is held against it? | [`revocation`], asked in [`decide`] |
+//! | Which keys does the gateway sign with, and when do they change? | [`signing`] |
 //! | How are people logged in? | [`login`], [`accounts`] |
 //! | What is a second factor, and who may have one? | [`factor`] |
 //! | What does a key of gateway.toml become? | [`config`] |
@@ -47,7 +48,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
-//! 1 route, session, revocation, api_key(→revocation), refusal, accounts, factor, fetch
+//! 1 route, session, revocation, api_key(→revocation), refusal, accounts, factor, signing, fetch
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -165,6 +166,7 @@ pub mod route;
 pub mod secret;
 pub mod session;
 pub mod shutdown;
+pub mod signing;
 pub mod state;
 pub mod telemetry;
 pub mod upstream;

@@ -28,6 +28,7 @@ use crate::{
     route::RouteTable,
     session,
     shutdown::Shutdown,
+    signing::Signing,
     telemetry::{QueryLog, Telemetry},
     upstream,
 };
@@ -77,6 +78,8 @@ pub struct Shared {
     pub sessions: Arc<session::Store>,
     /// What was revoked before its time (R28).
     pub revocations: Arc<Revocations>,
+    /// The keys that we sign with (R22).
+    pub signing: Signing,
     /// Tokens that were verified before (R23).
     pub tokens: TokenCache,
     /// Password checks, on threads of their own.

@@ -22,6 +22,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
         if let Some(live) = live.upgrade() {
             sessions_and_tokens(exposition, &live);
             keys(exposition, &live);
+            own_keys(exposition, &live);
             if let Some(durable) = &live.shared.durable {
                 state(exposition, durable);
             }
@@ -143,6 +144,20 @@ fn keys(exposition: &mut Exposition, live: &Live) {
     for (issuer, statistics) in &fetched {
         fetches.value(&[("issuer", issuer), ("result", "ok")], statistics.fetches);
         fetches.value(&[("issuer", issuer), ("result", "failed")], statistics.failures);
+    }
+}
+
+fn own_keys(exposition: &mut Exposition, live: &Live) {
+    let (signing, now) = (&live.shared.signing, live.shared.clock.now());
+    let mut ages = exposition
+        .gauge("portcullis_signing_key_age_seconds", "For how long the key that signs has signed, by purpose.");
+    for keys in [&signing.access, &signing.assertion] {
+        ages.value(&[("purpose", keys.purpose().label())], keys.age(now).as_secs());
+    }
+    let mut rotations =
+        exposition.counter("portcullis_signing_key_rotations_total", "Keys that began to sign, by purpose.");
+    for keys in [&signing.access, &signing.assertion] {
+        rotations.value(&[("purpose", keys.purpose().label())], keys.rotations());
     }
 }
 

@@ -39,6 +39,7 @@ use crate::{
     revocation::Revocations,
     session::{self, MemoryStore, Store},
     shutdown::Shutdown,
+    signing::Signing,
     state::{Live, Shared, Snapshot},
     telemetry::{Telemetry, endpoint},
     upstream,
@@ -347,8 +348,11 @@ fn live(
     let factors = Factors::open(durable.clone(), startup.state.as_ref().map(|state| state.dir.clone()))
         .map_err(failed("the second factors in server.state_dir cannot be read"))?;
     let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
+    let signing = wait(Signing::open(durable.clone(), clock.now()))?
+        .map_err(failed("the keys that tokens are signed with cannot be had"))?;
     let shared = Shared {
         clock: clock.clone(),
+        signing,
         sessions: Arc::new(sessions(durable.as_ref(), &snapshot.session, clock)?),
         revocations: Arc::new(revocations),
         durable,
@@ -387,9 +391,7 @@ fn follow_sources(live: &Live) -> Result<(), StartError> {
     if live.shared.durable.is_none() {
         return Ok(());
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().build();
-    let runtime = runtime.map_err(failed("the sessions cannot be compared with their sources"))?;
-    let revised = runtime.block_on(reload::revise(&live.snapshot(), &live.shared.sessions));
+    let revised = wait(reload::revise(&live.snapshot(), &live.shared.sessions))?;
     if revised.failed > 0 {
         return Err(StartError {
             what: "sessions whose sources have changed cannot be ended or updated".to_owned(),
@@ -397,6 +399,12 @@ fn follow_sources(live: &Live) -> Result<(), StartError> {
         });
     }
     Ok(())
+}
+
+/// For work at the start that waits for the disk.
+fn wait<T>(work: impl Future<Output = T>) -> Result<T, StartError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    Ok(runtime.map_err(failed("nothing can be waited for"))?.block_on(work))
 }
 
 /// The sessions, with those that are on disk.
@@ -449,11 +457,19 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<Str
     move |cause| StartError { what, cause: cause.into() }
 }
 
-/// Work that no request waits for: fetching keys, and sweeping ended sessions and revocations in small steps.
+/// Work that no request waits for: fetching keys, making our own, and sweeping ended sessions and revocations in small steps.
 fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
+        let rotating = Arc::clone(&live);
+        // On its own: a slow disk holds up nothing else. It ends with the thread.
+        drop(tasks.spawn_local(async move {
+            loop {
+                rotating.shared.signing.rotate(rotating.shared.clock.now()).await;
+                tokio::time::sleep(SWEEP_EVERY).await;
+            }
+        }));
         tasks.block_on(&runtime, async {
             let mut sweep = tokio::time::interval(SWEEP_EVERY);
             let mut sweeps = 0_u64;
