@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderName, Method, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, request::Parts};
 
 use crate::{
     api_key::{self, ApiKey},
@@ -62,6 +62,8 @@ pub struct Findings {
     pub token: Option<Arc<VerifiedToken>>,
     /// The API key that proved it.
     pub api_key: Option<Arc<ApiKey>>,
+    /// `Authorization` as it goes upstream: the token that proved it, where the route forwards it (R14).
+    pub forwarded: Option<HeaderValue>,
     /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
     /// again.
     pub awaited: Option<KeysAwaited>,
@@ -202,10 +204,13 @@ fn prove(
         return Err(Refusal::NoRoute);
     };
     let secure = view.scheme == Scheme::Https;
-    let found = credential::find(&head.headers, rule, &snapshot.session.cookie, secure)
+    let found = credential::find(&head.headers, rule, &snapshot.session.cookie, &snapshot.token_places, secure)
         .map_err(|ambiguous| Refusal::BadCredential(ambiguous.into()))?;
     match found {
-        Credential::Bearer(token) => {
+        Credential::Bearer { token, carrier } => {
+            if carrier.is_ambient() {
+                same_site(route, head, view)?;
+            }
             let presented = Presented::default();
             match authn::authenticate_bearer(token, &presented, &snapshot.issuers, rule, &shared.tokens, now, waited) {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
@@ -214,6 +219,9 @@ fn prove(
                 Answer::Valid(verified) => {
                     let identity = Arc::clone(verified.identity());
                     findings.token = Some(verified);
+                    if rule.forward_credential {
+                        findings.forwarded = credential::as_authorization(&head.headers, token, carrier);
+                    }
                     Ok(Some(identity))
                 }
                 Answer::Absent => Ok(None),
@@ -235,8 +243,7 @@ fn prove(
             }
         }
         Credential::Session(value) => {
-            let tunnel = route.websocket && headers::asks_for_websocket(head);
-            csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
+            same_site(route, head, view)?;
             let Some(token) = SessionToken::parse(value) else {
                 return dead_session(rule, head);
             };
@@ -256,6 +263,13 @@ fn prove(
         Credential::None if rule.session && secure => old_cookie(findings, snapshot, shared, head, now),
         Credential::None => Ok(None),
     }
+}
+
+/// What browsers add by themselves counts for requests from our own pages only, where they change something or open a
+/// tunnel (R31).
+fn same_site(route: &Route, head: &Parts, view: &ClientView) -> Result<(), Refusal> {
+    let tunnel = route.websocket && headers::asks_for_websocket(head);
+    csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)
 }
 
 /// The living session that a request to log in or out brings along: the one to end. These endpoints ask for no
@@ -303,8 +317,7 @@ fn old_cookie(
         let value =
             credential::cookie(&head.headers, name).map_err(|ambiguous| Refusal::BadCredential(ambiguous.into()))?;
         let Some(value) = value else { continue };
-        let tunnel = route.websocket && headers::asks_for_websocket(head);
-        csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)?;
+        same_site(route, head, view)?;
         let session = match shared.sessions.lookup_legacy(name, value, &snapshot.session, now) {
             Some(OldCookie::Waiting(session)) => {
                 findings.waited = true;

@@ -116,7 +116,7 @@ impl Rehearsal {
         match (&route.target, &findings.view, &findings.path) {
             (Target::Upstream(_), Some(view), Some(path)) => {
                 let id = RequestId::generate();
-                let outbound = headers::rewrite(&self.head, permit, view, path, &id, &snapshot.headers)?;
+                let outbound = headers::rewrite(&self.head, permit, None, view, path, &id, &snapshot.headers)?;
                 Ok((StatusCode::OK, Some(outbound.lines().to_map())))
             }
             (Target::Redirect { status, .. } | Target::Respond { status, .. }, _, _) => Ok((*status, None)),

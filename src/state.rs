@@ -19,7 +19,7 @@ use crate::{
     accounts::Hasher,
     admin,
     api_key::ApiKeys,
-    authn::{jwt::Issuer, token_cache::TokenCache},
+    authn::{credential::TokenPlaces, jwt::Issuer, token_cache::TokenCache},
     change::Reloads,
     clock::Clock,
     durable::Durable,
@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub demo_secrets: bool,
     /// `[[jwt.issuer]]`.
     pub issuers: Vec<Issuer>,
+    /// `jwt.cookie` and `jwt.header`.
+    pub token_places: TokenPlaces,
     /// `[[api_key]]`.
     pub api_keys: ApiKeys,
     /// `[session]`.

@@ -1,14 +1,16 @@
-//! The only reader of `Cookie` and `Authorization`: which one credential does a request carry? (R2)
+//! The only reader of `Cookie`, `Authorization` and the other headers of credentials: which one does a request carry?
+//! (R2)
 //!
 //! In: the request's headers and the route's rule. Out: one [`Credential`], or [`Ambiguous`] when the headers have no
-//! single reading. Only authenticators that the rule lists are looked at. `Authorization` and the header of an API key
-//! come before the cookie, and what is there is the answer, good or bad: nothing falls through to the cookie. Values are slices
-//! of the headers; nothing is allocated, and every byte is looked at once.
+//! single reading. Only authenticators that the rule lists are looked at. What is explicit (`Authorization`, the header
+//! of an API key, the header of a token) comes before cookies, the cookie of a token before that of a session, and what
+//! is there is the answer, good or bad: nothing falls through to the next. Two explicit ones are refused. Values are
+//! slices of the headers; nothing is allocated. A query is never looked at: URLs end in logs (RFC 6750 section 2.3).
 //!
 //! RFC 6750 section 2.1 (bearer), RFC 9110 section 11.4 (credentials), RFC 6265 section 4.2 (cookies), RFC 9113
 //! section 8.2.3 (split cookies).
 
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use crate::{
     api_key,
@@ -23,13 +25,48 @@ pub enum Credential<'a> {
     /// Nothing that the route looks at. An `Authorization` of a scheme that is no authenticator of ours (`Basic`,
     /// `Negotiate`, …) is nothing to us; on a route with `jwt` it does not go upstream either.
     None,
-    /// The token of `Authorization: Bearer`, by syntax a token68, unchecked beyond that.
-    Bearer(&'a [u8]),
+    /// A bearer token, by syntax a token68, unchecked beyond that.
+    Bearer {
+        /// Its bytes.
+        token: &'a [u8],
+        /// Where it was found.
+        carrier: Carrier,
+    },
     /// What claims to be an API key: the value of its header, or a bearer token that begins as keys do.
     ApiKey(&'a [u8]),
     /// The value of the session cookie, byte for byte, quotes included; whether it has the form of one of our tokens
     /// is for `session` to say.
     Session(&'a [u8]),
+}
+
+/// Where a request carries its bearer token.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Carrier {
+    /// `Authorization: Bearer`.
+    Authorization,
+    /// The cookie of [`TokenPlaces`].
+    Cookie,
+    /// The header of [`TokenPlaces`].
+    Header,
+}
+
+impl Carrier {
+    /// Whether browsers add it by themselves, so that only requests from our own pages count (R31).
+    pub const fn is_ambient(self) -> bool {
+        match self {
+            Self::Cookie => true,
+            Self::Authorization | Self::Header => false,
+        }
+    }
+}
+
+/// Where bearer tokens are looked for besides `Authorization`, on every route that takes them.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct TokenPlaces {
+    /// `jwt.cookie`: read over https only, and cut out of `Cookie` on every route.
+    pub cookie: Option<Box<str>>,
+    /// `jwt.header`: holds the token alone, and is removed on every route.
+    pub header: Option<HeaderName>,
 }
 
 /// Why no credential counts: the headers can be read in more than one way.
@@ -41,12 +78,18 @@ pub enum Ambiguous {
     TwoApiKeys,
     /// More than one `Authorization`.
     TwoAuthorizations,
-    /// An API key in its header beside a bearer token: two explicit ones, and only one can be meant (R2).
+    /// Two explicit credentials in different headers, and only one can be meant (R2).
     TwoKinds,
     /// The session cookie occurs more than once, in one field or in several.
     TwoSessionCookies,
+    /// The cookie of a token occurs more than once, in one field or in several.
+    TwoTokenCookies,
+    /// More than one header for a token.
+    TwoTokenHeaders,
     /// `Authorization` does not begin with a scheme, or what follows `Bearer` is not one space and one token68.
     UnreadableAuthorization,
+    /// The cookie or the header of a token holds something else than one token68.
+    UnreadableToken,
 }
 
 impl Ambiguous {
@@ -58,7 +101,10 @@ impl Ambiguous {
             Self::TwoKinds => "two_kinds",
             Self::TwoAuthorizations => "two_authorizations",
             Self::TwoSessionCookies => "two_session_cookies",
+            Self::TwoTokenCookies => "two_token_cookies",
+            Self::TwoTokenHeaders => "two_token_headers",
             Self::UnreadableAuthorization => "unreadable_authorization",
+            Self::UnreadableToken => "unreadable_token",
         }
     }
 }
@@ -71,29 +117,64 @@ impl From<Ambiguous> for BadCredential {
 
 /// Finds the credential that counts on a route with this rule.
 ///
-/// `secure` says whether the request came by https, as the client sees it (R20); otherwise session cookies are not
-/// read.
+/// `secure` says whether the request came by https, as the client sees it (R20); otherwise cookies are not read.
 ///
 /// # Errors
-/// [`Ambiguous`] when the headers that the rule looks at have no single reading. Two session cookies are refused even
-/// beside a bearer token.
+/// [`Ambiguous`] when the headers that the rule looks at have no single reading. Two cookies of a kind are refused even
+/// beside an explicit credential.
 pub fn find<'a>(
     headers: &'a HeaderMap,
     rule: &AccessRule,
     session_cookie: &str,
+    tokens: &TokenPlaces,
     secure: bool,
 ) -> Result<Credential<'a>, Ambiguous> {
-    let explicit = match &rule.api_key {
-        None if rule.issuers.is_empty() => None,
-        None => bearer(headers)?.map(Credential::Bearer),
-        Some(header) => with_api_keys(headers, rule, header)?,
+    let explicit = explicit(headers, rule, tokens)?;
+    let in_cookie = match &tokens.cookie {
+        Some(name) if secure && !rule.issuers.is_empty() => only_cookie(headers, name, Ambiguous::TwoTokenCookies)?,
+        Some(_) | None => None,
     };
     let session = if rule.session && secure { cookie(headers, session_cookie)? } else { None };
-    Ok(match (explicit, session) {
-        (Some(explicit), _) => explicit,
-        (None, Some(value)) => Credential::Session(value),
-        (None, None) => Credential::None,
+    Ok(match (explicit, in_cookie, session) {
+        (Some(explicit), _, _) => explicit,
+        (None, Some(value), _) => Credential::Bearer { token: readable(value)?, carrier: Carrier::Cookie },
+        (None, None, Some(value)) => Credential::Session(value),
+        (None, None, None) => Credential::None,
     })
+}
+
+/// What goes upstream as `Authorization` of a token that was verified, where a route forwards it: the field itself, or
+/// the token of another header or a cookie as RFC 6750 section 2.1 writes it, so that backends have one place to look.
+pub fn as_authorization(headers: &HeaderMap, token: &[u8], carrier: Carrier) -> Option<HeaderValue> {
+    let mut value = match carrier {
+        Carrier::Authorization => headers.get(AUTHORIZATION)?.clone(),
+        Carrier::Cookie | Carrier::Header => HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?,
+    };
+    value.set_sensitive(true);
+    Some(value)
+}
+
+/// The one credential that somebody has put in on purpose: `Authorization`, the header of an API key, that of a token.
+fn explicit<'a>(
+    headers: &'a HeaderMap,
+    rule: &AccessRule,
+    tokens: &TokenPlaces,
+) -> Result<Option<Credential<'a>>, Ambiguous> {
+    let takes_tokens = !rule.issuers.is_empty();
+    let of_authorization = match &rule.api_key {
+        None if !takes_tokens => return Ok(None),
+        None => bearer(headers)?.map(bearer_credential),
+        Some(header) => with_api_keys(headers, rule, header)?,
+    };
+    let of_header = match &tokens.header {
+        Some(name) if takes_tokens => only(headers, name, Ambiguous::TwoTokenHeaders)?,
+        Some(_) | None => None,
+    };
+    match (of_authorization, of_header) {
+        (Some(_), Some(_)) => Err(Ambiguous::TwoKinds),
+        (None, Some(value)) => Ok(Some(Credential::Bearer { token: readable(value)?, carrier: Carrier::Header })),
+        (found, None) => Ok(found),
+    }
 }
 
 /// What is explicit on a route where API keys count. No JWT begins as a key does, so a bearer token is one or the
@@ -103,15 +184,10 @@ fn with_api_keys<'a>(
     rule: &AccessRule,
     header: &HeaderName,
 ) -> Result<Option<Credential<'a>>, Ambiguous> {
-    let mut fields = headers.get_all(header).iter();
-    let in_header = fields.next().map(|value| Credential::ApiKey(value.as_bytes()));
-    if fields.next().is_some() {
-        return Err(Ambiguous::TwoApiKeys);
-    }
-    let token = bearer(headers)?;
-    let in_bearer = match token {
+    let in_header = only(headers, header, Ambiguous::TwoApiKeys)?.map(Credential::ApiKey);
+    let in_bearer = match bearer(headers)? {
         Some(token) if token.starts_with(api_key::PREFIX.as_bytes()) => Some(Credential::ApiKey(token)),
-        Some(token) if !rule.issuers.is_empty() => Some(Credential::Bearer(token)),
+        Some(token) if !rule.issuers.is_empty() => Some(bearer_credential(token)),
         Some(_) | None => None,
     };
     match (in_header, in_bearer) {
@@ -120,27 +196,42 @@ fn with_api_keys<'a>(
     }
 }
 
-/// The value of one cookie of ours, byte for byte.
+const fn bearer_credential(token: &[u8]) -> Credential<'_> {
+    Credential::Bearer { token, carrier: Carrier::Authorization }
+}
+
+/// The value of a header that may be there once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName, doubled: Ambiguous) -> Result<Option<&'a [u8]>, Ambiguous> {
+    let mut fields = headers.get_all(name).iter();
+    let first = fields.next().map(HeaderValue::as_bytes);
+    if fields.next().is_some() { Err(doubled) } else { Ok(first) }
+}
+
+/// What stands for itself in a cookie or a header: quotes, blanks and lists are no token.
+fn readable(value: &[u8]) -> Result<&[u8], Ambiguous> {
+    if is_token68(value) { Ok(value) } else { Err(Ambiguous::UnreadableToken) }
+}
+
+/// The value of the session cookie, or of another that opens sessions, byte for byte.
 ///
 /// # Errors
 /// [`Ambiguous::TwoSessionCookies`] when the name occurs more than once.
 pub fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Ambiguous> {
+    only_cookie(headers, name, Ambiguous::TwoSessionCookies)
+}
+
+fn only_cookie<'a>(headers: &'a HeaderMap, name: &str, doubled: Ambiguous) -> Result<Option<&'a [u8]>, Ambiguous> {
     match session::cookie::find(headers, name) {
         Presented::Absent => Ok(None),
         Presented::One(value) => Ok(Some(value)),
-        Presented::Several => Err(Ambiguous::TwoSessionCookies),
+        Presented::Several => Err(doubled),
     }
 }
 
 fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Ambiguous> {
-    let mut fields = headers.get_all(AUTHORIZATION).iter();
-    let Some(field) = fields.next() else {
+    let Some(field) = only(headers, &AUTHORIZATION, Ambiguous::TwoAuthorizations)? else {
         return Ok(None);
     };
-    if fields.next().is_some() {
-        return Err(Ambiguous::TwoAuthorizations);
-    }
-    let field = field.as_bytes();
     let scheme_end = field.iter().position(|&byte| !is_tchar(byte)).unwrap_or(field.len());
     let (scheme, rest) = field.split_at(scheme_end);
     if scheme.is_empty() {
@@ -201,6 +292,8 @@ mod tests {
     use http::header::COOKIE;
 
     const COOKIE_NAME: &str = "__Host-portcullis";
+    const KEY_HEADER: HeaderName = HeaderName::from_static("x-api-key");
+    const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-token");
 
     fn rule(session: bool, jwt: bool) -> AccessRule {
         AccessRule {
@@ -214,6 +307,14 @@ mod tests {
         }
     }
 
+    fn nowhere() -> TokenPlaces {
+        TokenPlaces::default()
+    }
+
+    fn token_places() -> TokenPlaces {
+        TokenPlaces { cookie: Some("token".into()), header: Some(TOKEN_HEADER) }
+    }
+
     fn headers(fields: &[(HeaderName, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in fields {
@@ -224,7 +325,7 @@ mod tests {
 
     fn find_both(fields: &[(HeaderName, &str)]) -> Result<Credential<'static>, Ambiguous> {
         let headers = Box::leak(Box::new(headers(fields)));
-        find(headers, &rule(true, true), COOKIE_NAME, true)
+        find(headers, &rule(true, true), COOKIE_NAME, &nowhere(), true)
     }
 
     #[test]
@@ -247,9 +348,9 @@ mod tests {
     fn a_bearer_is_one_scheme_one_space_one_token68() {
         let unreadable = Err(Ambiguous::UnreadableAuthorization);
         let rows: &[(&str, Result<Credential<'_>, Ambiguous>)] = &[
-            ("Bearer a.b.c", Ok(Credential::Bearer(b"a.b.c"))),
-            ("bearer a.b.c", Ok(Credential::Bearer(b"a.b.c"))),
-            ("BEARER AZaz09-._~+/==", Ok(Credential::Bearer(b"AZaz09-._~+/=="))),
+            ("Bearer a.b.c", Ok(bearer_credential(b"a.b.c"))),
+            ("bearer a.b.c", Ok(bearer_credential(b"a.b.c"))),
+            ("BEARER AZaz09-._~+/==", Ok(bearer_credential(b"AZaz09-._~+/=="))),
             ("Basic dXNlcjpwYXNz", Ok(Credential::None)),
             ("Negotiate abc", Ok(Credential::None)),
             ("Bearers a.b.c", Ok(Credential::None)),
@@ -329,7 +430,7 @@ mod tests {
         let dpop = [cookie.clone(), (AUTHORIZATION, "dpop a")];
         let foreign = [cookie, (AUTHORIZATION, "Basic dXNlcjpwYXNz")];
 
-        assert_eq!(find_both(&good), Ok(Credential::Bearer(b"a.b.c")));
+        assert_eq!(find_both(&good), Ok(bearer_credential(b"a.b.c")));
         assert_eq!(find_both(&bad), Err(Ambiguous::UnreadableAuthorization));
         assert_eq!(find_both(&dpop), Err(Ambiguous::Dpop));
         assert_eq!(find_both(&foreign), Ok(Credential::Session(b"abc")));
@@ -344,10 +445,10 @@ mod tests {
             (COOKIE, "__Host-portcullis=a; __Host-portcullis=b"),
         ]);
 
-        assert_eq!(find(&both, &rule(true, false), COOKIE_NAME, true), Ok(Credential::Session(b"abc")));
-        assert_eq!(find(&both, &rule(false, true), COOKIE_NAME, true), Ok(Credential::Bearer(b"a.b.c")));
-        assert_eq!(find(&both, &rule(false, false), COOKIE_NAME, true), Ok(Credential::None));
-        assert_eq!(find(&doubled, &rule(false, false), COOKIE_NAME, true), Ok(Credential::None));
+        assert_eq!(find(&both, &rule(true, false), COOKIE_NAME, &nowhere(), true), Ok(Credential::Session(b"abc")));
+        assert_eq!(find(&both, &rule(false, true), COOKIE_NAME, &nowhere(), true), Ok(bearer_credential(b"a.b.c")));
+        assert_eq!(find(&both, &rule(false, false), COOKIE_NAME, &nowhere(), true), Ok(Credential::None));
+        assert_eq!(find(&doubled, &rule(false, false), COOKIE_NAME, &nowhere(), true), Ok(Credential::None));
     }
 
     #[test]
@@ -355,16 +456,88 @@ mod tests {
         let cookie = headers(&[(COOKIE, "__Host-portcullis=abc")]);
         let bearer = headers(&[(AUTHORIZATION, "Bearer a.b.c"), (COOKIE, "__Host-portcullis=abc")]);
 
-        assert_eq!(find(&cookie, &rule(true, true), COOKIE_NAME, true), Ok(Credential::Session(b"abc")));
-        assert_eq!(find(&cookie, &rule(true, true), COOKIE_NAME, false), Ok(Credential::None));
-        assert_eq!(find(&bearer, &rule(true, true), COOKIE_NAME, false), Ok(Credential::Bearer(b"a.b.c")));
+        assert_eq!(find(&cookie, &rule(true, true), COOKIE_NAME, &nowhere(), true), Ok(Credential::Session(b"abc")));
+        assert_eq!(find(&cookie, &rule(true, true), COOKIE_NAME, &nowhere(), false), Ok(Credential::None));
+        assert_eq!(find(&bearer, &rule(true, true), COOKIE_NAME, &nowhere(), false), Ok(bearer_credential(b"a.b.c")));
+    }
+
+    #[test]
+    fn a_token_is_found_in_its_header_and_in_its_cookie_and_explicit_beats_ambient() {
+        let authorization = (AUTHORIZATION, "Bearer a.b.c");
+        let header = (TOKEN_HEADER, "d.e.f");
+        let cookie = (COOKIE, "token=g.h.i");
+        let session = (COOKIE, "__Host-portcullis=abc");
+        let key = (KEY_HEADER, "ptc_1");
+        let in_header = Ok(Credential::Bearer { token: b"d.e.f", carrier: Carrier::Header });
+        let in_cookie = Ok(Credential::Bearer { token: b"g.h.i", carrier: Carrier::Cookie });
+        let rule = AccessRule { api_key: Some(KEY_HEADER), ..rule(true, true) };
+        type Row<'a> = (&'a [&'a (HeaderName, &'a str)], Result<Credential<'a>, Ambiguous>);
+        let rows: &[Row<'_>] = &[
+            (&[&header], in_header),
+            (&[&cookie], in_cookie),
+            (&[&cookie, &session], in_cookie),
+            (&[&session, &cookie], in_cookie),
+            (&[&cookie, &session, &header], in_header),
+            (&[&cookie, &session, &authorization], Ok(bearer_credential(b"a.b.c"))),
+            (&[&cookie, &session, &key], Ok(Credential::ApiKey(b"ptc_1"))),
+            (&[&(AUTHORIZATION, "Basic YTpi"), &cookie], in_cookie),
+            (&[&(AUTHORIZATION, "Basic YTpi"), &header], in_header),
+            (&[&authorization, &header], Err(Ambiguous::TwoKinds)),
+            (&[&(AUTHORIZATION, "Bearer ptc_1"), &header], Err(Ambiguous::TwoKinds)),
+            (&[&key, &header], Err(Ambiguous::TwoKinds)),
+            (&[&(AUTHORIZATION, "Bearer"), &cookie], Err(Ambiguous::UnreadableAuthorization)),
+            (&[&header, &header], Err(Ambiguous::TwoTokenHeaders)),
+            (&[&cookie, &cookie], Err(Ambiguous::TwoTokenCookies)),
+            (&[&(COOKIE, "token=a; token=a")], Err(Ambiguous::TwoTokenCookies)),
+            (&[&(COOKIE, "token=a; token=a"), &authorization], Err(Ambiguous::TwoTokenCookies)),
+            (&[&cookie, &session, &session], Err(Ambiguous::TwoSessionCookies)),
+            (&[&(TOKEN_HEADER, ""), &cookie], Err(Ambiguous::UnreadableToken)),
+            (&[&(TOKEN_HEADER, "Bearer d.e.f")], Err(Ambiguous::UnreadableToken)),
+            (&[&(TOKEN_HEADER, "d.e.f, d.e.f")], Err(Ambiguous::UnreadableToken)),
+            (&[&(COOKIE, "token="), &session], Err(Ambiguous::UnreadableToken)),
+            (&[&(COOKIE, "token=\"a.b.c\"")], Err(Ambiguous::UnreadableToken)),
+            (&[&(COOKIE, "Token=a.b.c")], Ok(Credential::None)),
+        ];
+        for (fields, expect) in rows {
+            let fields: Vec<_> = fields.iter().map(|field| (*field).clone()).collect();
+            assert_eq!(find(&headers(&fields), &rule, COOKIE_NAME, &token_places(), true), *expect, "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn the_places_of_tokens_are_looked_at_where_tokens_count_and_cookies_over_https() {
+        let both = headers(&[(TOKEN_HEADER, "d.e.f"), (TOKEN_HEADER, "d.e.f"), (COOKIE, "token=a; token=a")]);
+        let cookie = headers(&[(COOKIE, "token=a.b.c")]);
+        let keys_only = AccessRule { api_key: Some(KEY_HEADER), ..rule(false, false) };
+        let ask = |headers: &HeaderMap, rule: &AccessRule, secure| {
+            matches!(find(headers, rule, COOKIE_NAME, &token_places(), secure), Ok(Credential::None))
+        };
+
+        assert!(ask(&both, &rule(true, false), true) && ask(&both, &keys_only, true));
+        assert!(ask(&cookie, &rule(true, true), false) && !ask(&cookie, &rule(true, true), true));
+        assert!(!ask(&both, &rule(false, true), false));
+        assert_eq!(find(&both, &rule(true, true), COOKIE_NAME, &nowhere(), true), Ok(Credential::None));
+    }
+
+    #[test]
+    fn a_token_goes_on_in_the_one_form_of_authorization() {
+        let fields = headers(&[(AUTHORIZATION, "bearer a.b.c")]);
+        let basic = headers(&[(AUTHORIZATION, "Basic YTpi"), (COOKIE, "token=a.b.c")]);
+
+        let as_sent = as_authorization(&fields, b"a.b.c", Carrier::Authorization).unwrap();
+        assert_eq!(as_sent, "bearer a.b.c");
+        for carrier in [Carrier::Cookie, Carrier::Header] {
+            let made = as_authorization(&basic, b"a.b.c", carrier).unwrap();
+            assert_eq!(made, "Bearer a.b.c");
+            assert!(made.is_sensitive());
+        }
     }
 
     proptest! {
         #[test]
         fn a_bearer_that_is_found_is_a_token68(value in "[Bb]earer[ \t]{0,2}[a-z.=, \"]{0,12}") {
             let headers = headers(&[(AUTHORIZATION, &value)]);
-            if let Ok(Credential::Bearer(token)) = find(&headers, &rule(true, true), COOKIE_NAME, true) {
+            if let Ok(Credential::Bearer { token, .. }) = find(&headers, &rule(true, true), COOKIE_NAME, &nowhere(), true) {
                 prop_assert!(is_token68(token));
                 prop_assert_eq!(value.as_bytes().strip_suffix(token).map(<[u8]>::len), Some("Bearer ".len()));
             }
@@ -389,7 +562,7 @@ mod tests {
                 [value] => Ok(Credential::Session(value.as_bytes())),
                 _ => Err(Ambiguous::TwoSessionCookies),
             };
-            prop_assert_eq!(find(&map, &rule(true, true), "sid", true), expect);
+            prop_assert_eq!(find(&map, &rule(true, true), "sid", &nowhere(), true), expect);
         }
     }
 }

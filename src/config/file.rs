@@ -267,6 +267,10 @@ table! {
 
     /// `[jwt]`.
     struct Jwt {
+        /// In which tokens come, beside `Authorization: Bearer`.
+        cookie: Option<At<CookieName>>,
+        /// In which tokens come, beside `Authorization: Bearer`.
+        header: Option<At<HeaderName>>,
         /// Who signs bearer tokens.
         issuer: List<Issuer>,
     }

@@ -8,7 +8,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -20,7 +20,7 @@ use crate::{
     authz::Permit,
     client::ClientView,
     id::{RequestId, is_traceparent, new_traceparent},
-    identity::{Field, Identity, Via},
+    identity::{Field, Identity},
     policy::{Access, ClaimPath},
     route::{Route, path::CanonicalPath},
 };
@@ -42,8 +42,8 @@ pub struct Settings {
     pub fields: Box<[(HeaderName, Field)]>,
     /// `extra`: further headers from claims.
     pub extra: Box<[(HeaderName, ClaimPath)]>,
-    /// The header that API keys come in, if there are any; removed on every route (R14).
-    pub api_key: Option<HeaderName>,
+    /// The headers that API keys and tokens come in besides `Authorization`; removed on every route (R14).
+    pub credentials: Box<[HeaderName]>,
     /// All identity headers together, names and values (R13). Default 4 KiB.
     pub max_bytes: usize,
     /// Peers whose forwarding headers are believed (R15).
@@ -116,20 +116,22 @@ pub enum RewriteError {
     IdentityTooLarge,
 }
 
-/// Makes of a request what its upstream gets.
+/// Makes of a request what its upstream gets. `authorization` is the verified token that goes with it, where the route
+/// says so; on routes that authenticate nothing else goes under that name (R14).
 ///
 /// # Errors
 /// [`RewriteError`]; the request is then refused.
 pub fn rewrite(
     head: &Parts,
     permit: Permit,
+    authorization: Option<&HeaderValue>,
     view: &ClientView,
     path: &CanonicalPath,
     request_id: &RequestId,
     settings: &Settings,
 ) -> Result<OutboundRequest, RewriteError> {
     let caller = permit.identity().map(|identity| &**identity);
-    let rewritten = rewrite_head(head, permit.route(), caller, view, request_id, settings)?;
+    let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
     let Rewritten { host, lines, expects_continue, websocket } = rewritten;
     Ok(OutboundRequest {
         parts: OutboundParts {
@@ -147,6 +149,11 @@ pub fn rewrite(
 /// Whether a request is the opening handshake of a WebSocket (RFC 6455 section 4.1), whatever its route says to that.
 pub fn asks_for_websocket(head: &Parts) -> bool {
     websocket_key(head).is_some()
+}
+
+/// Whether a header tells of the caller, the connection or the way of a request, so that it can carry no credential.
+pub fn has_meaning(name: &HeaderName) -> bool {
+    names::has_meaning(name)
 }
 
 impl OutboundRequest {
@@ -235,20 +242,21 @@ fn rewrite_head(
     head: &Parts,
     route: &Route,
     caller: Option<&Identity>,
+    authorization: Option<&HeaderValue>,
     view: &ClientView,
     request_id: &RequestId,
     settings: &Settings,
 ) -> Result<Rewritten, RewriteError> {
     let headers = &head.headers;
     let mut lines = Lines::new();
-    let survey = copy_fit(headers, route, caller, settings, &[], &mut lines);
+    let survey = copy_fit(headers, route, settings, &[], &mut lines);
     let survey = if survey.connection {
         let listed = hop::listed_fields(headers);
         if listed.is_empty() {
             survey
         } else {
             lines.clear();
-            copy_fit(headers, route, caller, settings, &listed, &mut lines)
+            copy_fit(headers, route, settings, &listed, &mut lines)
         }
     } else {
         survey
@@ -260,6 +268,9 @@ fn rewrite_head(
     let host = forwarded::put(&mut lines, headers, view);
     lines.put(&X_REQUEST_ID, request_id.header());
     put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
+    if let (Some(authorization), Access::Authenticated(_)) = (authorization, &route.access) {
+        lines.put(&AUTHORIZATION, authorization);
+    }
     if let Some(caller) = caller {
         identity::put(&mut lines, caller, settings)?;
     }
@@ -281,7 +292,6 @@ struct Survey {
 fn copy_fit(
     headers: &HeaderMap,
     route: &Route,
-    caller: Option<&Identity>,
     settings: &Settings,
     listed: &[HeaderName],
     lines: &mut Lines,
@@ -293,7 +303,7 @@ fn copy_fit(
         }
         let passes = match names::kind(name, settings) {
             None | Some(Kind::Forwarding | Kind::Framing | Kind::Hop | Kind::Host | Kind::Identity) => false,
-            Some(Kind::Authorization) => authorization_passes(&route.access, caller),
+            Some(Kind::Authorization) => authorization_passes(&route.access),
             Some(Kind::Connection) => {
                 survey.connection = true;
                 false
@@ -330,13 +340,12 @@ fn copy_fit(
     survey
 }
 
-/// R14: a token goes upstream only where the route says so, and on routes that ask for one only if it was verified.
-fn authorization_passes(access: &Access, caller: Option<&Identity>) -> bool {
+/// R14: what a client says there passes only where nobody is asked and the route says so. On other routes it may be
+/// something else than what was verified; what was verified is put in its place.
+const fn authorization_passes(access: &Access) -> bool {
     match access {
         Access::Public { pass_authorization } => *pass_authorization,
-        Access::Authenticated(rule) => {
-            rule.forward_credential && caller.is_some_and(|caller| matches!(caller.via(), Via::Jwt(_)))
-        }
+        Access::Authenticated(_) => false,
     }
 }
 

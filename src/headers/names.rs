@@ -62,13 +62,18 @@ pub(super) fn kind(name: &HeaderName, settings: &Settings) -> Option<Kind> {
     (known(&folded) == Kind::Ordinary && !is_extra(&folded, settings)).then_some(Kind::Ordinary)
 }
 
+/// Whether the name is one of those that are treated in a way of their own, whatever the settings.
+pub(super) fn has_meaning(name: &HeaderName) -> bool {
+    known(name.as_str().as_bytes()) != Kind::Ordinary
+}
+
 /// How a CGI-like backend reads a byte of a name.
 const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
 fn is_extra(folded: &[u8], settings: &Settings) -> bool {
-    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.api_key).any(|extra| {
+    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.credentials).any(|extra| {
         let extra = extra.as_str().as_bytes();
         extra.len() == folded.len() && extra.iter().zip(folded).all(|(a, b)| fold(*a) == *b)
     })

@@ -194,7 +194,8 @@ async fn relay(
             };
             let http2 = head.version == http::Version::HTTP_2;
             let client = head.extensions.remove::<OnUpgrade>();
-            let outbound = headers::rewrite(head, permit, view, path, request_id, &snapshot.headers)?;
+            let outbound =
+                headers::rewrite(head, permit, findings.forwarded.as_ref(), view, path, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client });

@@ -206,7 +206,7 @@ fn settings(family: ForwardedFamily) -> headers::Settings {
         generation: 1,
         fields: Profile::default().fields(),
         extra: Box::default(),
-        api_key: None,
+        credentials: Box::new([]),
         max_bytes: 4096,
         trusted_proxies: ["10.0.0.0/8"].iter().filter_map(|network| network.parse().ok()).collect(),
         trust_unix_peers: false,

@@ -75,6 +75,7 @@ impl Build<'_> {
         let login = self.login(&file);
         let look = self.look(&file);
         let issuers = self.issuers(&file);
+        let token_places = self.token_places(&file);
         let api_keys = self.api_keys(&file);
         let admin = self.admin(&file);
         let session = self.session(&file);
@@ -102,6 +103,7 @@ impl Build<'_> {
             routes: table,
             demo_secrets: false,
             issuers: issuers?,
+            token_places: token_places?,
             api_keys: api_keys?,
             session: session?,
             login: login?,

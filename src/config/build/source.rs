@@ -11,6 +11,7 @@ use crate::{
     admin::{self, AdminToken, Scope},
     api_key::{ApiKey, ApiKeys, Description},
     authn::{
+        credential::TokenPlaces,
         jwks::{self, KeySlot},
         jwt::{Audience, ClaimMapping, Issuer},
         keys::{Algorithm, Generation, KeyError, KeySet},
@@ -136,7 +137,7 @@ impl Build<'_> {
             self.findings.problem(&written.place, found, "at most max_lifetime");
         }
         let cookie = match &session.cookie {
-            None => "__Host-portcullis",
+            None => SESSION_COOKIE,
             Some(At { value, place }) => {
                 if !value.0.starts_with("__Host-") {
                     self.findings.warn(place, "without `__Host-`, a neighbouring host can set this cookie (R26)");
@@ -166,6 +167,29 @@ impl Build<'_> {
         let proxy = self.outbound_proxy(file);
         let built: Vec<Option<Issuer>> = issuers.iter().map(|at| self.issuer(at, proxy.as_ref())).collect();
         built.into_iter().collect()
+    }
+
+    /// Where bearer tokens are looked for besides `Authorization`. The names are settled with those of `headers`.
+    pub(super) fn token_places(&mut self, file: &File) -> Option<TokenPlaces> {
+        let jwt = file.jwt.0.as_ref()?;
+        if let Some(At { value, place }) = &jwt.cookie {
+            let session = file.session.0.as_ref().and_then(|session| session.table.cookie.as_ref());
+            let session = session.map_or(SESSION_COOKIE, |at| &*at.value.0);
+            if value.0 == session || login::OWN_COOKIES.contains(&&*value.0) {
+                self.findings.problem(place, "a cookie that has a meaning already", "a name of its own");
+            }
+            if !value.0.starts_with("__Host-") {
+                self.findings.warn(place, "without `__Host-`, a neighbouring host can set this cookie");
+            }
+        }
+        let written = [jwt.cookie.as_ref().map(|at| &at.place), jwt.header.as_ref().map(|at| &at.place)];
+        if let Some(place) = written.into_iter().flatten().next().filter(|_| jwt.issuer.0.is_empty()) {
+            self.findings.problem(place, "a place for tokens, but nobody who signs them", "a [[jwt.issuer]]");
+        }
+        Some(TokenPlaces {
+            cookie: jwt.cookie.as_ref().map(|at| at.value.0.as_str().into()),
+            header: jwt.header.as_ref().map(|at| at.value.clone()),
+        })
     }
 
     fn issuer(&mut self, at: &At<file::Issuer>, proxy: Option<&Arc<fetch::Proxy>>) -> Option<Issuer> {
@@ -750,5 +774,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 const LONGEST_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
 const API_KEY: &str = "api_key";
+
+const SESSION_COOKIE: &str = "__Host-portcullis";
 
 const LOCAL: &str = "local";

@@ -97,29 +97,44 @@ impl Build<'_> {
             }
             extra.push((header, claim.value.0.clone()));
         }
-        let api_key = server::api_key_header(file);
-        if let Some(header) = &api_key
-            && (extra.iter().any(|(name, _)| name == header)
-                || is_reserved(header)
-                || fields.iter().any(|(n, _)| n == header))
-        {
-            let place = &file.server.0.as_ref()?.table.api_key_header.as_ref()?.place;
-            self.findings.problem(place, "a header that has a meaning already", "another name, such as X-API-Key");
-        }
         let server = &file.server.0.as_ref()?.table;
+        let jwt = file.jwt.0.as_ref()?;
+        let api_key = server::api_key_header(file);
+        let mut credentials = Vec::new();
+        for (header, written, example) in [
+            (api_key, server.api_key_header.as_ref(), "X-API-Key"),
+            (jwt.header.as_ref().map(|at| at.value.clone()), jwt.header.as_ref(), "X-Access-Token"),
+        ] {
+            let Some(header) = header else { continue };
+            let taken = extra.iter().map(|(name, _)| name).chain(fields.iter().map(|(name, _)| name));
+            if let Some(At { place, .. }) = written
+                && (taken.chain(&credentials).any(|taken| *taken == header)
+                    || is_reserved(&header)
+                    || headers::has_meaning(&header))
+            {
+                let expected = format!("another name, such as {example}");
+                self.findings.problem(place, "a header that has a meaning already", expected);
+            }
+            credentials.push(header);
+        }
         let (trusted_proxies, trust_unix_peers) = server::trusted_proxies(file);
         Some(headers::Settings {
             generation: 1,
             fields,
             extra: extra.into(),
-            api_key,
+            credentials: credentials.into(),
             max_bytes: identity.max_bytes.map_or(4096, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
             subject_with_realm: matches!(identity.subject, Some(SubjectForm::RealmSubject)),
             trusted_proxies,
             trust_unix_peers,
             family: server.forwarded_headers.unwrap_or_default(),
             keep_odd_names: matches!(server.odd_header_names, Some(OddNames::Keep)),
-            own_cookies: [&*session?.cookie].into_iter().chain(login::OWN_COOKIES).map(Into::into).collect(),
+            own_cookies: [&*session?.cookie]
+                .into_iter()
+                .chain(jwt.cookie.as_ref().map(|at| &*at.value.0))
+                .chain(login::OWN_COOKIES)
+                .map(Into::into)
+                .collect(),
         })
     }
 }

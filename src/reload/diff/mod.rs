@@ -97,7 +97,7 @@ pub fn compare(old: &Snapshot, new: &Snapshot, now: Timestamp, limit: usize) -> 
         }
     }
     for (before, after) in same_names(old, new) {
-        for (kind, keys) in written(before, after) {
+        for (kind, keys) in written(before, after, old.token_places == new.token_places) {
             note(kind, &after.name, &|| keys.join(", "));
         }
     }
@@ -124,7 +124,7 @@ fn same_names<'a>(old: &'a Snapshot, new: &'a Snapshot) -> impl Iterator<Item = 
 }
 
 /// The keys of a route that differ and that no answer shows.
-fn written(before: &Route, after: &Route) -> Vec<(Kind, Vec<&'static str>)> {
+fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&'static str>)> {
     let mut found = Vec::new();
     match (before.websocket, after.websocket) {
         (false, true) => found.push((Kind::MoreOpen, vec!["upgrade"])),
@@ -144,6 +144,7 @@ fn written(before: &Route, after: &Route) -> Vec<(Kind, Vec<&'static str>)> {
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {
         compare("touch", before.touch == after.touch);
         compare("forward_credential", before.forward_credential == after.forward_credential);
+        compare("the places of tokens in [jwt]", same_places || after.issuers.is_empty());
     }
     if let (Access::Public { pass_authorization: before }, Access::Public { pass_authorization: after }) =
         (&before.access, &after.access)

@@ -9,6 +9,9 @@ mod optional;
 /// R2: which of several credentials counts.
 mod precedence;
 
+/// R2, R14 and R31: tokens in a cookie or a header.
+mod carriers;
+
 /// What a bearer is told when it is refused (RFC 6750).
 mod challenges;
 

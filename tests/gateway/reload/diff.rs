@@ -150,6 +150,25 @@ fn what_closes_or_moves_is_told_and_opens_nothing() {
 }
 
 #[test]
+fn another_place_for_tokens_is_told_for_the_routes_that_take_them() {
+    let issuer = "[[jwt.issuer]]\nname = \"id\"\nissuer = \"id\"\njwks = { url = \"http://127.0.0.1:1/keys\" }\n\
+                  algorithms = [\"RS256\"]\naudience = \"api\"\nrealm = \"staff\"\ngrants = \"all\"\n";
+    let with = |places: &str| {
+        let text = BASE.replace("[upstream.app]", &format!("{places}{issuer}[upstream.app]"));
+        text.replacen("auth = [\"session\"]", "auth = [\"session\", \"jwt\"]", 1)
+    };
+    let shell = Shell::empty();
+    shell.write("old.toml", &with(""));
+    shell.write("new.toml", &with("[jwt]\ncookie = \"__Host-token\"\n"));
+
+    let said = shell.run(&["diff", "old.toml", "new.toml"]).expect(0);
+
+    assert_eq!(said.out.lines().next(), Some("different: app: the places of tokens in [jwt]"), "{}", said.out);
+    assert!(!said.out.contains("admin"), "{}", said.out);
+    shell.run(&["diff", "new.toml", "new.toml"]).expect(0);
+}
+
+#[test]
 fn a_configuration_that_cannot_be_used_is_no_comparison() {
     let said = diff(&[("upstream = \"app\"", "upstream = \"nowhere\"")]).expect(1);
 
