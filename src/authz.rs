@@ -249,6 +249,7 @@ mod tests {
             cors: None,
             target: Target::Upstream(0),
             limits: RouteLimits::default(),
+            rate_limits: Default::default(),
             websocket: false,
             cache_public: false,
         })

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -139,5 +139,16 @@ impl ClientView {
         rest.parse::<Authority>().is_ok_and(|other| {
             other.host == self.authority.host && other.port.unwrap_or_else(|| self.scheme.default_port()) == self.port()
         })
+    }
+}
+
+/// What counts as one client where addresses are counted: IPv6 customers are given a /64 (R15).
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
     }
 }

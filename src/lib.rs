@@ -21,6 +21,7 @@
 //! | Which route wins when two match? What is a canonical path? | [`route`], [`route::path`] |
 //! | Where is a cookie read, a JWT checked, a key loaded? | [`authn::credential`], [`authn::jwt`], [`authn::keys`] |
 //! | When are an issuer's keys fetched, and how? | [`authn::jwks`], [`fetch`] |
+//! | How many requests are let through, and whose? | [`rate_limit`] |
 //! | Who may create a permit? | [`authz`], nobody else |
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
@@ -49,7 +50,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
 //! 1 route, session, revocation, api_key(→revocation), refusal, accounts, factor, signing, fetch
-//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, page, change
+//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, rate_limit, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -104,6 +105,7 @@
 //! | Somebody fills the store with sessions, to log others out or to keep them out | whoever has the most gives one up, who has one keeps it | `src/session/crowd.rs` | `a_full_store_takes_from_whoever_has_the_most_and_never_the_only_session`, `of_logins_that_come_together_none_goes_beyond_the_limit` |
 //! | A session lives for weeks though nobody offered it or its owner did not ask | the provider decides, the form only asks; a step-up keeps what was chosen | `src/login/sign_in.rs` | `a_forged_wish_has_no_effect_where_nobody_is_asked`, `a_step_up_keeps_the_choice_of_the_session_before` |
 //! | Somebody ends or sees another person's sessions by an id, or a stolen cookie locks its owner out | ids are looked up among one's own; to end all asks for a login of the last five minutes | `src/login/sessions.rs` | `nobody_sees_or_ends_what_is_somebody_elses`, `a_forged_form_ends_nothing`, `to_end_all_sessions_long_after_the_login_one_logs_in_again` |
+//! | One caller, or a crowd of strangers, uses up what others may ask for | counted by who somebody proved to be; only what would be let through counts; a full table makes newcomers share | `src/rate_limit/mod.rs` | `one_caller_uses_up_nobody_elses_share`, `what_is_refused_for_another_reason_counts_for_nobody`, `callers_beyond_the_room_share_buckets_and_take_nobody_elses` |
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
 //! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
 //! | An API key is guessed by its id, found in a backend's log, used from elsewhere or beside another credential | compared in full by its hash; its header is removed on every route; networks; two explicit credentials are refused | `src/api_key/mod.rs` | `a_key_counts_with_its_whole_text_only`, `a_key_reaches_no_upstream_on_any_route`, `a_key_beside_another_credential_is_refused` |
@@ -158,6 +160,7 @@ pub mod login;
 pub mod page;
 pub mod pipeline;
 pub mod policy;
+pub mod rate_limit;
 pub mod refusal;
 pub mod rehearsal;
 pub mod reload;

@@ -98,10 +98,17 @@ pub enum Refusal {
     IdentityTooLarge,
 
     // Too much.
-    /// Too many attempts or requests.
+    /// Too many attempts to log in.
     TooMany {
         /// When to try again.
         retry_after: Duration,
+    },
+    /// More requests than `rate_limit` or `max_concurrent` lets through.
+    RateLimited {
+        /// When to try again.
+        retry_after: Duration,
+        /// Which limit, for the log.
+        reason: &'static str,
     },
 
     // The upstream failed.
@@ -221,7 +228,7 @@ impl Refusal {
             | Self::CrossSite
             | Self::IdentityTooLarge
             | Self::NotEncrypted => StatusCode::FORBIDDEN,
-            Self::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooMany { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::NotWritten | Self::Unavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
@@ -258,6 +265,7 @@ impl Refusal {
             Self::CrossSite => "cross_site",
             Self::IdentityTooLarge => "identity_too_large",
             Self::TooMany { .. } => "too_many_requests",
+            Self::RateLimited { .. } => "rate_limited",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -275,7 +283,8 @@ impl Refusal {
             | Self::BadHost(reason)
             | Self::BadBody(reason)
             | Self::BadCredential(BadCredential::Ambiguous(reason) | BadCredential::Bearer(reason))
-            | Self::NotAllowed { rule: reason, .. } => reason,
+            | Self::NotAllowed { rule: reason, .. }
+            | Self::RateLimited { reason, .. } => reason,
             Self::UnknownHost
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
@@ -334,7 +343,8 @@ impl Refusal {
             | Self::NotAllowed { .. }
             | Self::CrossSite
             | Self::IdentityTooLarge
-            | Self::TooMany { .. } => Blame::Client,
+            | Self::TooMany { .. }
+            | Self::RateLimited { .. } => Blame::Client,
         }
     }
 
@@ -376,6 +386,7 @@ impl Refusal {
             Self::CrossSite => Text::CrossSite,
             Self::IdentityTooLarge => Text::IdentityTooLarge,
             Self::TooMany { .. } => Text::TooMany,
+            Self::RateLimited { .. } => Text::RateLimited,
             Self::UpstreamUnreachable => Text::UpstreamUnreachable,
             Self::UpstreamInvalid => Text::UpstreamInvalid,
             Self::UpstreamTimeout => Text::UpstreamTimeout,
@@ -426,7 +437,7 @@ impl Refusal {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, allow.clone());
             }
-            Self::TooMany { retry_after } => {
+            Self::TooMany { retry_after } | Self::RateLimited { retry_after, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
             Self::NotWritten | Self::Unavailable | Self::StoreFull => {
@@ -576,7 +587,7 @@ impl Refusal {
                 | Self::CrossSite
                 | Self::IdentityTooLarge
                 | Self::NotEncrypted => Text::NotAllowedTitle,
-                Self::TooMany { .. } => Text::PleaseWaitTitle,
+                Self::TooMany { .. } | Self::RateLimited { .. } => Text::PleaseWaitTitle,
                 _ => Text::CannotBeServedTitle,
             },
         }

@@ -23,7 +23,7 @@ use crate::{
     change::Reloads,
     clock::Clock,
     durable::Durable,
-    headers, login, page,
+    headers, login, page, rate_limit,
     revocation::Revocations,
     route::RouteTable,
     session,
@@ -66,6 +66,10 @@ pub struct Snapshot {
     pub max_revocations: usize,
     /// `limits.max_body`.
     pub max_body: u64,
+    /// `limits.rate_limit` and `limits.max_concurrent`: of all routes together.
+    pub rate_limits: rate_limit::Limits,
+    /// `limits.max_rate_buckets`.
+    pub max_rate_buckets: usize,
     /// `log.query`.
     pub query_log: QueryLog,
 }
@@ -96,6 +100,8 @@ pub struct Shared {
     pub second: login::Second,
     /// What happened at our own endpoints.
     pub login_counts: login::Counts,
+    /// How many requests were let through of late, and whose.
+    pub rate_limiter: rate_limit::Limiter,
     /// Exchanges that were cut because what they were permitted by had ended (R28).
     pub exchanges_cut: AtomicU64,
     /// Health and counters of upstream servers, by name.

@@ -41,6 +41,7 @@ const FOUNDATION: &[&str] = &[
     "inbound",
     "identity",
     "policy",
+    "rate_limit",
     "page",
     "change",
 ];

@@ -542,6 +542,7 @@ async fn the_route_table_is_told() {
         cors: None,
         target: Target::Upstream(0),
         limits: RouteLimits::default(),
+        rate_limits: Default::default(),
         websocket: false,
         cache_public: false,
     }));

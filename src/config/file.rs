@@ -14,7 +14,7 @@ use super::{
     scalar::{
         ApiKeyId, AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag,
         Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, Positive, Prefix,
-        Rate, RequestLine, RoutePath, ServerUrl, Sha256, Sink, Size, TrustedProxy, Workers, choices,
+        Rate, RequestLine, RequestRate, RoutePath, ServerUrl, Sha256, Sink, Size, TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -167,6 +167,12 @@ table! {
         max_streams: Option<Number<1, 10_000>>,
         /// Revocations in force.
         max_revocations: Option<Number<1, 100_000_000>>,
+        /// Requests in a time, of all routes together.
+        rate_limit: Option<RateLimit>,
+        /// Requests at once, of all routes together.
+        max_concurrent: Option<MaxConcurrent>,
+        /// Callers whose rates are kept apart.
+        max_rate_buckets: Option<Number<64, 100_000_000>>,
     }
 
     /// `[log]`.
@@ -477,6 +483,30 @@ table! {
         max_body: Option<Size<0, { u64::MAX }>>,
         /// To the upstream's first byte.
         response_timeout: Option<Positive>,
+        /// Requests in a time.
+        rate_limit: Option<RateLimit>,
+        /// Requests at once.
+        max_concurrent: Option<MaxConcurrent>,
+    }
+
+    /// `rate_limit`: of whose requests so many in a time. Each may be several, which all hold.
+    struct RateLimit {
+        /// Of one caller, known or else by address.
+        caller: Option<OneOrMany<RequestRate>>,
+        /// Of one address.
+        address: Option<OneOrMany<RequestRate>>,
+        /// Of all.
+        all: Option<OneOrMany<RequestRate>>,
+    }
+
+    /// `max_concurrent`: of whose requests so many at once.
+    struct MaxConcurrent {
+        /// Of one caller, known or else by address.
+        caller: Option<Number<1, 1_000_000>>,
+        /// Of one address.
+        address: Option<Number<1, 1_000_000>>,
+        /// Of all.
+        all: Option<Number<1, 1_000_000>>,
     }
 
     /// `[[route]]`.

@@ -46,6 +46,13 @@ pub(super) struct Size<const MIN: u64, const MAX: u64>(pub(super) u64);
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Rate(pub(super) u64);
 
+/// `"100/1m"`: so many requests in so much time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct RequestRate {
+    pub(super) requests: u32,
+    pub(super) per: Duration,
+}
+
 /// A duration above zero.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Positive(pub(super) Duration);
@@ -308,6 +315,27 @@ impl Text for Rate {
     fn parse(text: &str) -> Result<Self, Unreadable> {
         let size = text.strip_suffix("/s").ok_or_else(|| Unreadable::because("a rate ends in `/s`"))?;
         bytes(size.trim_end()).map(Self).ok_or_else(|| Unreadable::because(UNITS))
+    }
+}
+
+impl Text for RequestRate {
+    fn expected() -> String {
+        String::from("a rate of requests such as \"100/1m\" or \"20/s\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        let (requests, per) =
+            text.split_once('/').ok_or_else(|| Unreadable::because("requests, `/`, and in what time"))?;
+        let requests = requests.trim().replace('_', "");
+        let requests = requests.parse().ok().filter(|requests| *requests > 0 && requests <= &MOST_REQUESTS);
+        let requests = requests.ok_or_else(|| Unreadable::because(format!("from 1 to {MOST_REQUESTS} requests")))?;
+        let per = per.trim();
+        let one = if per.starts_with(|first: char| first.is_ascii_alphabetic()) { "1" } else { "" };
+        let Positive(per) = <Positive as Text>::parse(&format!("{one}{per}"))?;
+        if !(SHORTEST_WINDOW..=LONGEST_WINDOW).contains(&per) {
+            return Err(Unreadable::because("a time from one second to 31 days"));
+        }
+        Ok(Self { requests, per })
     }
 }
 
@@ -1011,6 +1039,11 @@ fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
+/// Above it a limit limits nothing.
+const MOST_REQUESTS: u32 = 10_000_000;
+/// Time is told in milliseconds, and clients are told in seconds.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(1);
+const LONGEST_WINDOW: Duration = Duration::from_secs(31 * 24 * 60 * 60);
 /// A path for a unix socket; the kernel takes 107 bytes (unix(7)).
 fn socket_path(text: &str) -> Result<PathBuf, Unreadable> {
     match text.strip_prefix("//").map_or(text, |rest| rest) {
@@ -1107,6 +1140,29 @@ mod tests {
         }
         for text in ["", "app", "//evil.example", "/\\evil.example", "javascript:x", "https://", "/a b", "/a\r\nb"] {
             assert!(reads::<Location>(text).is_none(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_rate_of_requests_says_how_many_and_in_what_time() {
+        let rate = |requests, seconds| Some(RequestRate { requests, per: Duration::from_secs(seconds) });
+        for (text, expect) in [
+            ("20/1s", rate(20, 1)),
+            ("20/s", rate(20, 1)),
+            ("1_000 / 1h", rate(1000, 3600)),
+            ("5/15m", rate(5, 900)),
+            ("1/31d", rate(1, 31 * 86_400)),
+            ("0/1s", None),
+            ("-1/1s", None),
+            ("20", None),
+            ("20/", None),
+            ("20/0s", None),
+            ("20/10ms", None),
+            ("20/32d", None),
+            ("20000000/1s", None),
+            ("20/1s/2", None),
+        ] {
+            assert_eq!(reads::<RequestRate>(text), expect, "{text:?}");
         }
     }
 

@@ -34,7 +34,7 @@ use tokio::{
 };
 
 use crate::{
-    client::PeerAddr,
+    client::{PeerAddr, network},
     edge::{Counters, Limits, Peers},
     listener::Listener,
     shutdown::{Guard, Shutdown},
@@ -122,7 +122,7 @@ pub(crate) struct Arrival {
 pub(crate) struct Ticket {
     places: Arc<Places>,
     worker: usize,
-    block: Option<AddressBlock>,
+    block: Option<IpAddr>,
     _guard: Guard,
 }
 
@@ -131,28 +131,9 @@ pub(crate) struct Ticket {
 pub(crate) struct Places {
     loads: Box<[AtomicUsize]>,
     /// Touched twice per connection, never per request: one lock for all is enough.
-    blocks: Mutex<HashMap<AddressBlock, usize>>,
+    blocks: Mutex<HashMap<IpAddr, usize>>,
     counters: Arc<Counters>,
     next: AtomicU64,
-}
-
-/// What counts as one client: an IPv4 address, or the /64 of an IPv6 address (R15).
-#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-enum AddressBlock {
-    V4([u8; 4]),
-    V6([u8; 8]),
-}
-
-impl AddressBlock {
-    fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(address) => Self::V4(address.octets()),
-            IpAddr::V6(address) => {
-                let [a, b, c, d, e, f, g, h, ..] = address.octets();
-                Self::V6([a, b, c, d, e, f, g, h])
-            }
-        }
-    }
 }
 
 impl Places {
@@ -172,7 +153,7 @@ impl Places {
             return None;
         }
         let counted = match peer {
-            PeerAddr::Ip(address) if !(peers.uncounted)(address.ip()) => Some(AddressBlock::of(address.ip())),
+            PeerAddr::Ip(address) if !(peers.uncounted)(address.ip()) => Some(network(address.ip())),
             PeerAddr::Ip(_) | PeerAddr::Unix => None,
         };
         if let Some(block) = counted {
@@ -385,7 +366,7 @@ mod tests {
 
     #[test]
     fn ipv6_clients_are_counted_by_their_64_bits() {
-        let block = |text: &str| AddressBlock::of(text.parse().unwrap());
+        let block = |text: &str| network(text.parse().unwrap());
 
         assert_eq!(block("2001:db8::1"), block("2001:db8::ffff:1"));
         assert_ne!(block("2001:db8::1"), block("2001:db8:0:1::1"));

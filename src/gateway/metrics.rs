@@ -6,7 +6,8 @@ use std::sync::{
 };
 
 use crate::{
-    certificate::CertificateResolver, durable::Durable, edge::Counters, state::Live, telemetry::metrics::Exposition,
+    certificate::CertificateResolver, durable::Durable, edge::Counters, rate_limit::Limiter, state::Live,
+    telemetry::metrics::Exposition,
 };
 
 /// Adds a collector for everything that counts outside of `telemetry`.
@@ -27,6 +28,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
                 state(exposition, durable);
             }
             upstreams(exposition, &live);
+            rate_limits(exposition, &live.shared.rate_limiter);
         }
     }));
 }
@@ -72,6 +74,25 @@ fn expiries(exposition: &mut Exposition, certificates: &CertificateResolver) {
     for (name, until) in certificates.expiries() {
         expiry.value(&[("name", &name)], until);
     }
+}
+
+fn rate_limits(exposition: &mut Exposition, limiter: &Limiter) {
+    let mut refused =
+        exposition.counter("portcullis_rate_limited_total", "Requests beyond `rate_limit` or `max_concurrent`.");
+    for (reason, count) in limiter.exceeded_by_reason() {
+        refused.value(&[("reason", reason)], count);
+    }
+    let (buckets, shared) = limiter.buckets();
+    exposition.gauge("portcullis_rate_buckets", "Callers whose rates are counted now.").value(&[], buckets);
+    exposition
+        .counter(
+            "portcullis_rate_buckets_shared_total",
+            "Requests counted together with others' for want of room: raise limits.max_rate_buckets.",
+        )
+        .value(&[], shared);
+    exposition
+        .gauge("portcullis_rate_in_flight", "Callers with requests under way that are counted.")
+        .value(&[], limiter.in_flight());
 }
 
 fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {

@@ -58,6 +58,7 @@ pub(super) fn public_route() -> Route {
         cors: None,
         target: Target::Upstream(0),
         limits: RouteLimits::default(),
+        rate_limits: Default::default(),
         websocket: false,
         cache_public: false,
     }

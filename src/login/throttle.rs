@@ -19,7 +19,7 @@ use std::{
 
 use ahash::RandomState;
 
-use crate::{clock::Timestamp, session::BuildKeyHasher};
+use crate::{client::network, clock::Timestamp, session::BuildKeyHasher};
 
 /// Shared by all workers.
 #[derive(Debug)]
@@ -211,17 +211,6 @@ const PROMISE_KEPT: Duration = Duration::from_secs(5 * 60);
 
 /// Entries of each table, 24 bytes each.
 const MAX_ENTRIES: usize = 65_536;
-
-/// What counts as one client: IPv6 customers are given a /64 (R15).
-fn network(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V4(address) => address.into(),
-        IpAddr::V6(address) => {
-            let [a, b, c, d, ..] = address.segments();
-            std::net::Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-        }
-    }
-}
 
 /// Makes room for one more: what is over goes, then the half with the nearest ends, who lose least.
 fn make_room(table: &mut HashMap<u64, Timestamp, BuildKeyHasher>, counts: impl Fn(&Timestamp) -> bool) {

@@ -294,6 +294,7 @@ texts! {
     CrossSite "cross_site" "The request came from another site and was not carried out.",
     IdentityTooLarge "identity_too_large" "Your account has more roles or groups than can be passed on.",
     TooMany "too_many_requests" "Too many attempts. Please wait a little.",
+    RateLimited "rate_limited" "Too many requests. Please wait a little.",
     UpstreamUnreachable "upstream_unreachable" "The service behind this gateway cannot be reached.",
     UpstreamInvalid "upstream_invalid" "The service behind this gateway gave no valid answer.",
     UpstreamTimeout "upstream_timeout" "The service behind this gateway did not answer in time.",

@@ -26,6 +26,7 @@ use crate::{
     authn::proof::{Proof, Standing},
     client::Connection,
     csrf,
+    rate_limit::Slots,
     refusal::{BadCredential, Refusal},
     state::Live,
     upstream::Tunnel,
@@ -85,6 +86,8 @@ pub(super) enum Ended {
 pub(super) struct Watched {
     exchanges: Rc<Exchanges>,
     state: State,
+    /// Its places among those under way, if they are counted.
+    slots: Option<Rc<Slots>>,
 }
 
 enum State {
@@ -100,7 +103,7 @@ impl Exchanges {
     /// Watches over one exchange; without a proof there is nothing to do.
     pub(super) fn watch(self: &Rc<Self>, proof: Option<Proof>, stage: Stage, connection: Arc<Connection>) -> Watched {
         let state = proof.map_or(State::Unbound, |proof| State::Fresh(proof, stage, connection));
-        Watched { exchanges: Rc::clone(self), state }
+        Watched { exchanges: Rc::clone(self), state, slots: None }
     }
 
     /// Looks through the table for as long as it is polled.
@@ -230,6 +233,16 @@ impl Watched {
         if let Some(proof) = self.take_proof() {
             self.exchanges.0.borrow_mut().insert(Slot::Tunnel { proof, tunnel });
         }
+    }
+
+    /// Keeps its places until it ends.
+    pub(super) fn hold(&mut self, slots: Option<Slots>) {
+        self.slots = slots.map(Rc::new);
+    }
+
+    /// The places that it keeps, for a tunnel that outlasts the answer.
+    pub(super) fn held(&self) -> Option<Rc<Slots>> {
+        self.slots.clone()
     }
 
     /// From here on it ends by itself only.

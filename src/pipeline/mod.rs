@@ -25,8 +25,9 @@ use crate::{
     identity::Field,
     inbound::Inbound,
     policy::Access,
+    rate_limit::{Admitted, Exceeded, Scope, Who},
     refusal::{Asked, Audience, BadCredential, Refusal},
-    route::Target,
+    route::{Own, Target},
     session::{SessionToken, cookie},
     state::{Live, Snapshot, SnapshotCache},
     telemetry::{
@@ -127,13 +128,15 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     let Decision { mut findings, verdict } = decision;
     note(&mut outcome, &findings);
     let opened = if findings.waited { exchange(worker, snapshot, &mut findings, now).await } else { None };
+    let (verdict, admitted) = within_limits(worker, snapshot, verdict, &findings, now);
 
     let relayed = match verdict {
         Verdict::Allow(permit) => {
             outcome.allowed();
             let upstream = matches!(permit.route().target, Target::Upstream(_));
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
-            let watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
+            let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
+            watched.hold(admitted.slots);
             relay(worker, snapshot, permit, &findings, &mut head, body, &request_id, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(&findings, &head)),
@@ -149,6 +152,9 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
         }
     };
     let mut response = conclude(snapshot, relayed, &findings, &head, &request_id, outcome);
+    if let Some(standing) = admitted.standing {
+        standing.add_to(response.headers_mut());
+    }
     if let Some(token) = opened {
         response.headers_mut().append(SET_COOKIE, cookie::set(&snapshot.session, &token, None));
     }
@@ -168,6 +174,35 @@ async fn exchange(
     let (token, session) = exchanged.ok().flatten()?;
     findings.session = Some(session);
     token
+}
+
+/// Refuses what is permitted but comes too often, or while too much is under way. Costs nothing where nothing is
+/// limited.
+fn within_limits(
+    worker: &Worker,
+    snapshot: &Snapshot,
+    verdict: Verdict,
+    findings: &Findings,
+    now: Timestamp,
+) -> (Verdict, Admitted) {
+    let (Verdict::Allow(permit), Some(view)) = (&verdict, &findings.view) else {
+        return (verdict, Admitted::default());
+    };
+    let route = permit.route();
+    let unlimited = snapshot.rate_limits.is_empty() && route.rate_limits.is_empty();
+    if unlimited || matches!(route.target, Target::Own(Own::Livez)) {
+        return (verdict, Admitted::default());
+    }
+    let of_gateway = Scope { name: "", limits: &snapshot.rate_limits };
+    let scopes = [of_gateway, Scope { name: &route.name, limits: &route.rate_limits }];
+    let who = Who { identity: findings.identity.as_deref(), address: view.address };
+    match worker.live.shared.rate_limiter.admit(&scopes, who, now, snapshot.max_rate_buckets) {
+        Ok(admitted) => (verdict, admitted),
+        Err(Exceeded { reason, retry_after, standing }) => {
+            let refusal = Refusal::RateLimited { retry_after, reason };
+            (Verdict::Refuse(refusal), Admitted { slots: None, standing })
+        }
+    }
 }
 
 /// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
@@ -198,7 +233,7 @@ async fn relay(
                 headers::rewrite(head, permit, findings.forwarded.as_ref(), view, path, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();
-            let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client });
+            let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
             let request = Outgoing { method, target, host, lines, expects_continue, body, received, http2, websocket };

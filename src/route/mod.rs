@@ -22,6 +22,7 @@ use self::{
 use crate::{
     host::{Authority, Host},
     policy::{Access, Cors, Csrf},
+    rate_limit,
 };
 
 pub mod host;
@@ -53,6 +54,8 @@ pub struct Route {
     pub target: Target,
     /// What it may use.
     pub limits: RouteLimits,
+    /// How many requests it lets through.
+    pub rate_limits: rate_limit::Limits,
     /// `upgrade = ["websocket"]` (R17).
     pub websocket: bool,
     /// `cache = "public"`: answers to authenticated requests may stay `public` (R16).

@@ -21,6 +21,7 @@ fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Me
         cors: None,
         target: Target::Upstream(0),
         limits: RouteLimits::default(),
+        rate_limits: Default::default(),
         websocket: false,
         cache_public: false,
     }

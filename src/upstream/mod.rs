@@ -19,6 +19,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use crate::{
     headers::Lines,
     host::{Authority, Host},
+    rate_limit::Slots,
 };
 
 mod answer;
@@ -140,6 +141,8 @@ pub struct WebSocket {
     pub key: HeaderValue,
     /// Resolves to the client's connection once our 101 was written.
     pub client: OnUpgrade,
+    /// Its places among the requests under way; kept until the tunnel ends.
+    pub slots: Option<Rc<Slots>>,
 }
 
 /// What one exchange may use.
@@ -252,7 +255,7 @@ pub async fn forward(
             return Err(UpstreamError::Invalid("unasked_101"));
         };
         upgrade::check(&websocket.key, response.headers())?;
-        let tunnel = upgrade::open(upstreams, lease, websocket.client, limits.tunnel_idle);
+        let tunnel = upgrade::open(upstreams, lease, websocket.client, websocket.slots, limits.tunnel_idle);
         response.extensions_mut().insert(tunnel);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -124,11 +124,11 @@ async fn serve(
     told: &mpsc::UnboundedSender<Tunnel>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let http2 = request.version() == Version::HTTP_2;
-    let websocket = request
-        .headers()
-        .get("sec-websocket-key")
-        .cloned()
-        .map(|key| WebSocket { key, client: hyper::upgrade::on(&mut request) });
+    let websocket = request.headers().get("sec-websocket-key").cloned().map(|key| WebSocket {
+        key,
+        client: hyper::upgrade::on(&mut request),
+        slots: None,
+    });
     let (mut head, body) = request.into_parts();
     let outgoing = Outgoing {
         method: head.method,

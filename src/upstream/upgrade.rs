@@ -28,7 +28,7 @@ use tokio::{
 };
 
 use super::{UpstreamError, Upstreams, link::Raw, pool::Lease};
-use crate::clock;
+use crate::{clock, rate_limit::Slots};
 
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
@@ -67,7 +67,13 @@ pub(super) fn check(key: &HeaderValue, headers: &HeaderMap) -> Result<(), Upstre
 }
 
 /// Starts a tunnel between a server's connection and the client's, once that is there.
-pub(super) fn open(upstreams: &Upstreams, lease: Lease, client: OnUpgrade, idle: Duration) -> Tunnel {
+pub(super) fn open(
+    upstreams: &Upstreams,
+    lease: Lease,
+    client: OnUpgrade,
+    slots: Option<Rc<Slots>>,
+    idle: Duration,
+) -> Tunnel {
     let tunnel = Tunnel(Arc::new(watch::Sender::new(false)));
     let mut told = tunnel.0.subscribe();
     // Nobody has to keep the handle: an end is told, not a matter of who still listens.
@@ -79,6 +85,7 @@ pub(super) fn open(upstreams: &Upstreams, lease: Lease, client: OnUpgrade, idle:
     tokio::task::spawn_local(async move {
         let _guard = guard;
         let _open = open;
+        let _slots = slots;
         let _teller = teller;
         let moved = Rc::new(Cell::new(clock::instant()));
         let copying = async {

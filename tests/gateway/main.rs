@@ -109,6 +109,9 @@ mod demo;
 /// A flood of logins: what others feel of it, and what memory it takes. Only when asked for.
 mod flood;
 
+/// How many requests are let through, and whose.
+mod rate_limits;
+
 /// The users file as `portcullis users` changes it.
 mod users;
 

@@ -98,6 +98,7 @@ impl Build<'_> {
         let admin = admin?;
         let startup = Startup { admin: admin.as_ref().map(|admin| admin.listen.clone()), ..startup? };
         let table = table?;
+        let (rate_limits, max_rate_buckets) = server::rate_limits(&file)?;
         let snapshot = Snapshot {
             generation: 1,
             routes: table,
@@ -113,6 +114,8 @@ impl Build<'_> {
             admin,
             hsts,
             max_revocations: server::max_revocations(&file)?,
+            rate_limits,
+            max_rate_buckets,
             max_body: startup.edge.limits.max_body,
             query_log: file.log.0?.query.unwrap_or_default(),
         };

@@ -17,11 +17,12 @@ use crate::{
         place::Place,
         report::{did_you_mean, one_of},
         requirement::Rule,
-        scalar::{AuthName, CorsOrigin, RoutePath},
+        scalar::{AuthName, CorsOrigin, RequestRate, RoutePath},
     },
     host::Host,
     identity::Factor,
     policy::{Access, AccessRule, Cors, Csrf, Requirement, Requirements},
+    rate_limit::{self, Concurrency, Counted, Rate},
     route::{Own, Route, RouteLimits, RouteTable, Target},
     upstream,
 };
@@ -152,6 +153,10 @@ impl Build<'_> {
                 response_timeout: response_timeout.map(|positive| positive.0),
                 keep_downloads: keep_downloads.unwrap_or(false),
             },
+            rate_limits: rate_limits(
+                options.rate_limit.as_ref().or_else(|| inherited?.rate_limit.as_ref()),
+                options.max_concurrent.as_ref().or_else(|| inherited?.max_concurrent.as_ref()),
+            ),
             websocket: upgrade.is_some_and(|list| !list.is_empty()),
             cache_public: matches!(cache, Some(Cache::Public)),
         })
@@ -549,6 +554,25 @@ fn join(items: &[impl ToString]) -> Box<str> {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ").into()
 }
 
+/// `rate_limit` and `max_concurrent`, of a route or of `[limits]`.
+pub(super) fn rate_limits(
+    rates: Option<&file::RateLimit>,
+    concurrent: Option<&file::MaxConcurrent>,
+) -> rate_limit::Limits {
+    let rates = rates.map_or_else(Vec::new, |file::RateLimit { address, all, caller }| {
+        let written = [(Counted::Caller, caller), (Counted::Address, address), (Counted::All, all)];
+        let each = written.into_iter().filter_map(|(of, rates)| Some((of, &rates.as_ref()?.0)));
+        let each = each.flat_map(|(of, rates)| rates.iter().map(move |at| (of, at.value)));
+        each.map(|(of, RequestRate { requests, per })| Rate { of, requests, per }).collect()
+    });
+    let concurrency = concurrent.map_or_else(Vec::new, |file::MaxConcurrent { address, all, caller }| {
+        let written = [(Counted::Caller, caller), (Counted::Address, address), (Counted::All, all)];
+        let each = written.into_iter().filter_map(|(of, number)| Some((of, number.as_ref()?.0)));
+        each.map(|(of, number)| Concurrency { of, requests: u32::try_from(number).unwrap_or(u32::MAX) }).collect()
+    });
+    rate_limit::Limits::new(rates, concurrency)
+}
+
 /// Our own endpoints under the prefix; whatever else lies there is answered with 404, never by an upstream.
 fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
     let public = || Access::Public { pass_authorization: false };
@@ -596,6 +620,7 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
             cors: None,
             target: Target::Own(own),
             limits: RouteLimits::default(),
+            rate_limits: Default::default(),
             websocket: false,
             cache_public: false,
         });

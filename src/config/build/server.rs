@@ -22,6 +22,7 @@ use crate::{
     durable,
     edge::{self, Group},
     listener::Listener,
+    rate_limit,
     telemetry::{LogSettings, LogSink},
 };
 
@@ -287,6 +288,13 @@ pub(super) fn api_key_header(file: &File) -> Option<HeaderName> {
 pub(super) fn max_revocations(file: &File) -> Option<usize> {
     let written = file.limits.0.as_ref()?.table.max_revocations.map(|number| number.0);
     Some(written.map_or(1_000_000, |number| usize::try_from(number).unwrap_or(usize::MAX)))
+}
+
+/// `limits.rate_limit` and `limits.max_concurrent`, and `limits.max_rate_buckets`.
+pub(super) fn rate_limits(file: &File) -> Option<(rate_limit::Limits, usize)> {
+    let limits = &file.limits.0.as_ref()?.table;
+    let buckets = limits.max_rate_buckets.map_or(500_000, |number| usize::try_from(number.0).unwrap_or(usize::MAX));
+    Some((super::route::rate_limits(limits.rate_limit.as_ref(), limits.max_concurrent.as_ref()), buckets))
 }
 
 fn limits(file: &File) -> Option<edge::Limits> {

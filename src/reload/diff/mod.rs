@@ -131,6 +131,12 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
         (true, false) => found.push((Kind::MoreClosed, vec!["upgrade"])),
         (true, true) | (false, false) => {}
     }
+    let (old, new) = (&before.rate_limits, &after.rate_limits);
+    match (new.is_laxer_than(old), old.is_laxer_than(new)) {
+        (true, _) => found.push((Kind::MoreOpen, vec!["rate_limit", "max_concurrent"])),
+        (false, true) => found.push((Kind::MoreClosed, vec!["rate_limit", "max_concurrent"])),
+        (false, false) => {}
+    }
     let mut keys = Vec::new();
     let mut compare = |key, same: bool| {
         if !same {

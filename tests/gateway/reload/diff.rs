@@ -31,6 +31,7 @@ name = "own"
 match = { path = "/users/{id}" }
 auth = ["session"]
 require = { all = ["path:id == sub"] }
+rate_limit = { caller = "10/1s" }
 upstream = "app"
 "#;
 
@@ -95,6 +96,7 @@ fn whatever_opens_a_route_is_told_with_a_request_that_shows_it() {
             "auth = [\"session\"]\nupgrade = [\"websocket\"]\nupstream = \"app\"\n[[route]]\nname = \"admin\"",
             "more open: app: upgrade",
         ),
+        ("10/1s", "20/1s", "more open: own: rate_limit"),
         ("hosts = [\"app.test\"]", "hosts = [\"app.test\", \"other.test\"]", "https://other.test/"),
         (
             "path = \"/users/{id}\"",
@@ -133,6 +135,7 @@ fn what_closes_or_moves_is_told_and_opens_nothing() {
             "[identity]\nsubject = \"realm:sub\"\nheaders = \"remote-user\"\n[upstream.app]",
             "different: app: ",
         ),
+        ("10/1s", "5/1s", "more closed: own: rate_limit"),
         ("name = \"app\"\nmatch", "name = \"app\"\nmax_body = \"1KiB\"\nmatch", "different: app: max_body"),
         (
             "listen = [\"http://127.0.0.1:0\"]",
