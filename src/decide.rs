@@ -233,7 +233,7 @@ fn prove(
             }
         }
         Credential::ApiKey(text) => {
-            match api_key::verify(text, &snapshot.api_keys, &shared.revocations, view.address, now) {
+            match api_key::verify(text, snapshot.keys(shared), &shared.revocations, view.address, now) {
                 Ok(key) => {
                     let identity = Arc::clone(key.identity());
                     findings.api_key = Some(key);

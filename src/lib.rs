@@ -29,6 +29,7 @@
 //! | What survives a restart, and how is it written? | [`durable`] |
 //! | What was revoked before its time, and who is held against it? | [`revocation`], asked in [`decide`] |
 //! | Which keys does the gateway sign with, and when do they change? | [`signing`] |
+//! | What is an API key, and who makes them? | [`api_key`], [`admin`] |
 //! | How are people logged in? | [`login`], [`accounts`] |
 //! | What is a second factor, and who may have one? | [`factor`] |
 //! | What does a key of gateway.toml become? | [`config`] |
@@ -109,6 +110,7 @@
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
 //! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
 //! | An API key is guessed by its id, found in a backend's log, used from elsewhere or beside another credential | compared in full by its hash; its header is removed on every route; networks; two explicit credentials are refused | `src/api_key/mod.rs` | `a_key_counts_with_its_whole_text_only`, `a_key_reaches_no_upstream_on_any_route`, `a_key_beside_another_credential_is_refused` |
+//! | A key that was made at run time holds more than its maker may grant, comes back after a crash, outlives its maker, or is missed by a log-out everywhere that meets its making | bounded by the admin token's realm and grants, then and later; on disk before the answer; one order for making and ending | `src/api_key/store.rs` | `a_key_holds_no_more_than_its_maker_may_grant`, `keys_and_their_ends_survive_a_crash`, `keys_follow_the_admin_token_that_made_them`, `a_key_that_is_being_made_is_struck_with_its_subject` |
 //! | Open redirect after the login (GHSA-qqxw-m5fj-f7gv) | local paths only, by a strict parser | `src/login/return_to.rs` | `nobody_is_led_to_another_site_after_the_login` |
 //! | User enumeration, guessing, and locking others out | one answer after the same work; a wait that is bounded, kept, and spares known browsers | `src/login/throttle.rs` | `an_unknown_user_and_a_wrong_password_get_the_same_answer`, `nobody_can_lock_a_user_out_of_their_own_browser`, `who_waits_as_told_is_let_through_whatever_others_do` |
 //! | A device cookie that tells who uses a browser, opens something, or is forged | a keyed mark for each (realm, subject), of one length | `src/login/device.rs` | `a_browser_is_known_to_whoever_logged_in_there_and_to_nobody_else`, `the_cookie_is_protected_and_of_one_length` |

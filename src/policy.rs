@@ -236,20 +236,41 @@ pub enum Grants {
         roles: Box<[Box<str>]>,
         /// Groups that may pass.
         groups: Box<[Box<str>]>,
+        /// Scopes that may pass; `None`: all of an issuer's, which are its own business, and none of an API key's.
+        scopes: Option<Box<[Box<str>]>>,
     },
 }
 
 impl Grants {
     /// Drops what this source may not grant; returns how many values went.
     pub fn filter(&self, roles: &mut Vec<String>, groups: &mut Vec<String>) -> usize {
-        let Self::Only { roles: allowed_roles, groups: allowed_groups } = self else {
+        let Self::Only { roles: allowed_roles, groups: allowed_groups, scopes: _ } = self else {
             return 0;
         };
-        let before = roles.len() + groups.len();
-        roles.retain(|role| allowed_roles.iter().any(|allowed| **allowed == **role));
-        groups.retain(|group| allowed_groups.iter().any(|allowed| **allowed == **group));
-        before - roles.len() - groups.len()
+        keep_only(roles, allowed_roles) + keep_only(groups, allowed_groups)
     }
+
+    /// Drops scopes that this issuer may not grant; returns how many went.
+    pub fn filter_scopes(&self, scopes: &mut Vec<String>) -> usize {
+        match self {
+            Self::All | Self::Only { scopes: None, .. } => 0,
+            Self::Only { scopes: Some(allowed), .. } => keep_only(scopes, allowed),
+        }
+    }
+
+    /// Drops scopes that this source may not give an API key; returns how many went.
+    pub fn filter_key_scopes(&self, scopes: &mut Vec<String>) -> usize {
+        match self {
+            Self::All => 0,
+            Self::Only { scopes: allowed, .. } => keep_only(scopes, allowed.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+fn keep_only(values: &mut Vec<String>, allowed: &[Box<str>]) -> usize {
+    let before = values.len();
+    values.retain(|value| allowed.iter().any(|allowed| **allowed == **value));
+    before - values.len()
 }
 
 impl fmt::Display for Requirement {

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     accounts::Hasher,
     admin,
-    api_key::ApiKeys,
+    api_key::{self, ApiKeys, Known},
     authn::{credential::TokenPlaces, jwt::Issuer, token_cache::TokenCache},
     change::Reloads,
     clock::Clock,
@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub admin: Option<admin::Settings>,
     /// `server.hsts`; `None`: off.
     pub hsts: Option<http::HeaderValue>,
+    /// `limits.max_api_keys`.
+    pub max_api_keys: usize,
     /// `limits.max_revocations`.
     pub max_revocations: usize,
     /// `limits.max_body`.
@@ -72,6 +74,13 @@ pub struct Snapshot {
     pub max_rate_buckets: usize,
     /// `log.query`.
     pub query_log: QueryLog,
+}
+
+impl Snapshot {
+    /// Every API key: its own, and those that were made.
+    pub const fn keys<'a>(&'a self, shared: &'a Shared) -> Known<'a> {
+        Known { fixed: &self.api_keys, made: &shared.made_keys }
+    }
 }
 
 /// What outlives every snapshot.
@@ -86,6 +95,8 @@ pub struct Shared {
     pub revocations: Arc<Revocations>,
     /// The keys that we sign with (R22).
     pub signing: Signing,
+    /// API keys that the admin API has made.
+    pub made_keys: Arc<api_key::Store>,
     /// Tokens that were verified before (R23).
     pub tokens: TokenCache,
     /// Password checks, on threads of their own.

@@ -5,6 +5,9 @@
 //! GET    /api/v1/sessions?realm&subject&after&limit                                   sessions.read
 //! DELETE /api/v1/sessions?realm&subject        end all of a subject                   sessions.revoke
 //! DELETE /api/v1/sessions/{key}                end one                                sessions.revoke
+//! POST   /api/v1/keys                          make an API key                        keys.create
+//! GET    /api/v1/keys?realm&subject&after&limit                                       keys.read
+//! DELETE /api/v1/keys/{id}                     end one, for good                      keys.revoke
 //! POST   /api/v1/revocations                   void one (JSON) or many (NDJSON)      revocations
 //! GET    /api/v1/revocations                   how many are in force                 revocations
 //! GET    /api/v1/routes                        the route table                        routes
@@ -23,7 +26,7 @@ use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
 
 use crate::{
-    api_key::ApiKeys,
+    api_key::{KeyId, Known},
     change::Reloads,
     client::PeerAddr,
     clock::Clock,
@@ -41,7 +44,9 @@ use crate::{
 mod bulk;
 mod entry;
 mod guard;
+mod keys;
 mod problem;
+mod query;
 mod reload;
 mod revocations;
 mod routes;
@@ -70,9 +75,9 @@ pub struct AdminToken {
     pub digest: Secret<[u8; 32]>,
     /// What it may do.
     pub allow: Box<[Scope]>,
-    /// The realm of the sessions it opens, sees and ends.
+    /// The realm of the sessions and API keys that it makes, sees and ends.
     pub realm: Arc<str>,
-    /// What the sessions it opens may hold.
+    /// What the sessions and API keys that it makes may hold.
     pub grants: Grants,
 }
 
@@ -93,6 +98,12 @@ impl AdminToken {
 pub enum Scope {
     /// `all`.
     All,
+    /// `keys.create`.
+    KeysCreate,
+    /// `keys.read`.
+    KeysRead,
+    /// `keys.revoke`.
+    KeysRevoke,
     /// `sessions.create`.
     SessionsCreate,
     /// `sessions.read`.
@@ -115,6 +126,9 @@ impl Scope {
         match self {
             Self::All => "all",
             Self::Explain => "explain",
+            Self::KeysCreate => "keys.create",
+            Self::KeysRead => "keys.read",
+            Self::KeysRevoke => "keys.revoke",
             Self::Revocations => "revocations",
             Self::Reload => "reload",
             Self::Routes => "routes",
@@ -159,8 +173,10 @@ pub struct Context<'a> {
     pub reloads: &'a Reloads,
     /// Where sessions live.
     pub store: &'a Arc<Store>,
-    /// `[[api_key]]`.
-    pub api_keys: &'a ApiKeys,
+    /// API keys.
+    pub api_keys: Known<'a>,
+    /// `limits.max_api_keys`.
+    pub max_api_keys: usize,
     /// What was revoked.
     pub revocations: &'a Revocations,
     /// `limits.max_revocations`.
@@ -223,6 +239,8 @@ impl Call<'_> {
 
 /// What a path names.
 enum Resource<'a> {
+    Key(&'a str),
+    Keys,
     Revocations,
     Reload,
     Routes,
@@ -255,11 +273,31 @@ where
         "reload" => Resource::Reload,
         "routes" => Resource::Routes,
         "sessions" => Resource::Sessions,
-        _ => Resource::Session(path.strip_prefix("sessions/").ok_or(Problem::NotFound)?),
+        "keys" => Resource::Keys,
+        _ => match (path.strip_prefix("sessions/"), path.strip_prefix("keys/")) {
+            (Some(key), _) => Resource::Session(key),
+            (None, Some(id)) => Resource::Key(id),
+            (None, None) => return Err(Problem::NotFound),
+        },
     };
     let query = head.uri.query().unwrap_or_default();
     let method = if head.method == Method::HEAD { &Method::GET } else { &head.method };
     match (resource, method) {
+        (Resource::Key(id), &Method::DELETE) => {
+            call.begin("keys.revoke", Scope::KeysRevoke)?;
+            let id = KeyId::parse(id).ok_or(Problem::NoKey)?;
+            Ok(json(&revocations::revoke_key(context, token, id).await?))
+        }
+        (Resource::Key(_), _) => Err(Problem::MethodNotAllowed("DELETE")),
+        (Resource::Keys, &Method::GET) => {
+            call.begin("keys.read", Scope::KeysRead)?;
+            Ok(json(&keys::list(context, token, query)?))
+        }
+        (Resource::Keys, &Method::POST) => {
+            call.begin("keys.create", Scope::KeysCreate)?;
+            make_key(context, token, &head.headers, body).await
+        }
+        (Resource::Keys, _) => Err(Problem::MethodNotAllowed("GET, HEAD, POST")),
         (Resource::Revocations, &Method::GET) => {
             call.begin("revocations.read", Scope::Revocations)?;
             Ok(json(&revocations::count(context)))
@@ -338,6 +376,26 @@ where
     }
 }
 
+async fn make_key<B>(
+    context: &Context<'_>,
+    token: &AdminToken,
+    headers: &HeaderMap,
+    body: B,
+) -> Result<Response<Body<B>>, Problem>
+where
+    B: http_body::Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match media_type(headers) {
+        Some("application/json") => {
+            let mut response = json(&keys::make(context, token, &whole(body, MAX_KEY_BYTES).await?).await?);
+            *response.status_mut() = StatusCode::CREATED;
+            Ok(response)
+        }
+        Some(_) | None => Err(Problem::UnsupportedMediaType),
+    }
+}
+
 async fn revoke<B>(
     context: &Context<'_>,
     token: &AdminToken,
@@ -402,6 +460,9 @@ fn json<B>(value: &Value) -> Response<Body<B>> {
 
 /// Bytes of one entry, alone or as a line.
 const MAX_ENTRY_BYTES: usize = 1 << 20;
+
+/// Bytes of an API key that is asked for.
+const MAX_KEY_BYTES: usize = 16 << 10;
 
 /// Bytes of many revocations in one call: some 200,000.
 const MAX_LINES_BYTES: usize = 16 << 20;

@@ -20,10 +20,14 @@ pub(super) enum Problem {
     BrokenBody,
     /// Something sent it that only browsers send.
     CrossSite,
-    /// More than 1 MiB, or 16 MiB of lines with revocations.
+    /// More than 1 MiB, 16 MiB of lines with revocations, or 16 KiB for an API key.
     EntryTooLarge,
     /// The realm is not the token's.
     ForeignRealm,
+    /// `limits.max_api_keys` were made.
+    KeysFull,
+    /// Everything of its subject was revoked while a key was made.
+    KeyRevoked,
     /// The head is malformed.
     Malformed,
     /// Another method than those.
@@ -76,6 +80,8 @@ impl Problem {
             Self::CrossSite => "cross_site",
             Self::EntryTooLarge => "entry_too_large",
             Self::ForeignRealm => "foreign_realm",
+            Self::KeyRevoked => "key_revoked",
+            Self::KeysFull => "keys_full",
             Self::Malformed => "malformed",
             Self::MethodNotAllowed(_) => "method_not_allowed",
             Self::MissingScope(_) => "insufficient_scope",
@@ -104,22 +110,24 @@ impl Problem {
             Self::BadToken => "this is no token of an [[admin.token]]".to_owned(),
             Self::BrokenBody => "the body ended too early".to_owned(),
             Self::CrossSite => "browsers may not call this API; leave out Origin and Sec-Fetch-Site".to_owned(),
-            Self::EntryTooLarge => "an entry has more than 1 MiB".to_owned(),
+            Self::EntryTooLarge => "an entry has at most 1 MiB, and an API key's 16 KiB".to_owned(),
             Self::ForeignRealm => {
                 "this token is for another realm; the realm of an [[admin.token]] is its `realm`, and only a token \
                  with allow = [\"all\"] reaches others"
                     .to_owned()
             }
+            Self::KeyRevoked => "everything of this subject was revoked while its key was made".to_owned(),
+            Self::KeysFull => "limits.max_api_keys keys were made; revoke some, or raise it".to_owned(),
             Self::Malformed => "the request is not well-formed HTTP".to_owned(),
             Self::MethodNotAllowed(allow) => format!("only {allow} here"),
             Self::MissingScope(scope) => format!("this token needs \"{}\" in its `allow`", scope.as_str()),
             Self::NoIssuer => "no [[jwt.issuer]] has this `name` or `issuer`".to_owned(),
-            Self::NoKey => "no [[api_key]] has this id".to_owned(),
+            Self::NoKey => "no API key has this id".to_owned(),
             Self::NoSession => "no living session has this key".to_owned(),
             Self::NoToken => "send one header `Authorization: Bearer <token>`".to_owned(),
             Self::NotWritten => "it could not be written to server.state_dir; the log says why".to_owned(),
-            Self::NotFound => "there are /api/v1/sessions, /api/v1/sessions/{key}, /api/v1/revocations, \
-                 /api/v1/routes and /api/v1/reload"
+            Self::NotFound => "there are /api/v1/sessions, /api/v1/sessions/{key}, /api/v1/keys, \
+                 /api/v1/keys/{id}, /api/v1/revocations, /api/v1/routes and /api/v1/reload"
                 .to_owned(),
             Self::SessionTooLarge { bytes, limit } => {
                 format!("the identity has {bytes} bytes, and session.max_session_bytes is {limit}")
@@ -147,10 +155,12 @@ impl Problem {
             Self::BadEntry(_) | Self::BadQuery(_) | Self::BrokenBody | Self::Malformed => StatusCode::BAD_REQUEST,
             Self::BadToken | Self::NoToken => StatusCode::UNAUTHORIZED,
             Self::CrossSite | Self::ForeignRealm | Self::MissingScope(_) => StatusCode::FORBIDDEN,
+            Self::KeyRevoked => StatusCode::CONFLICT,
             Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoIssuer | Self::NoKey | Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
-            Self::NotWritten
+            Self::KeysFull
+            | Self::NotWritten
             | Self::RevocationsFull
             | Self::StateUnavailable
             | Self::Stopping
@@ -170,13 +180,16 @@ impl Problem {
             Self::MissingScope(_) => challenge("Bearer realm=\"portcullis-admin\", error=\"insufficient_scope\""),
             Self::NoToken => challenge("Bearer realm=\"portcullis-admin\""),
             Self::NotWritten | Self::StateUnavailable => Some((header::RETRY_AFTER, HeaderValue::from_static("5"))),
-            Self::RevocationsFull | Self::StoreFull => Some((header::RETRY_AFTER, HeaderValue::from_static("60"))),
+            Self::KeysFull | Self::RevocationsFull | Self::StoreFull => {
+                Some((header::RETRY_AFTER, HeaderValue::from_static("60")))
+            }
             Self::BadEntry(_)
             | Self::BadQuery(_)
             | Self::BrokenBody
             | Self::CrossSite
             | Self::EntryTooLarge
             | Self::ForeignRealm
+            | Self::KeyRevoked
             | Self::Malformed
             | Self::NoIssuer
             | Self::NoKey

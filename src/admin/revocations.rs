@@ -17,10 +17,10 @@ use smallvec::SmallVec;
 
 use super::{AdminToken, Context, Issuer, MAX_ENTRY_BYTES, problem::Problem};
 use crate::{
-    api_key::{self, KeyId, KeyText},
+    api_key::{KeyId, KeyText},
     clock::Timestamp,
     durable::{Commit, Unavailable},
-    revocation::{Full, Keep, PastedToken, Struck, Target},
+    revocation::{FOREVER, Full, Keep, PastedToken, Struck, Target},
     session::{SessionKey, SessionToken},
     telemetry::audit::{Event, Value as Field, What},
 };
@@ -174,10 +174,10 @@ async fn strike_subject(
     let keep = context.issuers.iter().filter(|issuer| *issuer.realm == *realm).map(|issuer| issuer.keep).max();
     let target = Target::Subject { realm: realm.clone(), subject: subject.clone() };
     let mut done = strike(context, token, target, Keep::For(keep.unwrap_or_default()))?;
-    // Fixed keys are in gateway.toml until somebody takes them out: they stay struck for good.
-    let mut keys = 0_usize;
-    for id in api_key::ids_of(context.api_keys, &realm, &subject) {
-        done.commits.extend(strike_key(context, token, id)?.commits);
+    let (mut keys, commits) = context.api_keys.made.revoke_subject(&realm, &subject);
+    done.commits.extend(commits);
+    for id in context.api_keys.fixed_of(&realm, &subject) {
+        done.commits.extend(strike_fixed_key(context, token, id)?.commits);
         keys += 1;
     }
     done.answer.insert("api_keys_revoked".to_owned(), keys.into());
@@ -186,10 +186,30 @@ async fn strike_subject(
     Ok(done)
 }
 
+/// Ends one API key, of either kind; it is on disk when this returns.
+pub(super) async fn revoke_key(context: &Context<'_>, token: &AdminToken, id: KeyId) -> Result<Value, Problem> {
+    strike_key(context, token, id)?.written().await.map(Value::Object)
+}
+
 fn strike_key(context: &Context<'_>, token: &AdminToken, id: KeyId) -> Result<Done, Problem> {
     // A key of another realm is no more visible than one that is not there.
-    let key = context.api_keys.get(&id).filter(|key| token.reaches(key.identity().realm()));
-    key.ok_or(Problem::NoKey)?;
+    let key = context.api_keys.of_id(&id).filter(|key| token.reaches(key.identity().realm()));
+    let key = key.ok_or(Problem::NoKey)?;
+    if key.made().is_none() {
+        return strike_fixed_key(context, token, id);
+    }
+    let commit = context.api_keys.made.revoke(&key);
+    let target = Target::ApiKey { id: id.as_str().into() };
+    // Its record goes, and with it all that there was to revoke.
+    let struck = Struck { target, at: 0, until: FOREVER };
+    tell(context, token, &struck);
+    let mut answer = describe_struck(context, &struck);
+    answer.insert("durable".to_owned(), context.api_keys.made.is_durable().into());
+    Ok(Done { answer, commits: commit.into_iter().collect() })
+}
+
+/// A key of gateway.toml is there until somebody takes it out: it stays struck for good.
+fn strike_fixed_key(context: &Context<'_>, token: &AdminToken, id: KeyId) -> Result<Done, Problem> {
     strike(context, token, Target::ApiKey { id: id.as_str().into() }, Keep::Forever)
 }
 
@@ -199,7 +219,7 @@ async fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) 
     }
     if let Some(key) = KeyText::parse(pasted.as_bytes()) {
         // With another's id and a made-up secret, nobody talks an administrator into revoking another's key.
-        let known = context.api_keys.get(&key.id()).is_some_and(|known| known.is(&key));
+        let known = context.api_keys.of_text(&key).is_some();
         return if known { strike_key(context, token, key.id()) } else { Err(Problem::NoKey) };
     }
     let pasted = PastedToken::read(pasted).map_err(|_| {

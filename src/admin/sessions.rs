@@ -6,10 +6,14 @@
 
 use std::sync::Arc;
 
-use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value, json};
 
-use super::{AdminToken, Context, entry::Entry, problem::Problem};
+use super::{
+    AdminToken, Context,
+    entry::Entry,
+    problem::Problem,
+    query::{self, DEFAULT_LIMIT},
+};
 use crate::{
     clock::{Clock, Timestamp},
     identity::{Identity, IdentityError, IdentityParts, Source, Via},
@@ -249,7 +253,7 @@ pub(super) fn time(time: Timestamp) -> Value {
     humantime::format_rfc3339_seconds(time.to_system_time()).to_string().into()
 }
 
-fn unfit(error: IdentityError) -> Problem {
+pub(super) fn unfit(error: IdentityError) -> Problem {
     let why = match error {
         IdentityError::ControlInSubject => "`subject` holds a control character",
         IdentityError::EmptySubject => "`subject` is empty",
@@ -268,32 +272,18 @@ struct Query {
 }
 
 impl Query {
-    /// Each parameter at most once, none unknown: a misspelt `subject` must not end everybody's sessions.
     fn parse(text: &str) -> Result<Self, Problem> {
-        const UNREADABLE: Problem = Problem::BadQuery("the query is not percent-encoded UTF-8");
-        const TWICE: Problem = Problem::BadQuery("a parameter is there twice");
+        let known = ["realm", "subject", "after", "limit"];
         let mut query = Self::default();
-        for pair in text.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let value = value.replace('+', " ");
-            let value = percent_decode_str(&value).decode_utf8().map_err(|_| UNREADABLE)?.into_owned();
-            let taken = match name {
-                "realm" => query.realm.replace(value).is_some(),
-                "subject" => query.subject.replace(value).is_some(),
+        for (name, value) in query::parameters(text, &known, "there are `realm`, `subject`, `after` and `limit`")? {
+            match name {
+                "realm" => query.realm = Some(value),
+                "subject" => query.subject = Some(value),
                 "after" => {
                     let key = SessionKey::parse(&value);
-                    let key = key.ok_or(Problem::BadQuery("`after` is the `next` of the page before"))?;
-                    query.after.replace(key).is_some()
+                    query.after = Some(key.ok_or(Problem::BadQuery("`after` is the `next` of the page before"))?);
                 }
-                "limit" => {
-                    let limit = value.parse().ok().filter(|limit| (1..=MAX_LIMIT).contains(limit));
-                    let limit = limit.ok_or(Problem::BadQuery("`limit` is a number from 1 to 1000"))?;
-                    query.limit.replace(limit).is_some()
-                }
-                _ => return Err(Problem::BadQuery("there are `realm`, `subject`, `after` and `limit`")),
-            };
-            if taken {
-                return Err(TWICE);
+                _ => query.limit = Some(query::limit(&value)?),
             }
         }
         Ok(query)
@@ -310,8 +300,6 @@ impl Query {
     }
 }
 
-const DEFAULT_LIMIT: usize = 100;
-const MAX_LIMIT: usize = 1000;
 /// Sessions asked of the store at once when most of them are passed over.
 const MIN_PAGE: usize = 256;
 /// Sessions that one call may pass over.

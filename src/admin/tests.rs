@@ -15,6 +15,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
+    api_key::{self, ApiKeys},
     change::Ask,
     clock::Timestamp,
     policy::{Access, Csrf},
@@ -34,6 +35,8 @@ struct Bench {
     routes: Vec<Arc<Route>>,
     store: Arc<Store>,
     revocations: Revocations,
+    fixed_keys: ApiKeys,
+    made_keys: Arc<api_key::Store>,
     clock: Clock,
     peer: PeerAddr,
     reloads: Reloads,
@@ -53,7 +56,7 @@ impl Bench {
         let folder = tempfile::tempdir().unwrap();
         let audit = LogSink::File(folder.path().join("audit"));
         let log = LogSettings { access: LogSink::Off, audit, ..LogSettings::default() };
-        let employees = Grants::Only { roles: ["employee".into()].into(), groups: [].into() };
+        let employees = Grants::Only { roles: ["employee".into()].into(), groups: [].into(), scopes: None };
         let tokens = [
             token("login-app", &[Scope::SessionsCreate], "staff", employees),
             token("desk", &[Scope::SessionsRead, Scope::SessionsRevoke], "staff", Grants::All),
@@ -76,6 +79,8 @@ impl Bench {
             routes: Vec::new(),
             store: Arc::default(),
             revocations: Revocations::new(),
+            fixed_keys: ApiKeys::new(),
+            made_keys: Arc::new(api_key::Store::in_memory()),
             clock: Clock::manual(NOW),
             peer: PeerAddr::Unix,
             reloads,
@@ -103,7 +108,8 @@ impl Bench {
             generation: 1,
             reloads: &self.reloads,
             store: &self.store,
-            api_keys: &ApiKeys::new(),
+            api_keys: Known { fixed: &self.fixed_keys, made: &self.made_keys },
+            max_api_keys: 3,
             revocations: &self.revocations,
             max_revocations: 1000,
             clock: &self.clock,

@@ -2,8 +2,9 @@
 //!
 //! In: the text that a request carries. Out: the [`ApiKey`] that it is, with an identity whose headers were prepared
 //! once, or a [`Void`] that says why it counts for nothing. `text` is what a key looks like; of it only the SHA-256 is
-//! kept, in gateway.toml. Invariants: the id finds a key and opens nothing; the whole text is compared by its hash, in
-//! constant time; a key that was revoked is void as long as that is remembered, whatever a reload brings.
+//! kept: in gateway.toml, or in the [`Store`] of those that the admin API makes. Invariants: the id finds a key and opens
+//! nothing; the whole text is compared by its hash, in constant time; a key that was revoked is void as long as that is
+//! remembered, whatever a reload brings; one that was made is void while its maker may not make it (R5, R29).
 
 use std::{
     collections::HashMap,
@@ -11,7 +12,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -24,8 +25,11 @@ use crate::{
     secret::{Secret, constant_time_eq},
 };
 
+mod record;
+mod store;
 mod text;
 
+pub use store::{MakeError, Maker, Making, Store};
 pub use text::{KeyId, KeyText, PREFIX};
 
 /// What a key stands for, as it is written down: everything but its text.
@@ -51,9 +55,22 @@ pub struct Description {
     pub expires: Option<Timestamp>,
     /// Whence it counts; empty: from everywhere.
     pub sources: Vec<IpNet>,
+    /// How it came to be; `None`: it is written in gateway.toml.
+    pub made: Option<Made>,
 }
 
-/// One key. Immutable but for the time it was last used.
+/// How a key came to be that the admin API has made.
+#[derive(Clone, Debug)]
+pub struct Made {
+    /// The name of the admin token.
+    pub by: Arc<str>,
+    /// When.
+    pub at: Timestamp,
+    /// What its maker wrote down about it.
+    pub note: Box<str>,
+}
+
+/// One key. Immutable but for the time it was last used, and for whether it still counts.
 pub struct ApiKey {
     id: KeyId,
     digest: Secret<[u8; 32]>,
@@ -64,10 +81,24 @@ pub struct ApiKey {
     /// Milliseconds since the epoch, or [`NEVER`].
     last_used: AtomicU64,
     checked: Checked,
+    made: Option<Made>,
+    /// It was revoked, whether or not the disk knows yet.
+    struck: AtomicBool,
+    /// Its maker is gone, or may not grant any more what it holds.
+    orphan: AtomicBool,
 }
 
-/// All keys, by their ids.
+/// Keys by their ids.
 pub type ApiKeys = HashMap<KeyId, Arc<ApiKey>>;
+
+/// Every key that there is.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'a> {
+    /// Those of gateway.toml.
+    pub fixed: &'a ApiKeys,
+    /// Those that were made.
+    pub made: &'a Arc<Store>,
+}
 
 /// Why a key counts for nothing. For logs and metrics only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -78,6 +109,8 @@ pub enum Void {
     Expired,
     /// It has another form, or its check part is wrong: a typing error, or no key of ours.
     Malformed,
+    /// Its maker is gone, or may not grant any more what it holds.
+    Orphan,
     /// It was revoked.
     Revoked,
     /// No key has this id, or its secret part is wrong.
@@ -91,6 +124,7 @@ impl Void {
             Self::Address => "api_key_address",
             Self::Expired => "api_key_expired",
             Self::Malformed => "api_key_malformed",
+            Self::Orphan => "api_key_orphan",
             Self::Revoked => "api_key_revoked",
             Self::Unknown => "api_key_unknown",
         }
@@ -126,6 +160,9 @@ impl ApiKey {
             sources: description.sources.into(),
             last_used: AtomicU64::new(NEVER),
             checked: Checked::default(),
+            made: description.made,
+            struck: AtomicBool::new(false),
+            orphan: AtomicBool::new(false),
         })
     }
 
@@ -154,6 +191,11 @@ impl ApiKey {
         &self.sources
     }
 
+    /// How it came to be; `None`: it is written in gateway.toml.
+    pub const fn made(&self) -> Option<&Made> {
+        self.made.as_ref()
+    }
+
     /// The last use, to the second.
     pub fn last_used(&self) -> Option<Timestamp> {
         match self.last_used.load(Ordering::Relaxed) {
@@ -164,7 +206,12 @@ impl ApiKey {
 
     /// Whether it was revoked.
     pub fn is_revoked(&self, revocations: &Revocations) -> bool {
-        revocations.is_key_struck(&self.checked, self.id.as_str())
+        self.is_struck() || revocations.is_key_struck(&self.checked, self.id.as_str())
+    }
+
+    /// Whether its maker is gone, or may not grant any more what it holds.
+    pub fn is_orphan(&self) -> bool {
+        self.orphan.load(Ordering::Relaxed)
     }
 
     /// Whether it is past its end.
@@ -178,19 +225,31 @@ impl ApiKey {
     }
 
     /// Whether it is one of these.
-    pub fn is_among(&self, keys: &ApiKeys) -> bool {
-        keys.get(&self.id).is_some_and(|key| constant_time_eq(key.digest.expose(), self.digest.expose()))
+    pub fn is_among(&self, known: Known<'_>) -> bool {
+        known.find(&self.id, self.digest.expose()).is_some()
     }
 
-    /// Notes a use; at most one write a second.
-    fn touch(&self, now: Timestamp) {
+    /// Takes over when it was last used, from before a reload or a restart.
+    pub fn was_used(&self, millis: u64) {
+        self.last_used.fetch_max(millis, Ordering::Relaxed);
+    }
+
+    /// Notes a use; at most one write a second. Whether it wrote.
+    fn touch(&self, now: Timestamp) -> bool {
         let seen = self.last_used.load(Ordering::Relaxed);
-        if now.unix_millis() >= seen.saturating_add(TOUCH_GRANULARITY_MILLIS) {
+        let due = now.unix_millis() >= seen.saturating_add(TOUCH_GRANULARITY_MILLIS);
+        if due {
             self.last_used.store(now.unix_millis(), Ordering::Relaxed);
         }
+        due
     }
 
-    fn is_of(&self, realm: &str, subject: &str) -> bool {
+    fn is_struck(&self) -> bool {
+        self.struck.load(Ordering::Acquire)
+    }
+
+    /// Whether it acts for this subject.
+    pub fn is_of(&self, realm: &str, subject: &str) -> bool {
         **self.identity.realm() == *realm && self.identity.subject() == subject
     }
 }
@@ -201,24 +260,49 @@ impl fmt::Debug for ApiKey {
     }
 }
 
+impl<'a> Known<'a> {
+    /// The key with this id and hash: the id alone finds nothing that counts.
+    fn find(self, id: &KeyId, digest: &[u8; 32]) -> Option<Arc<ApiKey>> {
+        let is = |key: &&Arc<ApiKey>| constant_time_eq(key.digest.expose(), digest);
+        self.fixed.get(id).filter(is).cloned().or_else(|| self.made.find(id).filter(|key| is(&key)))
+    }
+
+    /// The key of this text, whether or not it counts.
+    pub fn of_text(self, text: &KeyText<'_>) -> Option<Arc<ApiKey>> {
+        self.find(&text.id(), &text.digest())
+    }
+
+    /// The key of this id; of two with one id, that of gateway.toml.
+    pub fn of_id(self, id: &KeyId) -> Option<Arc<ApiKey>> {
+        self.fixed.get(id).cloned().or_else(|| self.made.find(id))
+    }
+
+    /// The ids of the keys of gateway.toml that belong to a subject.
+    pub fn fixed_of(self, realm: &'a str, subject: &'a str) -> impl Iterator<Item = KeyId> + 'a {
+        self.fixed.values().filter(move |key| key.is_of(realm, subject)).map(|key| key.id)
+    }
+}
+
 /// Judges the text of a key that comes from this address.
 ///
 /// # Errors
 /// [`Void`], the first reason that was found.
 pub fn verify(
     text: &[u8],
-    keys: &ApiKeys,
+    known: Known<'_>,
     revocations: &Revocations,
     address: IpAddr,
     now: Timestamp,
 ) -> Result<Arc<ApiKey>, Void> {
     let text = KeyText::parse(text).ok_or(Void::Malformed)?;
-    let digest = text.digest();
-    let Some(key) = keys.get(&text.id()).filter(|key| constant_time_eq(key.digest.expose(), &digest)) else {
+    let Some(key) = known.of_text(&text) else {
         return Err(if text.is_whole() { Void::Unknown } else { Void::Malformed });
     };
     if key.is_revoked(revocations) {
         return Err(Void::Revoked);
+    }
+    if key.is_orphan() {
+        return Err(Void::Orphan);
     }
     if key.is_expired(now) {
         return Err(Void::Expired);
@@ -226,13 +310,10 @@ pub fn verify(
     if !key.sources.is_empty() && !key.sources.iter().any(|network| network.contains(&address)) {
         return Err(Void::Address);
     }
-    key.touch(now);
-    Ok(Arc::clone(key))
-}
-
-/// The ids of the keys of a subject.
-pub fn ids_of<'a>(keys: &'a ApiKeys, realm: &'a str, subject: &'a str) -> impl Iterator<Item = KeyId> + 'a {
-    keys.values().filter(move |key| key.is_of(realm, subject)).map(|key| key.id)
+    if key.touch(now) {
+        known.made.note_use(&key.id);
+    }
+    Ok(key)
 }
 
 /// `last_used` of a key that was not used yet.

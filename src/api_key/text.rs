@@ -29,6 +29,18 @@ impl KeyId {
         id.iter().all(|byte| ALPHABET.contains(byte)).then_some(Self(id))
     }
 
+    /// Which of [`Self::GROUPS`] it belongs to: random, so that groups are about as large as one another.
+    pub(super) fn group(&self) -> usize {
+        let [first, ..] = self.0;
+        ALPHABET.iter().position(|byte| *byte == first).unwrap_or_default()
+    }
+
+    /// How many groups there are.
+    pub(super) const GROUPS: usize = ALPHABET.len();
+
+    /// Bytes of an id.
+    pub(super) const LENGTH: usize = ID;
+
     /// As text.
     pub fn as_str(&self) -> &str {
         // Every constructor admits only the alphabet.

@@ -628,7 +628,8 @@ fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Resu
     };
     let mut roles = list(mapping.roles.find(&claims), "roles", |role| vec![role.to_owned()])?;
     let mut groups = list(mapping.groups.find(&claims), "groups", |group| vec![group.to_owned()])?;
-    let dropped = issuer.grants.filter(&mut roles, &mut groups);
+    let mut scopes = list(scopes, "scopes", |text| text.split(' ').map(str::to_owned).collect())?;
+    let dropped = issuer.grants.filter(&mut roles, &mut groups) + issuer.grants.filter_scopes(&mut scopes);
     let parts = IdentityParts {
         realm: Arc::clone(&issuer.realm),
         subject,
@@ -637,7 +638,7 @@ fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Resu
         email_verified: email_claimed_verified || issuer.trust_email,
         roles,
         groups,
-        scopes: list(scopes, "scopes", |text| text.split(' ').map(str::to_owned).collect())?,
+        scopes,
         // A login in the future would satisfy `max_auth_age` for as long as the issuer's clock is wrong.
         auth_time: date(&claims, "auth_time")?.filter(|&auth_time| auth_time <= now.plus(issuer.leeway)),
         factor: factor(&claims),
@@ -1107,12 +1108,26 @@ mod tests {
     fn what_an_issuer_may_not_grant_is_dropped_and_counted() {
         let (signer, issuer) = hs256();
         let token = signer.token_of(&claims_with(json!({ "roles": ["user", "admin"], "groups": ["ops", "dev"] })));
-        let grants = Grants::Only { roles: ["user".into()].into(), groups: [].into() };
+        let grants = Grants::Only { roles: ["user".into()].into(), groups: [].into(), scopes: None };
 
         let verified = verify_one(&token, Issuer { grants, ..issuer() }).unwrap();
 
         assert!(verified.identity().roles().eq(["user"]));
         assert_eq!((verified.identity().groups().count(), verified.dropped_grants()), (0, 3));
+    }
+
+    #[test]
+    fn scopes_that_an_issuer_may_not_grant_are_dropped_where_it_says_which_it_may() {
+        let (signer, issuer) = hs256();
+        let token = signer.token_of(&claims_with(json!({ "scope": "read write" })));
+        for (scopes, left, dropped) in
+            [(None, &["read", "write"][..], 0), (Some(["read".into()].into()), &["read"], 1), (Some([].into()), &[], 2)]
+        {
+            let grants = Grants::Only { roles: [].into(), groups: [].into(), scopes };
+            let verified = verify_one(&token, Issuer { grants, ..issuer() }).unwrap();
+            assert!(verified.identity().scopes().eq(left.iter().copied()));
+            assert_eq!(verified.dropped_grants(), dropped);
+        }
     }
 
     #[test]

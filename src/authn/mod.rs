@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn dropped_grants_are_counted_once_for_each_verification() {
         let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
-        let grants = Grants::Only { roles: ["user".into()].into(), groups: [].into() };
+        let grants = Grants::Only { roles: ["user".into()].into(), groups: [].into(), scopes: None };
         let issuers = [Issuer { grants, ..issuer(signer.keys()) }];
         let token = signer.token_of(&claims_with(json!({ "roles": ["user", "admin"] })));
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::jwt::VerifiedToken;
 use crate::{
-    api_key::{ApiKey, ApiKeys},
+    api_key::{ApiKey, Known},
     clock::Timestamp,
     revocation::Revocations,
     session::{self, Session},
@@ -53,14 +53,15 @@ impl Proof {
     pub fn standing(
         &self,
         sessions: &session::Settings,
-        keys: &ApiKeys,
+        keys: Known<'_>,
         revocations: &Revocations,
         now: Timestamp,
     ) -> Standing {
         match self {
             Self::ApiKey(key) if key.is_expired(now) => Standing::Expired,
+            Self::ApiKey(key) if key.is_orphan() || key.is_revoked(revocations) => Standing::Revoked,
             // A reload that takes a key away, or gives its name to another one, ends what it had opened.
-            Self::ApiKey(key) if !key.is_among(keys) || key.is_revoked(revocations) => Standing::Revoked,
+            Self::ApiKey(key) if !key.is_among(keys) => Standing::Revoked,
             Self::Session(session) if now >= session.expires(sessions) => Standing::Expired,
             Self::Session(session) if session.is_ended() => Standing::Revoked,
             Self::Session(session) if session.is_expired(sessions, now) => Standing::Expired,

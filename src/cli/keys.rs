@@ -1,36 +1,84 @@
-//! `portcullis keys make`: a fresh API key for its owner, and the `[[api_key]]` entry that knows it.
+//! `portcullis keys`: API keys for programs. `make` prints a fresh one and the `[[api_key]]` entry that knows it; `add`,
+//! `list` and `revoke` ask the admin API of a running gateway.
 
-use std::time::Duration;
+use std::{
+    io::{self, BufWriter, Write},
+    path::Path,
+    time::Duration,
+};
 
+use http::Method;
 use ipnet::IpNet;
+use serde_json::{Value, json};
 
-use super::Failure;
-use crate::{api_key::KeyText, clock::Clock};
+use super::{
+    Failure,
+    admin_client::{AdminArguments, AdminClient, query},
+    sessions::{row, write_line},
+};
+use crate::{
+    api_key::{KeyId, KeyText},
+    clock::Clock,
+};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
     #[command(subcommand)]
     what: What,
+
+    #[command(flatten)]
+    admin: AdminArguments,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
+    /// Let a running gateway make a key; standard output has the key alone, told this once.
+    Add {
+        #[command(flatten)]
+        key: Key,
+
+        /// What it is for, as `list` tells it.
+        #[arg(long)]
+        note: Option<String>,
+    },
+    /// Say which keys there are, who acts with them, and when they were last used.
+    List {
+        /// The keys of one subject; left out, all.
+        #[arg(long)]
+        subject: Option<String>,
+
+        /// The realm of the subjects; left out, that of the admin token.
+        #[arg(long)]
+        realm: Option<String>,
+
+        /// One JSON object a line, with everything that the API tells.
+        #[arg(long)]
+        json: bool,
+    },
     /// Print a fresh key, once, and the entry for gateway.toml, which holds only its hash.
-    Make(Make),
+    Make {
+        #[command(flatten)]
+        key: Key,
+
+        /// The realm that subject and roles mean something in.
+        #[arg(long)]
+        realm: Option<String>,
+    },
+    /// End a key, for good: tunnels that it has opened are cut.
+    Revoke {
+        /// Its id, as `list` tells it: what stands between the first two `_` of its text.
+        id: String,
+    },
 }
 
 #[derive(Debug, clap::Args)]
-struct Make {
-    /// What the key is called in gateway.toml.
+struct Key {
+    /// What the key is called.
     name: String,
 
     /// Who acts with it; left out, the name.
     #[arg(long)]
     subject: Option<String>,
-
-    /// The realm that subject and roles mean something in.
-    #[arg(long)]
-    realm: Option<String>,
 
     /// Roles, separated by commas.
     #[arg(long, value_delimiter = ',')]
@@ -53,18 +101,93 @@ struct Make {
     from: Vec<IpNet>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> Result<(), Failure> {
-    let What::Make(make) = &arguments.what;
+pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
+    let client = || AdminClient::new(path, &arguments.admin);
+    match &arguments.what {
+        What::Add { key, note } => add(&client()?, key, note.as_deref()),
+        What::List { subject, realm, json } => {
+            let mut out = BufWriter::new(io::stdout().lock());
+            list(&client()?, subject.as_deref(), realm.as_deref(), *json, &mut out)
+        }
+        What::Make { key, realm } => make(key, realm.as_deref()),
+        What::Revoke { id } => {
+            let id = KeyId::parse(id).ok_or_else(|| {
+                Failure::new("an id has 16 characters of a-z and 2-7; `portcullis keys list` tells it".into())
+            })?;
+            client()?.ask(Method::DELETE, &format!("keys/{id}"), None)?;
+            println!("the API key {id} is void");
+            Ok(())
+        }
+    }
+}
+
+fn add(client: &AdminClient, key: &Key, note: Option<&str>) -> Result<(), Failure> {
+    let networks: Vec<String> = key.from.iter().map(ToString::to_string).collect();
+    let entry = json!({
+        "name": key.name,
+        "subject": key.subject.as_ref().unwrap_or(&key.name),
+        "roles": key.roles,
+        "groups": key.groups,
+        "scopes": key.scopes,
+        "expires_at": key.ttl.map(|ttl| Clock::system().now().plus(ttl).unix_seconds()),
+        "from": networks,
+        "note": note,
+    });
+    let made = client.ask(Method::POST, "keys", Some(&entry))?;
+    let text = |name: &str| made[name].as_str().unwrap_or_default();
+    let until = made["expires_at"].as_str().map_or_else(String::new, |until| format!(" until {until}"));
+    eprintln!("The key {} of {}{until}, told this once:", text("id"), text("subject"));
+    if let Some(dropped) = made["dropped_grants"].as_u64() {
+        eprintln!("{dropped} roles, groups or scopes were left out: the admin token may not grant them");
+    }
+    if made["durable"] == false {
+        eprintln!("A restart forgets it: there is no server.state_dir");
+    }
+    println!("{}", text("key"));
+    Ok(())
+}
+
+fn list(
+    client: &AdminClient,
+    subject: Option<&str>,
+    realm: Option<&str>,
+    json: bool,
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    if !json {
+        write_line(out, &row(&["ID", "NAME", "SUBJECT", "REALM", "LAST USED", "EXPIRES", "VOID"], WIDTHS))?;
+    }
+    let mut after: Option<String> = None;
+    loop {
+        let parameters =
+            query(&[("subject", subject), ("realm", realm), ("after", after.as_deref()), ("limit", Some(PAGE))]);
+        let page = client.ask(Method::GET, &format!("keys?{parameters}"), None)?;
+        for key in page["keys"].as_array().into_iter().flatten() {
+            write_line(out, &if json { key.to_string() } else { shown(key) })?;
+        }
+        match page["next"].as_str() {
+            Some(next) => after = Some(next.to_owned()),
+            None => return out.flush().map_err(|error| Failure::new(format!("the list cannot be written: {error}"))),
+        }
+    }
+}
+
+fn shown(key: &Value) -> String {
+    let text = |name: &str| key[name].as_str().unwrap_or("-");
+    row(&["id", "name", "subject", "realm", "last_used_at", "expires_at", "void"].map(text), WIDTHS)
+}
+
+fn make(make: &Key, realm: Option<&str>) -> Result<(), Failure> {
     let text = KeyText::generate();
     let key = KeyText::parse(text.expose().as_bytes());
     let key = key.ok_or_else(|| Failure::new("no key could be made".into()))?;
     // The entry alone goes to standard output: `>> gateway.toml` takes no secret along.
     eprintln!("The key, for its owner. It is told this once:\n\n  {}\n", text.expose());
-    print!("{}", entry(make, &key));
+    print!("{}", entry(make, realm, &key));
     Ok(())
 }
 
-fn entry(make: &Make, key: &KeyText<'_>) -> String {
+fn entry(make: &Key, realm: Option<&str>, key: &KeyText<'_>) -> String {
     let quoted = |text: &str| toml::Value::from(text).to_string();
     let list = |texts: &[String]| texts.iter().map(|text| quoted(text)).collect::<Vec<_>>().join(", ");
     let mut lines = vec![
@@ -73,7 +196,7 @@ fn entry(make: &Make, key: &KeyText<'_>) -> String {
         ("sha256", quoted(&hex(&key.digest()))),
         ("subject", quoted(make.subject.as_deref().unwrap_or(&make.name))),
     ];
-    lines.extend(make.realm.as_deref().map(|realm| ("realm", quoted(realm))));
+    lines.extend(realm.map(|realm| ("realm", quoted(realm))));
     for (name, texts) in [("roles", &make.roles), ("groups", &make.groups), ("scopes", &make.scopes)] {
         if !texts.is_empty() {
             lines.push((name, format!("[{}]", list(texts))));
@@ -94,3 +217,8 @@ fn entry(make: &Make, key: &KeyText<'_>) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+const WIDTHS: [usize; 7] = [16, 20, 20, 10, 20, 20, 8];
+
+/// As many as the API gives at once.
+const PAGE: &str = "1000";

@@ -59,7 +59,7 @@ enum Command {
     Explain(explain::Arguments),
     /// Make an argon2id hash of a password for the users file.
     HashPassword(hash_password::Arguments),
-    /// Make API keys for programs.
+    /// API keys for programs: make, list and revoke them.
     Keys(keys::Arguments),
     /// Void tokens and sessions of a running gateway: one, or all of somebody.
     Revoke(revoke::Arguments),
@@ -125,7 +125,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Explain(arguments) => explain::run(&config, &arguments),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
-        Command::Keys(arguments) => keys::run(&arguments),
+        Command::Keys(arguments) => keys::run(&config, &arguments),
         Command::Revoke(arguments) => revoke::run(&config, &arguments),
         Command::Reload(arguments) => reload::run(&config, &arguments),
         Command::Run => run::run(&config),

@@ -84,7 +84,7 @@ fn list(
     out: &mut impl Write,
 ) -> Result<(), Failure> {
     if !json {
-        write_line(out, &row(&["USER", "REALM", "SINCE", "LAST SEEN", "ADDRESS", "DEVICE", "KEY"]))?;
+        write_line(out, &row(&["USER", "REALM", "SINCE", "LAST SEEN", "ADDRESS", "DEVICE", "KEY"], WIDTHS))?;
     }
     let mut after: Option<String> = None;
     loop {
@@ -105,21 +105,14 @@ fn list(
 
 fn shown(session: &Value) -> String {
     let text = |name: &str| session[name].as_str().unwrap_or("-");
-    row(&[
-        text("subject"),
-        text("realm"),
-        text("created_at"),
-        text("last_seen_at"),
-        text("address"),
-        text("device"),
-        text("key"),
-    ])
+    let cells = ["subject", "realm", "created_at", "last_seen_at", "address", "device", "key"];
+    row(&cells.map(text), WIDTHS)
 }
 
 /// Columns for eyes and for `cut`: padded, and never broken by what is in them.
-fn row(cells: &[&str; 7]) -> String {
+pub(super) fn row(cells: &[&str; 7], widths: [usize; 7]) -> String {
     let mut line = String::new();
-    for (cell, width) in cells.iter().zip(WIDTHS) {
+    for (cell, width) in cells.iter().zip(widths) {
         // A terminal obeys control characters, whoever chose the name.
         let cell: String = cell.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
         line.push_str(&format!("{cell:width$}  "));
@@ -132,7 +125,7 @@ fn checked_key(key: &str) -> Result<&str, Failure> {
     if sound { Ok(key) } else { Err(Failure::new("--key wants the 64 digits of `portcullis sessions list`".into())) }
 }
 
-fn write_line(out: &mut impl Write, line: &str) -> Result<(), Failure> {
+pub(super) fn write_line(out: &mut impl Write, line: &str) -> Result<(), Failure> {
     writeln!(out, "{line}").map_err(|error| unwritable(&error))
 }
 

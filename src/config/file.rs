@@ -173,6 +173,8 @@ table! {
         max_concurrent: Option<MaxConcurrent>,
         /// Callers whose rates are kept apart.
         max_rate_buckets: Option<Number<64, 100_000_000>>,
+        /// API keys that the admin API has made.
+        max_api_keys: Option<Number<1, 1_000_000>>,
     }
 
     /// `[log]`.
@@ -213,9 +215,9 @@ table! {
         source: Flat<SecretSource>,
         /// What it may do.
         allow: At<Vec<Scope>>,
-        /// Of the sessions it opens.
+        /// Of the sessions it opens and the API keys it makes.
         realm: Option<Name>,
-        /// What the sessions it opens may hold.
+        /// What these may hold.
         grants: Option<Grants>,
     }
 
@@ -386,7 +388,7 @@ table! {
         /// Its users, in place.
         user: List<User>,
         /// What it may say of its users.
-        grants: Option<Grants>,
+        grants: Option<UserGrants>,
         /// Whether its emails count as verified.
         trust_email: Option<bool>,
         /// Whoever asks to be remembered stays signed in this long.
@@ -877,7 +879,7 @@ const CSRF_WORDS: [&str; 4] = ["same_origin", "strict", "allow_no_origin", "off"
 #[derive(Clone, Debug)]
 pub(super) enum Grants {
     All,
-    Only { roles: Vec<NonEmpty>, groups: Vec<NonEmpty> },
+    Only(GrantLists),
 }
 
 table! {
@@ -887,6 +889,8 @@ table! {
         roles: Vec<NonEmpty>,
         /// Groups that may pass.
         groups: Vec<NonEmpty>,
+        /// Scopes that may pass; an API key has none without it.
+        scopes: Option<Vec<NonEmpty>>,
     }
 }
 
@@ -902,14 +906,44 @@ impl Decode for Grants {
                 findings.problem(&node.place, node.describe(), Self::expected());
                 None
             }
-            None => {
-                GrantLists::decode(node, findings).map(|lists| Self::Only { roles: lists.roles, groups: lists.groups })
-            }
+            None => GrantLists::decode(node, findings).map(Self::Only),
         }
     }
 
     fn keys(path: &str, keys: &mut Vec<String>) {
         <GrantLists as Decode>::keys(path, keys);
+    }
+}
+
+/// `grants` of a login provider, whose users have no scopes.
+#[derive(Clone, Debug)]
+pub(super) struct UserGrants(pub(super) Grants);
+
+table! {
+    /// `grants = { … }` of a login provider.
+    struct UserGrantLists {
+        /// Roles that may pass.
+        roles: Vec<NonEmpty>,
+        /// Groups that may pass.
+        groups: Vec<NonEmpty>,
+    }
+}
+
+impl Decode for UserGrants {
+    fn expected() -> String {
+        Grants::expected()
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.text().is_some() {
+            return Grants::decode(node, findings).map(Self);
+        }
+        let UserGrantLists { roles, groups } = UserGrantLists::decode(node, findings)?;
+        Some(Self(Grants::Only(GrantLists { roles, groups, scopes: None })))
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <UserGrantLists as Decode>::keys(path, keys);
     }
 }
 

@@ -245,6 +245,9 @@ choices!(Profile {
 choices!(QueryLog { "omit" => Self::Omit, "names" => Self::Names, "keep" => Self::Keep, });
 choices!(SameSite { "lax" => Self::Lax, "strict" => Self::Strict, "none" => Self::None, });
 choices!(Scope {
+    "keys.create" => Self::KeysCreate,
+    "keys.read" => Self::KeysRead,
+    "keys.revoke" => Self::KeysRevoke,
     "sessions.create" => Self::SessionsCreate,
     "sessions.read" => Self::SessionsRead,
     "sessions.revoke" => Self::SessionsRevoke,

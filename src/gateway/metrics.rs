@@ -102,6 +102,7 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
         .counter("portcullis_sessions_evicted_total", "Sessions of whoever had the most, ended in a full store.")
         .value(&[], shared.sessions.evictions());
     exposition.gauge("portcullis_revocations", "Revocations in force.").value(&[], shared.revocations.len());
+    exposition.gauge("portcullis_api_keys", "API keys that the admin API has made.").value(&[], shared.made_keys.len());
     exposition.gauge("portcullis_config_generation", "Counts reloads, from 1.").value(&[], live.snapshot().generation);
     reloads(exposition, live);
     let counts = &shared.login_counts;

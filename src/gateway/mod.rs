@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::{
     accounts::Hasher,
-    admin,
+    admin, api_key,
     authn::{
         jwt::Issuer,
         token_cache::{CacheLimits, TokenCache},
@@ -170,6 +170,7 @@ impl Running {
         }
         if let Some(durable) = &shared.durable {
             shared.sessions.keep_up(MemoryStore::SEGMENTS);
+            shared.made_keys.keep_up(&self.live.snapshot().api_keys);
             drained &= durable.close(LAST_LINES);
         }
         shared.telemetry.finish(LAST_LINES) && drained
@@ -308,7 +309,8 @@ impl Handler for Administration {
             issuers: &issuers,
             upstreams: &upstreams,
             store: &shared.sessions,
-            api_keys: &snapshot.api_keys,
+            api_keys: snapshot.keys(shared),
+            max_api_keys: snapshot.max_api_keys,
             revocations: &shared.revocations,
             max_revocations: snapshot.max_revocations,
             generation: snapshot.generation,
@@ -350,9 +352,13 @@ fn live(
     let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
     let signing = wait(Signing::open(durable.clone(), clock.now()))?
         .map_err(failed("the keys that tokens are signed with cannot be had"))?;
+    let made_keys = api_key::Store::open(durable.clone()).map_err(failed("API keys cannot be read"))?;
+    made_keys.restore_uses(&snapshot.api_keys);
+    made_keys.follow(reload::key_makers(&snapshot));
     let shared = Shared {
         clock: clock.clone(),
         signing,
+        made_keys: Arc::new(made_keys),
         sessions: Arc::new(sessions(durable.as_ref(), &snapshot.session, clock)?),
         revocations: Arc::new(revocations),
         durable,
@@ -489,7 +495,11 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
                 live.shared.sessions.keep_up(SEGMENTS_TOLD_AT_ONCE);
                 live.shared.revocations.sweep(now);
                 sweeps += 1;
+                if sweeps.is_multiple_of(SWEEPS_OF_USES) {
+                    live.shared.made_keys.keep_up(&live.snapshot().api_keys);
+                }
                 if sweeps.is_multiple_of(SWEEPS_OF_THE_DISK) {
+                    live.shared.made_keys.sweep(now);
                     sweep_disk(&live, now);
                 }
             }
@@ -530,6 +540,8 @@ const SHORTEST_KEEP: Duration = Duration::from_secs(24 * 3600);
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEPS_A_ROUND: usize = 60;
+/// Last uses of API keys are on disk ten seconds later at most.
+const SWEEPS_OF_USES: u64 = 5;
 /// Once an hour.
 const SWEEPS_OF_THE_DISK: u64 = 3600;
 

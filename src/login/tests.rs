@@ -42,7 +42,7 @@ struct Sent<'a> {
 }
 
 fn provider(name: &str, users: Vec<User>) -> Provider {
-    let grants = Grants::Only { roles: Box::new(["user".into()]), groups: Box::new(["ops".into()]) };
+    let grants = Grants::Only { roles: Box::new(["user".into()]), groups: Box::new(["ops".into()]), scopes: None };
     let accounts = Accounts::new(users).unwrap();
     Provider {
         name: name.into(),

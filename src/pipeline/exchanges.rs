@@ -118,7 +118,7 @@ impl Exchanges {
             let (snapshot, shared) = (live.snapshot(), &live.shared);
             let now = shared.clock.now();
             let standing =
-                |proof: &Proof| proof.standing(&snapshot.session, &snapshot.api_keys, &shared.revocations, now);
+                |proof: &Proof| proof.standing(&snapshot.session, snapshot.keys(shared), &shared.revocations, now);
             let cut = self.0.borrow_mut().judge(standing);
             live.shared.exchanges_cut.fetch_add(cut, Relaxed);
         }

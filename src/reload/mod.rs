@@ -32,7 +32,7 @@ mod sessions;
 mod watch;
 
 pub use certificates::{Certificates, load as load_certificates};
-pub use sessions::{Revised, revise};
+pub use sessions::{Revised, key_makers, revise};
 use watch::Watch;
 
 /// Reads the configuration anew: the same files, the environment as it is.
@@ -234,6 +234,12 @@ impl Reloader {
                 issuer.carry_over(earlier);
             }
         }
+        for (id, key) in &snapshot.api_keys {
+            let earlier = before.api_keys.get(id).and_then(|earlier| earlier.last_used());
+            if let Some(used) = earlier {
+                key.was_used(used.unix_millis());
+            }
+        }
         Ok(Built { snapshot, certificates, tls, trust, warnings })
     }
 
@@ -255,6 +261,7 @@ impl Reloader {
         let before = self.live.snapshot();
         self.live.swap(snapshot);
         let after = self.live.snapshot();
+        shared.made_keys.follow(key_makers(&after));
         for earlier in &before.issuers {
             earlier.end_for(after.issuers.iter().find(|issuer| issuer.name == earlier.name));
         }

@@ -12,6 +12,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use crate::{
     accounts::User,
     admin::{AdminToken, Scope},
+    api_key::Maker,
     durable::Unavailable,
     identity::{Factor, Identity, IdentityParts, Source},
     login::{self, Provider},
@@ -119,6 +120,17 @@ async fn end(store: &Store, ending: &[SessionKey], revised: &mut Revised) {
 pub(super) fn creators(snapshot: &Snapshot) -> impl Iterator<Item = &AdminToken> {
     let tokens = snapshot.admin.iter().flat_map(|admin| &admin.tokens);
     tokens.filter(|token| token.may(Scope::SessionsCreate))
+}
+
+/// Admin tokens that make API keys, and what these may hold.
+pub fn key_makers(snapshot: &Snapshot) -> Vec<Maker> {
+    let tokens = snapshot.admin.iter().flat_map(|admin| &admin.tokens);
+    let makers = tokens.filter(|token| token.may(Scope::KeysCreate)).map(|token| Maker {
+        name: Arc::clone(&token.name),
+        realm: Arc::clone(&token.realm),
+        grants: token.grants.clone(),
+    });
+    makers.collect()
 }
 
 impl<'a> Sources<'a> {

@@ -57,6 +57,8 @@ pub enum What {
     RecoveryCodeUsed,
     /// An administrator voided tokens, sessions or keys: `kind` says which.
     Revoked,
+    /// An administrator made an API key: `id`, `name`.
+    ApiKeyMade,
     /// The configuration was read again: what came of it.
     Reload,
     /// A password was hashed anew when it was typed: `file`.
@@ -73,6 +75,7 @@ impl What {
     /// The word for it.
     pub const fn label(self) -> &'static str {
         match self {
+            Self::ApiKeyMade => "api_key.made",
             Self::AdminCall => "admin.call",
             Self::FactorEnrolled => "factor.enrolled",
             Self::FactorReset => "factor.reset",

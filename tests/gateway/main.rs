@@ -126,6 +126,8 @@ mod admin_client;
 
 /// API keys.
 mod api_keys;
+/// API keys that are made while the gateway runs.
+mod made_keys;
 /// A new configuration for a running gateway (R37).
 mod reload;
 

@@ -116,6 +116,7 @@ impl Build<'_> {
             max_revocations: server::max_revocations(&file)?,
             rate_limits,
             max_rate_buckets,
+            max_api_keys: server::max_api_keys(&file)?,
             max_body: startup.edge.limits.max_body,
             query_log: file.log.0?.query.unwrap_or_default(),
         };
@@ -210,8 +211,10 @@ fn grants(written: Option<&super::file::Grants>) -> policy::Grants {
     let boxed = |names: &[super::scalar::NonEmpty]| names.iter().map(|name| name.0.as_str().into()).collect();
     match written {
         None | Some(super::file::Grants::All) => policy::Grants::All,
-        Some(super::file::Grants::Only { roles, groups }) => {
-            policy::Grants::Only { roles: boxed(roles), groups: boxed(groups) }
-        }
+        Some(super::file::Grants::Only(lists)) => policy::Grants::Only {
+            roles: boxed(&lists.roles),
+            groups: boxed(&lists.groups),
+            scopes: lists.scopes.as_ref().map(|scopes| boxed(scopes)),
+        },
     }
 }

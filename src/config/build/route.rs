@@ -284,8 +284,10 @@ impl Build<'_> {
         if let Some(written) = api_key.filter(|_| around.sources.keys.is_empty()) {
             self.findings
                 .problem(&written.place, "`api_key`, but no key", "an [[api_key]]")
-                .help("`portcullis keys make` prints one")
-                .depends(&["api_key"]);
+                .help(
+                    "`portcullis keys make` prints one; or let an [[admin.token]] make some: allow = [\"keys.create\"]",
+                )
+                .depends(&["api_key", "admin"]);
         }
         let through_key = around.sources.keys.iter().filter(|_| api_key.is_some());
         let through_session = around.sources.session.iter().filter(|_| session.is_some());

@@ -17,7 +17,7 @@ use crate::{
         decode::At,
         file::{self, File},
         place::Place,
-        scalar::{Hsts, Positive, Sink, TrustedProxy, Workers},
+        scalar::{AuthName, Hsts, Positive, Sink, TrustedProxy, Workers},
     },
     durable,
     edge::{self, Group},
@@ -277,9 +277,17 @@ pub(super) fn trusted_proxies(file: &File) -> (Box<[ipnet::IpNet]>, bool) {
     (networks.collect(), entries().any(|entry| matches!(entry, TrustedProxy::UnixPeers)))
 }
 
-/// `server.api_key_header`; `None`: there are no API keys, and the header is nothing to us.
+/// `server.api_key_header`; `None`: no key is written down and no route takes one, so that the header is nothing to us.
 pub(super) fn api_key_header(file: &File) -> Option<HeaderName> {
-    file.api_key.0.as_ref()?.0.first()?;
+    let takes = |options: &file::RouteOptions| {
+        options.auth.iter().flat_map(|auth| &auth.value).any(|name| name.value == AuthName::ApiKey)
+    };
+    let written = file.api_key.0.as_ref().is_some_and(|keys| !keys.0.is_empty());
+    let by_default = file.route_defaults.0.as_ref().is_some_and(|defaults| takes(&defaults.table));
+    let by_a_route = file.route.0.iter().flat_map(|routes| &routes.0).any(|route| takes(&route.value.options));
+    if !written && !by_default && !by_a_route {
+        return None;
+    }
     let written = file.server.0.as_ref()?.table.api_key_header.as_ref();
     Some(written.map_or(HeaderName::from_static("x-api-key"), |at| at.value.clone()))
 }
@@ -295,6 +303,12 @@ pub(super) fn rate_limits(file: &File) -> Option<(rate_limit::Limits, usize)> {
     let limits = &file.limits.0.as_ref()?.table;
     let buckets = limits.max_rate_buckets.map_or(500_000, |number| usize::try_from(number.0).unwrap_or(usize::MAX));
     Some((super::route::rate_limits(limits.rate_limit.as_ref(), limits.max_concurrent.as_ref()), buckets))
+}
+
+/// `limits.max_api_keys`.
+pub(super) fn max_api_keys(file: &File) -> Option<usize> {
+    let written = file.limits.0.as_ref()?.table.max_api_keys.map(|number| number.0);
+    Some(written.map_or(10_000, |number| usize::try_from(number).unwrap_or(usize::MAX)))
 }
 
 fn limits(file: &File) -> Option<edge::Limits> {

@@ -35,7 +35,7 @@ use crate::{
 pub(super) struct Sources {
     /// Issuers, in the order of the snapshot.
     pub(super) issuers: Vec<Source>,
-    /// API keys: one for each realm.
+    /// API keys: one for each realm of those that are written down, and those admin tokens that make some.
     pub(super) keys: Vec<Source>,
     /// Login providers and those admin tokens that open sessions.
     pub(super) session: Vec<Source>,
@@ -52,6 +52,8 @@ pub(super) struct Source {
     pub(super) second_factor: bool,
     /// Whether it said what it may grant, and where it was written.
     grants_written: bool,
+    /// Whether it is among `session` already.
+    repeated: bool,
     place: Place,
 }
 
@@ -66,6 +68,7 @@ impl Sources {
                 can_vouch,
                 second_factor: true,
                 grants_written: written.is_some(),
+                repeated: false,
                 place: place.clone(),
             };
         let issuers = file.jwt.0.iter().flat_map(|jwt| &jwt.issuer.0);
@@ -74,15 +77,16 @@ impl Sources {
         });
         let providers = file.login.0.iter().flat_map(|login| &login.provider.0).map(|At { value, place }| {
             let can_vouch = value.trust_email.unwrap_or(false);
-            let written = source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), can_vouch, place);
+            let grants = value.grants.as_ref().map(|grants| &grants.0);
+            let written = source(&value.name.value, value.realm.as_ref(), grants, can_vouch, place);
             Source { second_factor: false, ..written }
         });
         let implied = implied_provider(file).map(|place| {
             let written = source(&Name(LOCAL.into()), None, None, false, &place);
             Source { second_factor: false, ..written }
         });
-        let tokens = file.admin.0.iter().flatten().flat_map(|admin| &admin.value.token.0);
-        let creators = tokens.filter(|token| opens_sessions(&token.value)).map(|At { value, place }| {
+        let tokens = || file.admin.0.iter().flatten().flat_map(|admin| &admin.value.token.0);
+        let creators = tokens().filter(|token| may(&token.value, Scope::SessionsCreate)).map(|At { value, place }| {
             source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place)
         });
         let mut keys: Vec<Source> = Vec::new();
@@ -93,11 +97,15 @@ impl Sources {
                 keys.push(Source { realm, grants_written: true, second_factor: false, ..written });
             }
         }
+        for At { value, place } in tokens().filter(|token| may(&token.value, Scope::KeysCreate)) {
+            let written = source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), false, place);
+            keys.push(Source { second_factor: false, repeated: may(value, Scope::SessionsCreate), ..written });
+        }
         Self { keys, issuers: issuers.collect(), session: providers.chain(implied).chain(creators).collect() }
     }
 
     fn all(&self) -> impl Iterator<Item = &Source> {
-        self.issuers.iter().chain(&self.session).chain(&self.keys)
+        self.issuers.iter().chain(&self.session).chain(self.keys.iter().filter(|source| !source.repeated))
     }
 }
 
@@ -123,7 +131,7 @@ impl Build<'_> {
             self.findings
                 .problem(&source.place, format!("no `grants` of `{}`", source.name), "what it may grant")
                 .help("with more than one source of identities each says so: grants = \"all\", or { roles = […], groups = […] } (R5)")
-                .depends(&["jwt", "login", "admin"]);
+                .depends(&["jwt", "login", "admin", "api_key"]);
         }
     }
 
@@ -457,7 +465,7 @@ impl Build<'_> {
                 name: provider.name.value.0.as_str().into(),
                 label: provider.label.as_ref().map(|label| label.0.as_str().into()),
                 realm: realm_of(&provider.name.value, provider.realm.as_ref()),
-                grants: grants(provider.grants.as_ref()),
+                grants: grants(provider.grants.as_ref().map(|grants| &grants.0)),
                 trust_email: provider.trust_email.unwrap_or(false),
                 remember_me: self.remember_me(provider, file),
                 accounts: self.accounts(file, &members)?.kept_in(&files),
@@ -623,6 +631,7 @@ impl Build<'_> {
                 scopes: texts(&key.scopes),
                 expires: key.expires.map(|moment| moment.0),
                 sources: key.from.clone(),
+                made: None,
             });
             match built {
                 Ok(built) => drop(keys.insert(built.id(), Arc::new(built))),
@@ -722,16 +731,8 @@ fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {
     realm.unwrap_or(name).0.as_str().into()
 }
 
-fn opens_sessions(token: &file::AdminToken) -> bool {
-    token.allow.value.iter().any(|scope| match scope {
-        Scope::All | Scope::SessionsCreate => true,
-        Scope::Explain
-        | Scope::Reload
-        | Scope::Revocations
-        | Scope::Routes
-        | Scope::SessionsRead
-        | Scope::SessionsRevoke => false,
-    })
+fn may(token: &file::AdminToken, scope: Scope) -> bool {
+    token.allow.value.iter().any(|allowed| *allowed == Scope::All || *allowed == scope)
 }
 
 const fn is_hmac(algorithm: Algorithm) -> bool {
@@ -762,7 +763,6 @@ fn key_realm(key: &file::ApiKey) -> Arc<str> {
     key.realm.as_ref().map_or(API_KEY, |realm| &realm.0).into()
 }
 
-/// The realm of API keys that name none.
 fn max_lifetime(session: &file::Session) -> Duration {
     session.max_lifetime.map_or(MAX_LIFETIME, |positive| positive.0)
 }
@@ -773,6 +773,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// RFC 6265bis section 5.5: browsers cut what is longer.
 const LONGEST_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 
+/// The realm of API keys that name none.
 const API_KEY: &str = "api_key";
 
 const SESSION_COOKIE: &str = "__Host-portcullis";

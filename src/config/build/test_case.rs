@@ -138,7 +138,9 @@ impl Build<'_> {
                 None
             }
             AuthName::ApiKey if sources.keys.is_empty() => {
-                self.findings.problem(&via.place, "`api_key`, but no key", "an [[api_key]]").depends(&["api_key"]);
+                self.findings
+                    .problem(&via.place, "`api_key`, but no key", "an [[api_key]]")
+                    .depends(&["api_key", "admin"]);
                 None
             }
             AuthName::ApiKey => Some((Via::ApiKey, sources.keys.iter().collect())),
