@@ -20,6 +20,17 @@ use crate::{
 pub struct Permit {
     route: Arc<Route>,
     identity: Option<Arc<Identity>>,
+    grounds: Grounds,
+}
+
+/// Why a permit was given.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grounds {
+    /// The route's rule is met.
+    Met,
+    /// The route only reports yet: its rule may be met or not, and what the upstream does about its callers is as it
+    /// was without a gateway.
+    Reported,
 }
 
 /// The end of a decision.
@@ -89,6 +100,17 @@ impl Permit {
     pub const fn identity(&self) -> Option<&Arc<Identity>> {
         self.identity.as_ref()
     }
+
+    /// Why it was given.
+    pub const fn grounds(&self) -> Grounds {
+        self.grounds
+    }
+}
+
+/// A permit for a caller whom the route's rule refuses, while the route only reports. `identity` is what was proved in
+/// spite of that, if anything.
+pub fn report(route: &Arc<Route>, identity: Option<Arc<Identity>>, now: Timestamp) -> Option<Permit> {
+    route.only_reports(now).then(|| Permit { route: Arc::clone(route), identity, grounds: Grounds::Reported })
 }
 
 /// Whether this caller may use this route.
@@ -103,7 +125,7 @@ pub fn evaluate(
     let rule = match &route.access {
         Access::Public { .. } => {
             trace.step(&"open to everybody", true);
-            return Verdict::Allow(Permit { route: Arc::clone(route), identity: None });
+            return Verdict::Allow(Permit { route: Arc::clone(route), identity: None, grounds: Grounds::Met });
         }
         Access::Authenticated(rule) => rule,
     };
@@ -118,7 +140,10 @@ pub fn evaluate(
     };
     match denial {
         Some(denial) => Verdict::Deny(denial),
-        None => Verdict::Allow(Permit { route: Arc::clone(route), identity }),
+        None => {
+            let grounds = if route.only_reports(facts.now) { Grounds::Reported } else { Grounds::Met };
+            Verdict::Allow(Permit { route: Arc::clone(route), identity, grounds })
+        }
     }
 }
 
@@ -250,6 +275,7 @@ mod tests {
             target: Target::Upstream(0),
             limits: RouteLimits::default(),
             rate_limits: Default::default(),
+            report_until: None,
             websocket: false,
             cache_public: false,
         })

@@ -64,6 +64,8 @@ pub struct Findings {
     pub api_key: Option<Arc<ApiKey>>,
     /// `Authorization` as it goes upstream: the token that proved it, where the route forwards it (R14).
     pub forwarded: Option<HeaderValue>,
+    /// Why the caller would have been refused, where the route only reports.
+    pub reported: Option<Refusal>,
     /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
     /// again.
     pub awaited: Option<KeysAwaited>,
@@ -99,7 +101,8 @@ pub struct Question<'a> {
 pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> Decision {
     let mut findings = Findings::default();
     let prove = |findings: &mut Findings, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
-    let verdict = judge(&mut findings, snapshot, question, prove, &mut Silent).unwrap_or_else(Verdict::Refuse);
+    let verdict = judge(&mut findings, snapshot, question, prove, &mut Silent)
+        .unwrap_or_else(|refusal| report(&mut findings, refusal, question.now));
     if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend)) =
         findings.route.as_ref().map(|route| &route.target)
     {
@@ -120,6 +123,24 @@ pub fn decide_as(
     let prove = |_: &mut Findings, _: &AccessRule| Ok(identity);
     let verdict = judge(&mut findings, snapshot, question, prove, trace).unwrap_or_else(Verdict::Refuse);
     Decision { findings, verdict }
+}
+
+/// What would be refused is let through where the route only reports yet, if it is about who the caller is, and not
+/// about the request itself. Who is not known yet, but may be in a moment, is waited for as ever.
+fn report(findings: &mut Findings, refusal: Refusal, now: Timestamp) -> Verdict {
+    let permit = match &findings.route {
+        Some(route) if refusal.is_about_the_caller() && findings.awaited.is_none() => {
+            authz::report(route, findings.identity.clone(), now)
+        }
+        Some(_) | None => None,
+    };
+    match permit {
+        Some(permit) => {
+            findings.reported = Some(refusal);
+            Verdict::Allow(permit)
+        }
+        None => Verdict::Refuse(refusal),
+    }
 }
 
 fn judge(

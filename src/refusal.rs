@@ -348,6 +348,45 @@ impl Refusal {
         }
     }
 
+    /// Whether it is about who the caller is and what they may do, and would be none if they were somebody else: what a
+    /// route that only reports lets through.
+    pub const fn is_about_the_caller(&self) -> bool {
+        match self {
+            Self::NoCredential
+            | Self::BadCredential(_)
+            | Self::NotAllowed { .. }
+            | Self::CrossSite
+            | Self::StaleLogin { .. }
+            | Self::WeakLogin { .. }
+            | Self::Unavailable => true,
+            Self::Malformed(_)
+            | Self::BadPath(_)
+            | Self::BadHost(_)
+            | Self::UnknownHost
+            | Self::NoRoute
+            | Self::MethodNotAllowed { .. }
+            | Self::BodyTooLarge
+            | Self::BodyIncomplete
+            | Self::BadBody(_)
+            | Self::UnsupportedMediaType
+            | Self::DemoOnly
+            | Self::NotEncrypted
+            | Self::FormKept { .. }
+            | Self::LoginFailed
+            | Self::FactorRequired
+            | Self::FactorMissing
+            | Self::WrongCode
+            | Self::IdentityTooLarge
+            | Self::TooMany { .. }
+            | Self::RateLimited { .. }
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::NotWritten
+            | Self::StoreFull => false,
+        }
+    }
+
     /// What the client is told, in one sentence of ours, in English.
     pub const fn description(&self) -> &'static str {
         match self {

@@ -549,6 +549,7 @@ async fn the_route_table_is_told() {
         target: Target::Upstream(0),
         limits: RouteLimits::default(),
         rate_limits: Default::default(),
+        report_until: None,
         websocket: false,
         cache_public: false,
     }));

@@ -50,7 +50,7 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
         (None, None) => None,
     };
     let outcome = if identity.is_some() { rehearsal().run(&config.snapshot, identity) } else { anonymous };
-    print(&arguments.method, &arguments.url, &config, &outcome);
+    print(&arguments.method, &arguments.url, &config, &outcome, now);
     Ok(())
 }
 
@@ -158,7 +158,7 @@ fn proved(token: &str, config: &Config, rule: Option<&AccessRule>, now: Timestam
         })
 }
 
-fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome) {
+fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, now: Timestamp) {
     println!("{method} {url}");
     if let Some(view) = &outcome.findings.view {
         println!("  host      {}", view.authority);
@@ -185,6 +185,11 @@ fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome) {
             println!("  told      {}", refusal.description());
         }
         None => println!("allowed"),
+    }
+    let report_until = outcome.findings.route.as_ref().and_then(|route| route.report_until);
+    if let Some(until) = report_until.filter(|until| now < *until) {
+        let until = humantime::format_rfc3339_seconds(until.to_system_time());
+        println!("  mode      until {until} whoever may not pass does so all the same, and is reported");
     }
     if matches!(outcome.refusal, Some(Refusal::UnknownHost | Refusal::DemoOnly)) {
         let hosts: Vec<String> = config.snapshot.routes.known_hosts().map(ToString::to_string).collect();

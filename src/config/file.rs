@@ -519,10 +519,18 @@ table! {
         r#match: At<Match>,
         /// How, who, where and what else.
         options: Flat<RouteOptions>,
+        /// Whether its rules are only reported yet.
+        mode: Option<At<Mode>>,
         /// A fixed answer.
         respond: Option<At<Respond>>,
         /// A fixed redirect.
         redirect: Option<At<Redirect>>,
+    }
+
+    /// `mode` of a route.
+    struct Mode {
+        /// Until when whoever may not pass is let through and reported.
+        report_until: At<Moment>,
     }
 
     /// `match` of a route.

@@ -813,11 +813,13 @@ impl Text for Sha256 {
 
 impl Text for Moment {
     fn expected() -> String {
-        String::from("a time in UTC such as \"2030-12-31T00:00:00Z\"")
+        String::from("a time in UTC such as \"2030-12-31T00:00:00Z\" or \"2030-12-31\"")
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
-        let moment = humantime::parse_rfc3339(text).map_err(|_| Unreadable::default())?;
+        let is_day = text.len() == DAY_LENGTH;
+        let full = if is_day { format!("{text}T00:00:00Z") } else { text.to_owned() };
+        let moment = humantime::parse_rfc3339(&full).map_err(|_| Unreadable::default())?;
         let since_epoch = moment.duration_since(std::time::UNIX_EPOCH).map_err(|_| Unreadable::default())?;
         Ok(Self(Timestamp::default().plus(since_epoch)))
     }
@@ -1042,6 +1044,8 @@ fn bytes(text: &str) -> Option<u64> {
     number.checked_mul(factor)
 }
 
+/// Of a day without a time, which means its beginning.
+const DAY_LENGTH: usize = "2030-12-31".len();
 /// Above it a limit limits nothing.
 const MOST_REQUESTS: u32 = 10_000_000;
 /// Time is told in milliseconds, and clients are told in seconds.

@@ -28,6 +28,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
                 state(exposition, durable);
             }
             upstreams(exposition, &live);
+            reports(exposition, &live);
             rate_limits(exposition, &live.shared.rate_limiter);
         }
     }));
@@ -93,6 +94,12 @@ fn rate_limits(exposition: &mut Exposition, limiter: &Limiter) {
     exposition
         .gauge("portcullis_rate_in_flight", "Callers with requests under way that are counted.")
         .value(&[], limiter.in_flight());
+}
+
+fn reports(exposition: &mut Exposition, live: &Live) {
+    let now = live.shared.clock.now();
+    let count = live.snapshot().routes.routes().iter().filter(|route| route.only_reports(now)).count();
+    exposition.gauge("portcullis_report_only_routes", "Routes whose rules are only reported yet.").value(&[], count);
 }
 
 fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {

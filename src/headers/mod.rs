@@ -17,7 +17,8 @@ use ipnet::IpNet;
 pub use self::lines::Lines;
 use self::names::Kind;
 use crate::{
-    authz::Permit,
+    api_key,
+    authz::{Grounds, Permit},
     client::ClientView,
     id::{RequestId, is_traceparent, new_traceparent},
     identity::{Field, Identity},
@@ -131,6 +132,10 @@ pub fn rewrite(
     settings: &Settings,
 ) -> Result<OutboundRequest, RewriteError> {
     let caller = permit.identity().map(|identity| &**identity);
+    let authorization = match permit.grounds() {
+        Grounds::Met => Authorization::Verified(authorization),
+        Grounds::Reported => Authorization::AsSent,
+    };
     let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
     let Rewritten { host, lines, expects_continue, websocket } = rewritten;
     Ok(OutboundRequest {
@@ -242,21 +247,21 @@ fn rewrite_head(
     head: &Parts,
     route: &Route,
     caller: Option<&Identity>,
-    authorization: Option<&HeaderValue>,
+    authorization: Authorization<'_>,
     view: &ClientView,
     request_id: &RequestId,
     settings: &Settings,
 ) -> Result<Rewritten, RewriteError> {
     let headers = &head.headers;
     let mut lines = Lines::new();
-    let survey = copy_fit(headers, route, settings, &[], &mut lines);
+    let survey = copy_fit(headers, route, authorization, settings, &[], &mut lines);
     let survey = if survey.connection {
         let listed = hop::listed_fields(headers);
         if listed.is_empty() {
             survey
         } else {
             lines.clear();
-            copy_fit(headers, route, settings, &listed, &mut lines)
+            copy_fit(headers, route, authorization, settings, &listed, &mut lines)
         }
     } else {
         survey
@@ -268,8 +273,8 @@ fn rewrite_head(
     let host = forwarded::put(&mut lines, headers, view);
     lines.put(&X_REQUEST_ID, request_id.header());
     put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
-    if let (Some(authorization), Access::Authenticated(_)) = (authorization, &route.access) {
-        lines.put(&AUTHORIZATION, authorization);
+    if let (Authorization::Verified(Some(verified)), Access::Authenticated(_)) = (authorization, &route.access) {
+        lines.put(&AUTHORIZATION, verified);
     }
     if let Some(caller) = caller {
         identity::put(&mut lines, caller, settings)?;
@@ -292,6 +297,7 @@ struct Survey {
 fn copy_fit(
     headers: &HeaderMap,
     route: &Route,
+    authorization: Authorization<'_>,
     settings: &Settings,
     listed: &[HeaderName],
     lines: &mut Lines,
@@ -303,7 +309,7 @@ fn copy_fit(
         }
         let passes = match names::kind(name, settings) {
             None | Some(Kind::Forwarding | Kind::Framing | Kind::Hop | Kind::Host | Kind::Identity) => false,
-            Some(Kind::Authorization) => authorization_passes(&route.access),
+            Some(Kind::Authorization) => authorization.passes_as_sent(&route.access) && !holds_our_key(value),
             Some(Kind::Connection) => {
                 survey.connection = true;
                 false
@@ -340,13 +346,30 @@ fn copy_fit(
     survey
 }
 
-/// R14: what a client says there passes only where nobody is asked and the route says so. On other routes it may be
-/// something else than what was verified; what was verified is put in its place.
-const fn authorization_passes(access: &Access) -> bool {
-    match access {
-        Access::Public { pass_authorization } => *pass_authorization,
-        Access::Authenticated(_) => false,
+/// Which `Authorization` goes upstream from a route that authenticates (R14).
+#[derive(Clone, Copy, Debug)]
+enum Authorization<'a> {
+    /// What the client sent, whatever it is.
+    AsSent,
+    /// What was verified, where the route says so, and nothing else: what a client sends there may be something else.
+    Verified(Option<&'a HeaderValue>),
+}
+
+impl Authorization<'_> {
+    /// Whether what a client sends passes. Where nobody is asked the route says so.
+    const fn passes_as_sent(self, access: &Access) -> bool {
+        match (access, self) {
+            (Access::Public { pass_authorization }, _) => *pass_authorization,
+            (Access::Authenticated(_), Authorization::AsSent) => true,
+            (Access::Authenticated(_), Authorization::Verified(_)) => false,
+        }
     }
+}
+
+/// A key of ours is for nobody else, also where `Authorization` passes as it was sent.
+fn holds_our_key(value: &HeaderValue) -> bool {
+    let mut words = value.as_bytes().split(|byte| *byte == b' ').filter(|word| !word.is_empty());
+    words.any(|word| word.starts_with(api_key::PREFIX.as_bytes()))
 }
 
 /// A client's trace goes on if it is one (W3C Trace Context section 3.2), with its state; else ours begins.

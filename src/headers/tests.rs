@@ -59,6 +59,7 @@ pub(super) fn public_route() -> Route {
         target: Target::Upstream(0),
         limits: RouteLimits::default(),
         rate_limits: Default::default(),
+        report_until: None,
         websocket: false,
         cache_public: false,
     }
@@ -98,7 +99,9 @@ fn head(lines: &[(&str, &str)]) -> Parts {
 /// What goes upstream beside the headers that we always set, as `name: value`, sorted.
 fn upstream_gets(lines: &[(&str, &str)], route: &Route, caller: Option<&Identity>, settings: &Settings) -> Vec<String> {
     let head = head(lines);
-    let sent = rewrite_head(&head, route, caller, None, &view(), &RequestId::generate(), settings).unwrap();
+    let sent =
+        rewrite_head(&head, route, caller, Authorization::Verified(None), &view(), &RequestId::generate(), settings)
+            .unwrap();
     let mut sent = sent.lines.to_map();
     for name in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"] {
         assert!(sent.remove(name).is_some(), "{name}");
@@ -215,7 +218,16 @@ fn a_token_goes_upstream_only_where_the_route_says_so() {
         ("verified", guarded_route(true), Some(&verified), Some("Bearer verified")),
     ] {
         let head = head(&lines);
-        let sent = rewrite_head(&head, &route, None, verified, &view(), &RequestId::generate(), &settings()).unwrap();
+        let sent = rewrite_head(
+            &head,
+            &route,
+            None,
+            Authorization::Verified(verified),
+            &view(),
+            &RequestId::generate(),
+            &settings(),
+        )
+        .unwrap();
         let sent = sent.lines.to_map();
         let values: Vec<_> = sent.get_all("authorization").iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(values, expect.as_slice(), "{name}");
@@ -240,8 +252,16 @@ fn a_trace_goes_on_if_it_is_one() {
         (&[("tracestate", "a=1")], false),
     ] {
         let head = head(lines);
-        let sent =
-            rewrite_head(&head, &public_route(), None, None, &view(), &RequestId::generate(), &settings()).unwrap();
+        let sent = rewrite_head(
+            &head,
+            &public_route(),
+            None,
+            Authorization::Verified(None),
+            &view(),
+            &RequestId::generate(),
+            &settings(),
+        )
+        .unwrap();
         let sent = sent.lines.to_map();
         assert_eq!(sent["traceparent"] == good, kept, "{lines:?}");
         assert!(is_traceparent(sent["traceparent"].as_bytes()));
@@ -262,7 +282,16 @@ fn only_a_valid_websocket_handshake_on_a_route_that_allows_it_is_an_upgrade() {
     let key = |lines: &[(&str, &str)], route: &Route, version| {
         let mut head = head(lines);
         head.version = version;
-        let sent = rewrite_head(&head, route, None, None, &view(), &RequestId::generate(), &settings()).unwrap();
+        let sent = rewrite_head(
+            &head,
+            route,
+            None,
+            Authorization::Verified(None),
+            &view(),
+            &RequestId::generate(),
+            &settings(),
+        )
+        .unwrap();
         let fields = sent.lines.to_map();
         assert!(!fields.contains_key("upgrade") && !fields.contains_key("connection"));
         sent.websocket.is_some()
@@ -295,7 +324,8 @@ fn our_request_id_and_canonical_host_replace_the_clients() {
     head.headers.insert("host", "A.EXAMPLE:443".parse().unwrap());
     let id = RequestId::generate();
 
-    let sent = rewrite_head(&head, &public_route(), None, None, &view(), &id, &settings()).unwrap();
+    let sent =
+        rewrite_head(&head, &public_route(), None, Authorization::Verified(None), &view(), &id, &settings()).unwrap();
 
     assert_eq!(sent.lines.to_map().get_all("x-request-id").iter().collect::<Vec<_>>(), [id.header()]);
     assert_eq!(sent.host, "a.example");
@@ -351,7 +381,7 @@ proptest! {
         let head = head(&lines);
 
         let caller = known.then_some(&caller);
-        let sent = rewrite_head(&head, &guarded_route(false), caller, None, &view(), &RequestId::generate(), &settings);
+        let sent = rewrite_head(&head, &guarded_route(false), caller, Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
         let sent = sent.unwrap().lines.to_map();
 
         for (name, value) in &sent {

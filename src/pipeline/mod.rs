@@ -16,7 +16,7 @@ use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
-    authz::Permit,
+    authz::{Grounds, Permit},
     clock::Timestamp,
     cors,
     decide::{self, Decision, Findings, Question, Verdict},
@@ -132,8 +132,12 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
 
     let relayed = match verdict {
         Verdict::Allow(permit) => {
-            outcome.allowed();
-            let upstream = matches!(permit.route().target, Target::Upstream(_));
+            match &findings.reported {
+                Some(refusal) => outcome.reported(refusal.reason()),
+                None => outcome.allowed(),
+            }
+            // Where rules are only reported, nothing is cut for them either.
+            let upstream = matches!(permit.route().target, Target::Upstream(_)) && permit.grounds() == Grounds::Met;
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);

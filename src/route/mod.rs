@@ -20,6 +20,7 @@ use self::{
     trie::{Blind, Entry, Match, Node, Pick, Ranges, folded},
 };
 use crate::{
+    clock::Timestamp,
     host::{Authority, Host},
     policy::{Access, Cors, Csrf},
     rate_limit,
@@ -58,8 +59,17 @@ pub struct Route {
     pub rate_limits: rate_limit::Limits,
     /// `upgrade = ["websocket"]` (R17).
     pub websocket: bool,
+    /// `mode = { report_until }`: until then who may not pass does so all the same, and is reported.
+    pub report_until: Option<Timestamp>,
     /// `cache = "public"`: answers to authenticated requests may stay `public` (R16).
     pub cache_public: bool,
+}
+
+impl Route {
+    /// Whether who may not pass is let through and reported, at this moment.
+    pub fn only_reports(&self, now: Timestamp) -> bool {
+        self.report_until.is_some_and(|until| now < until)
+    }
 }
 
 /// Bounds of one route; `None` takes the gateway's or the upstream's.

@@ -22,6 +22,7 @@ fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Me
         target: Target::Upstream(0),
         limits: RouteLimits::default(),
         rate_limits: Default::default(),
+        report_until: None,
         websocket: false,
         cache_public: false,
     }

@@ -51,7 +51,8 @@ impl Registry {
             unrouted: counters.routes.series(&Arc::from(NO_ROUTE)),
             routes: Slots::default(),
             upstreams: Slots::default(),
-            refusals: RefCell::default(),
+            refusals: Reasons::default(),
+            reports: Reasons::default(),
             counters,
         }
     }
@@ -73,12 +74,15 @@ impl Registry {
         let mut routes = BTreeMap::<Arc<str>, RouteTotals>::new();
         let mut upstreams = BTreeMap::<Arc<str>, DurationTotals>::new();
         let mut refusals = BTreeMap::<&'static str, u64>::new();
+        let mut reports = BTreeMap::<&'static str, u64>::new();
         for worker in &workers {
             in_flight += worker.in_flight.load(Ordering::Relaxed);
             worker.routes.each(|name, counters| counters.add_to(routes.entry(Arc::clone(name)).or_default()));
             worker.upstreams.each(|name, durations| durations.add_to(upstreams.entry(Arc::clone(name)).or_default()));
-            for (reason, count) in lock(&worker.refusals).iter() {
-                *refusals.entry(reason).or_default() += count.value();
+            for (totals, counters) in [(&mut refusals, &worker.refusals), (&mut reports, &worker.reports)] {
+                for (reason, count) in lock(counters).iter() {
+                    *totals.entry(reason).or_default() += count.value();
+                }
             }
         }
 
@@ -109,6 +113,11 @@ impl Registry {
         }
         let mut samples = exposition.counter("portcullis_refusals_total", "Answers of our own that are no success.");
         for (reason, count) in &refusals {
+            samples.value(&[("reason", reason)], *count);
+        }
+        let help = "Requests that routes which only report let through, by why they would have been refused.";
+        let mut samples = exposition.counter("portcullis_reported_total", help);
+        for (reason, count) in &reports {
             samples.value(&[("reason", reason)], *count);
         }
         let help = "From the end of the request's head to the head of the upstream's answer.";
@@ -315,7 +324,8 @@ pub(super) struct WorkerMetrics {
     unrouted: Rc<Series<RouteCounters>>,
     routes: Slots<RouteCounters>,
     upstreams: Slots<Durations>,
-    refusals: RefCell<Vec<(&'static str, Arc<Counter>)>>,
+    refusals: Reasons,
+    reports: Reasons,
 }
 
 impl WorkerMetrics {
@@ -346,13 +356,31 @@ impl WorkerMetrics {
 
     /// One refusal.
     pub(super) fn refused(&self, reason: &'static str) {
-        let mut known = self.refusals.borrow_mut();
+        self.refusals.count(reason, &self.counters.refusals);
+    }
+
+    /// One request that was let through although it should not have been.
+    pub(super) fn reported(&self, reason: &'static str) {
+        self.reports.count(reason, &self.counters.reports);
+    }
+}
+
+/// Counters by reason, in one worker.
+#[derive(Debug, Default)]
+struct Reasons(RefCell<Vec<(&'static str, Arc<Counter>)>>);
+
+/// The same, for whoever scrapes.
+type SharedReasons = Mutex<Vec<(&'static str, Arc<Counter>)>>;
+
+impl Reasons {
+    fn count(&self, reason: &'static str, shared: &SharedReasons) {
+        let mut known = self.0.borrow_mut();
         if let Some((_, count)) = known.iter().find(|(known, _)| *known == reason) {
             count.add(1);
             return;
         }
         let reason = if known.len() < MAX_REASONS { reason } else { "other" };
-        let mut shared = lock(&self.counters.refusals);
+        let mut shared = lock(shared);
         if let Some((_, count)) = shared.iter().find(|(known, _)| *known == reason) {
             count.add(1);
             return;
@@ -424,7 +452,8 @@ struct WorkerCounters {
     routes: NamedCounters<RouteCounters>,
     upstreams: NamedCounters<Durations>,
     /// Locked when a reason occurs for the first time and by scrapes.
-    refusals: Mutex<Vec<(&'static str, Arc<Counter>)>>,
+    refusals: SharedReasons,
+    reports: SharedReasons,
 }
 
 /// Counters by name. Locked when a name occurs for the first time after a reload, and by scrapes; names come from the
@@ -494,7 +523,7 @@ impl AnswerKey {
         if self == Self::OTHER {
             return give("other", "other");
         }
-        let decision = [Decision::Allow, Decision::Deny, Decision::Error]
+        let decision = [Decision::Allow, Decision::Deny, Decision::Error, Decision::Reported]
             .into_iter()
             .find(|decision| *decision as u32 == self.0 & 3)
             .map_or("other", Decision::label);

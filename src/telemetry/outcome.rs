@@ -37,6 +37,8 @@ pub enum Decision {
     Deny,
     /// Nothing was decided: we failed, or the client left before.
     Error,
+    /// It would have been refused, and was let through by a route that only reports yet.
+    Reported,
 }
 
 impl Decision {
@@ -46,6 +48,7 @@ impl Decision {
             Self::Allow => "allow",
             Self::Deny => "deny",
             Self::Error => "error",
+            Self::Reported => "reported",
         }
     }
 }
@@ -78,6 +81,8 @@ pub struct Outcome {
     started: Instant,
     route: Option<Rc<Series<RouteCounters>>>,
     reason: Option<&'static str>,
+    /// Why it would have been refused.
+    reported: Option<&'static str>,
     decision: Decision,
     status: Option<StatusCode>,
     /// Whether an answer to this request has a body at all (RFC 9110 section 9.3.2).
@@ -137,6 +142,7 @@ impl Outcome {
             started: began.started,
             route: None,
             reason: None,
+            reported: None,
             decision: Decision::Error,
             status: None,
             head_only: *began.method == Method::HEAD,
@@ -177,6 +183,12 @@ impl Outcome {
         self.decision = Decision::Allow;
     }
 
+    /// The verdict was not *allow*, and its route only reports yet.
+    pub const fn reported(&mut self, reason: &'static str) {
+        self.decision = Decision::Reported;
+        self.reported = Some(reason);
+    }
+
     /// An answer of our own that is no success. A refusal after the verdict *allow* (an upstream that fails) leaves
     /// the decision as it is; before it, the fault is the client's below status 500.
     pub const fn refused(&mut self, reason: &'static str, status: StatusCode) {
@@ -184,6 +196,7 @@ impl Outcome {
         self.status = Some(status);
         self.decision = match self.decision {
             Decision::Allow => Decision::Allow,
+            Decision::Reported => Decision::Reported,
             Decision::Deny | Decision::Error if status.as_u16() < 500 => Decision::Deny,
             Decision::Deny | Decision::Error => Decision::Error,
         };
@@ -269,6 +282,9 @@ impl Drop for Outcome {
         if let Some(reason) = self.reason {
             metrics.refused(reason);
         }
+        if let Some(reason) = self.reported {
+            metrics.reported(reason);
+        }
         if let Some(facts) = self.facts.take() {
             let name = self.route_name(&route);
             self.worker.log.write(facts.now, |line| self.fill(line, &facts, name, elapsed));
@@ -304,7 +320,8 @@ impl Outcome {
             line.text("route", route.as_bytes());
         }
         line.plain("decision", self.decision.label());
-        if let Some(reason) = self.reason {
+        // Where both are there, what went wrong after all counts for less than what the report is for.
+        if let Some(reason) = self.reported.or(self.reason) {
             line.text("reason", reason.as_bytes());
         }
         if let Some(via) = facts.via {

@@ -109,6 +109,9 @@ mod demo;
 /// A flood of logins: what others feel of it, and what memory it takes. Only when asked for.
 mod flood;
 
+/// Routes that only report yet whom they would refuse.
+mod report_only;
+
 /// How many requests are let through, and whose.
 mod rate_limits;
 

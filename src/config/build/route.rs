@@ -11,6 +11,7 @@ use super::{
     source::{self, Source, Sources},
 };
 use crate::{
+    clock::{Clock, Timestamp},
     config::{
         decode::{At, OneOrMany},
         file::{self, Cache, File, RouteOptions, SubjectForm},
@@ -26,6 +27,9 @@ use crate::{
     route::{Own, Route, RouteLimits, RouteTable, Target},
     upstream,
 };
+
+/// Longer than this nobody reads reports.
+const LONGEST_REPORT: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
 /// What is the same for all routes.
 struct Surroundings<'a> {
@@ -133,6 +137,7 @@ impl Build<'_> {
         let cors = self.cors(route, around, methods.as_deref());
         let options = &route.options;
         let inherited = around.defaults;
+        let names_nobody = matches!(access, Some(Access::Public { .. }));
         let upgrade = options.upgrade.as_ref().or_else(|| inherited?.upgrade.as_ref());
         let cache = options.cache.or_else(|| inherited?.cache);
         let max_body = options.max_body.or_else(|| inherited?.max_body);
@@ -157,9 +162,33 @@ impl Build<'_> {
                 options.rate_limit.as_ref().or_else(|| inherited?.rate_limit.as_ref()),
                 options.max_concurrent.as_ref().or_else(|| inherited?.max_concurrent.as_ref()),
             ),
+            report_until: route.mode.as_ref().and_then(|mode| self.report_until(mode, names_nobody)),
             websocket: upgrade.is_some_and(|list| !list.is_empty()),
             cache_public: matches!(cache, Some(Cache::Public)),
         })
+    }
+
+    /// `mode = { report_until }`. A report that never ends is no plan but an open door.
+    fn report_until(&mut self, mode: &At<file::Mode>, open: bool) -> Option<Timestamp> {
+        let At { value: until, place } = &mode.value.report_until;
+        if open {
+            self.findings.problem(
+                &mode.place,
+                "`mode` on a route with auth = [\"none\"]",
+                "a route that authenticates",
+            );
+        }
+        let (until, now) = (until.0, Clock::system().now());
+        if until <= now {
+            self.findings.warn(place, "that time is over: the route enforces its rules, and `mode` can go");
+        } else {
+            self.findings.warn(place, "until then whoever may not pass does so all the same, and is reported");
+        }
+        if until.since(now) > LONGEST_REPORT {
+            self.findings
+                .unfit_for_production(place, "a route that reports for more than 90 days never enforces (R35)");
+        }
+        Some(until)
     }
 
     fn judge_match(&mut self, matched: &file::Match, place: &Place, around: &Surroundings<'_>) {
@@ -623,6 +652,7 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
             target: Target::Own(own),
             limits: RouteLimits::default(),
             rate_limits: Default::default(),
+            report_until: None,
             websocket: false,
             cache_public: false,
         });

@@ -131,6 +131,11 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
         (true, false) => found.push((Kind::MoreClosed, vec!["upgrade"])),
         (true, true) | (false, false) => {}
     }
+    match (before.report_until.unwrap_or_default(), after.report_until.unwrap_or_default()) {
+        (before, after) if before < after => found.push((Kind::MoreOpen, vec!["mode"])),
+        (before, after) if before > after => found.push((Kind::MoreClosed, vec!["mode"])),
+        _ => {}
+    }
     let (old, new) = (&before.rate_limits, &after.rate_limits);
     match (new.is_laxer_than(old), old.is_laxer_than(new)) {
         (true, _) => found.push((Kind::MoreOpen, vec!["rate_limit", "max_concurrent"])),
