@@ -112,6 +112,8 @@ impl Case {
             grants: Grants::All,
             leeway: Duration::from_secs(30),
             max_token_life: Duration::from_secs(86_400),
+            required_claims: [].into(),
+            access_tokens_only: false,
             id_tokens: false,
             trust_email: false,
             generation: Generation::fresh(),

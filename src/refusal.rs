@@ -21,6 +21,7 @@ use crate::{
     identity::Factor,
     inbound::Malformed,
     page::{self, Blank, Face, Text},
+    policy::{Requirement, Requirements},
 };
 
 /// Why a request is not served. Each stage's error is converted into one of these; no other place makes a non-2xx.
@@ -177,6 +178,8 @@ pub struct Asked<'a> {
     pub return_to: &'a str,
     /// Whether the route takes bearer tokens.
     pub bearer: bool,
+    /// What the route requires of callers, if it asks who they are.
+    pub require: Option<&'a Requirements>,
     /// Who is signed in with a session, for people.
     pub signed_in_as: Option<&'a str>,
     /// How pages look, in the reader's language.
@@ -498,11 +501,9 @@ impl Refusal {
             ),
             Self::BadCredential(BadCredential::Ambiguous(_)) => HeaderValue::from_static(
                 "Bearer realm=\"portcullis\", error=\"invalid_request\", \
-                 error_description=\"More than one credential was sent\"",
+                 error_description=\"More than one credential was sent, or one that cannot be read\"",
             ),
-            Self::NotAllowed { scope: true, .. } => {
-                HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"insufficient_scope\"")
-            }
+            Self::NotAllowed { scope: true, .. } => insufficient_scope(asked.require),
             Self::StaleLogin { max_age } => insufficient("A more recent login is needed", None, Some(*max_age)),
             Self::WeakLogin { max_age } => {
                 insufficient("A login with two factors is needed", Some(Factor::TWO_NAME), *max_age)
@@ -716,6 +717,36 @@ fn redirect_to_login(url: &str) -> Response<Bytes> {
     response
 }
 
+/// The challenge of RFC 6750 section 3.1, with the scopes that are asked for: those that all must be there, and the only
+/// one that would do. Where one of several would do the list could not say so, and is left out.
+fn insufficient_scope(require: Option<&Requirements>) -> HeaderValue {
+    let bare = HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"insufficient_scope\"");
+    let Some(require) = require else { return bare };
+    let only = if let [only] = &*require.any { Some(only) } else { None };
+    let scopes: Vec<&str> = require
+        .all
+        .iter()
+        .chain(only)
+        .filter_map(|requirement| match requirement {
+            Requirement::Scope(scope) => Some(&**scope),
+            Requirement::Claim { .. }
+            | Requirement::Email(_)
+            | Requirement::Group(_)
+            | Requirement::Ip(_)
+            | Requirement::PathEquals { .. }
+            | Requirement::Role(_)
+            | Requirement::User(_) => None,
+        })
+        .collect();
+    // RFC 6749 section 3.3: others could not stand between the quotes.
+    let is_scope = |scope: &&str| scope.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'\\'));
+    if scopes.is_empty() || !scopes.iter().all(is_scope) {
+        return bare;
+    }
+    let text = format!("Bearer realm=\"portcullis\", error=\"insufficient_scope\", scope=\"{}\"", scopes.join(" "));
+    HeaderValue::try_from(text).unwrap_or(bare)
+}
+
 /// The challenge of RFC 9470 section 3.
 fn insufficient(description: &str, acr: Option<&str>, max_age: Option<Duration>) -> HeaderValue {
     let mut text = format!(
@@ -769,6 +800,7 @@ mod tests {
             login_prefix: Some("/_auth"),
             return_to: "/app?x=1&y=2",
             bearer: true,
+            require: None,
             signed_in_as: None,
         }
     }

@@ -51,6 +51,11 @@ pub struct Issuer {
     pub leeway: Duration,
     /// Upper bound of `exp − iat`.
     pub max_token_life: Duration,
+    /// What its tokens must say besides, to count at all.
+    pub required_claims: Box<[RequiredClaim]>,
+    /// Whether only tokens count that say they are access tokens: `typ` is `at+jwt`, and every claim that RFC 9068
+    /// section 2.2 asks for is there.
+    pub access_tokens_only: bool,
     /// Whether tokens with `nonce` (ID tokens) are bearers (R22).
     pub id_tokens: bool,
     /// Whether its emails count as verified without `email_verified` (R6).
@@ -80,6 +85,8 @@ impl Issuer {
             grants,
             leeway,
             max_token_life,
+            required_claims,
+            access_tokens_only,
             id_tokens,
             trust_email,
             generation: _,
@@ -87,7 +94,8 @@ impl Issuer {
         let same = (name, realm, issuer, audience, claims, grants)
             == (&earlier.name, &earlier.realm, &earlier.issuer, &earlier.audience, &earlier.claims, &earlier.grants)
             && (leeway, max_token_life, id_tokens, trust_email)
-                == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email);
+                == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email)
+            && (required_claims, access_tokens_only) == (&earlier.required_claims, &earlier.access_tokens_only);
         if same {
             self.generation = earlier.generation;
         }
@@ -110,6 +118,15 @@ pub enum Audience {
     Any,
     /// At least one of these.
     OneOf(Box<[Box<str>]>),
+}
+
+/// One entry of `required_claims`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RequiredClaim {
+    /// Where it is (R25).
+    pub path: ClaimPath,
+    /// Its value is a string and exactly one of these (R6); empty: whatever it is but `null`.
+    pub equals: Box<[Box<str>]>,
 }
 
 /// `claims = { … }`: where an identity's fields are found (R25).
@@ -292,7 +309,7 @@ pub enum JwtError {
     ForbiddenHeader(&'static str),
     /// Header or payload is not a JSON object.
     Json,
-    /// A claim that every token needs is not there.
+    /// A claim that every token needs, or every token of its issuer, is not there.
     MissingClaim(&'static str),
     /// A header parameter that must be a string is not, or `alg` is absent.
     ParameterType(&'static str),
@@ -332,6 +349,8 @@ pub enum JwtError {
     // Not for us, or not now.
     /// `aud` names others only.
     Audience,
+    /// A claim that the issuer's settings ask for has another value.
+    ClaimValue,
     /// `exp` has passed.
     Expired,
     /// `iat` lies ahead.
@@ -355,6 +374,7 @@ impl JwtError {
             Self::Audience => "audience",
             Self::Bound => "sender_constrained",
             Self::ClaimType(_) => "claim_type",
+            Self::ClaimValue => "claim_value",
             Self::Confirmation => "unknown_confirmation",
             Self::Critical => "critical_header",
             Self::Duplicate => "duplicate_member",
@@ -423,7 +443,11 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     let accepted = allowed.iter().filter_map(|&index| Some((index, issuers.get(index)?)));
     let (index, issuer) =
         accepted.into_iter().find(|(_, issuer)| *issuer.issuer == *iss).ok_or(JwtError::UnknownIssuer)?;
+    if issuer.access_tokens_only && !header.is_access_token {
+        return Err(JwtError::Type);
+    }
     let registered = Registered::read(&claims, issuer, now)?;
+    check_required(&claims, issuer)?;
     let set = issuer.keys.current();
     let keys = set.select(header.kid.as_deref(), header.algorithm).map_err(|why| why.of_issuer(index))?;
     let key = check_signature(&keys, header.algorithm, &parts, set.generation())?;
@@ -484,6 +508,8 @@ fn decode(part: &str, json: &mut Vec<u8>) -> Result<usize, JwtError> {
 struct Header {
     algorithm: Algorithm,
     kid: Option<Box<str>>,
+    /// Whether `typ` is `at+jwt` (RFC 9068 section 2.1).
+    is_access_token: bool,
 }
 
 impl Header {
@@ -502,19 +528,15 @@ impl Header {
             return Err(JwtError::ForbiddenHeader(name));
         }
         let nested = parameter("cty")?.is_some_and(|cty| media_type(cty).eq_ignore_ascii_case("jwt"));
-        if nested || !parameter("typ")?.is_none_or(is_bearer_type) {
+        let typ = parameter("typ")?.map(media_type);
+        let is_access_token = typ.is_some_and(|typ| typ.eq_ignore_ascii_case("at+jwt"));
+        if nested || !(is_access_token || typ.is_none_or(|typ| typ.eq_ignore_ascii_case("jwt"))) {
             return Err(JwtError::Type);
         }
         let algorithm = parameter("alg")?.ok_or(JwtError::ParameterType("alg"))?;
         let algorithm = algorithm.parse().map_err(|UnknownAlgorithm| JwtError::AlgorithmUnknown)?;
-        Ok(Self { algorithm, kid: parameter("kid")?.map(Into::into) })
+        Ok(Self { algorithm, kid: parameter("kid")?.map(Into::into), is_access_token })
     }
-}
-
-/// RFC 7519 section 5.1 and RFC 9068 section 2.1.
-fn is_bearer_type(typ: &str) -> bool {
-    let typ = media_type(typ);
-    typ.eq_ignore_ascii_case("jwt") || typ.eq_ignore_ascii_case("at+jwt")
 }
 
 /// A media type without `application/`, which may be left out (RFC 7515 section 4.1.9).
@@ -596,6 +618,25 @@ fn check_audience(claims: &Map<String, Value>, audience: &Audience) -> Result<()
         }
     };
     if fits { Ok(()) } else { Err(JwtError::Audience) }
+}
+
+/// What the issuer's settings ask for beyond what every token needs.
+fn check_required(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), JwtError> {
+    if issuer.access_tokens_only {
+        for name in ["sub", "client_id", "jti"] {
+            text(claims, name)?.ok_or(JwtError::MissingClaim(name))?;
+        }
+        date(claims, "iat")?.ok_or(JwtError::MissingClaim("iat"))?;
+    }
+    for RequiredClaim { path, equals } in &issuer.required_claims {
+        match path.find(claims) {
+            None | Some(Value::Null) => return Err(JwtError::MissingClaim("required")),
+            Some(_) if equals.is_empty() => {}
+            Some(Value::String(text)) if equals.iter().any(|wanted| **wanted == **text) => {}
+            Some(_) => return Err(JwtError::ClaimValue),
+        }
+    }
+    Ok(())
 }
 
 /// The key that signed it.

@@ -1048,6 +1048,40 @@ mod tests {
         Ok(candidates.iter().any(|key| key.verify(signer.algorithm, b"input", &signature).is_ok()))
     }
 
+    /// RFC 7515 appendix A, RFC 7520 section 4, RFC 8037 appendix A.4. Most of them are no JWTs, so that no gateway
+    /// could show that their signatures are found good.
+    #[test]
+    fn the_signatures_of_the_rfcs_are_good_and_what_is_near_them_is_not() {
+        let examples: Vec<Value> =
+            serde_json::from_str(include_str!("../../tests/gateway/rfc/examples.json")).expect("the examples");
+        for example in &examples {
+            let algorithm: Algorithm = example["algorithm"].as_str().unwrap().parse().unwrap();
+            let mut key = example["key"].clone();
+            let keys = match key["k"].as_str() {
+                Some(k) => KeySet::from_secret(&URL_SAFE_NO_PAD.decode(k).unwrap(), &[algorithm]).unwrap(),
+                None => {
+                    key.as_object_mut()
+                        .unwrap()
+                        .retain(|name, _| !["d", "p", "q", "dp", "dq", "qi"].contains(&&**name));
+                    set(&[key.clone()], &[algorithm]).unwrap()
+                }
+            };
+            let (input, signature) = example["token"].as_str().unwrap().rsplit_once('.').unwrap();
+            let kid = key["kid"].as_str().filter(|_| key["k"].is_null());
+            let good = |input: &str, signature: &str| {
+                let candidates = keys.select(kid, algorithm).unwrap();
+                candidates.iter().any(|key| key.verify(algorithm, input.as_bytes(), signature).is_ok())
+            };
+            let name = &example["example"];
+            let first = if signature.starts_with('A') { "B" } else { "A" };
+
+            assert!(good(input, signature), "{name}");
+            assert!(!good(&input[1..], signature) && !good(&format!("{input}A"), signature), "{name}: another input");
+            assert!(!good(input, &format!("{first}{}", &signature[1..])), "{name}: another signature");
+        }
+        assert_eq!(examples.len(), 9);
+    }
+
     #[test]
     fn names_of_algorithms_are_exact() {
         for algorithm in Algorithm::ALL {

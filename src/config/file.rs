@@ -10,7 +10,7 @@ use super::{
     decode::{At, CommaList, Decode, Flat, List, Named, OneOrMany, Section, Text, Tried, decode_table, table},
     place::Place,
     report::{Findings, did_you_mean, one_of},
-    requirement::Rule,
+    requirement::{RequiredClaim, Rule},
     scalar::{
         ApiKeyId, AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag,
         Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, Positive, Prefix,
@@ -309,8 +309,12 @@ table! {
         leeway: Option<At<Duration>>,
         /// Upper bound of `exp − iat`.
         max_token_life: Option<Positive>,
+        /// What its tokens must say besides.
+        required_claims: Vec<RequiredClaim>,
+        /// Which tokens count; without it, those that name no type or call themselves a JWT do, too.
+        token_type: Option<TokenType>,
         /// Whether ID tokens count.
-        id_tokens: Option<bool>,
+        id_tokens: Option<At<bool>>,
         /// Whether emails count without `email_verified`.
         trust_email: Option<bool>,
     }
@@ -669,6 +673,13 @@ choices!(Group {
     "secp256r1" => Self::Secp256r1,
     "secp384r1" => Self::Secp384r1,
 });
+
+/// `token_type` of an issuer.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TokenType {
+    AccessToken,
+}
+choices!(TokenType { "at+jwt" => Self::AccessToken, });
 
 /// `identity.subject`.
 #[derive(Clone, Copy, Debug)]

@@ -1,15 +1,19 @@
-//! The small language of `require` (R6): `role:admin`, `ip:10.0.0.0/8`, `path:id == sub`. Values are taken as they are:
-//! no trimming, no case folding, because comparisons are on exact bytes.
+//! The small language of `require` (R6): `role:admin`, `ip:10.0.0.0/8`, `path:id == sub`; and that of an issuer's
+//! `required_claims`: `jti`, `azp=web`. Values are taken as they are: no trimming, no case folding, because comparisons
+//! are on exact bytes.
 
 use ipnet::IpNet;
 
 use super::{
-    decode::{Decode, Text, Unreadable, table},
+    decode::{Decode, OneOrMany, Text, Unreadable, table},
     report::{Findings, did_you_mean},
-    scalar::{Claim, dotted},
+    scalar::{Claim, NonEmpty, dotted},
     tree::{Node, Value},
 };
-use crate::policy::{IdentityValue, Requirement};
+use crate::{
+    authn::jwt,
+    policy::{IdentityValue, Requirement},
+};
 
 /// One entry of `any`, `all` or `none`.
 #[derive(Clone, Debug)]
@@ -22,6 +26,14 @@ table! {
         claim: Claim,
         /// The exact text.
         equals: String,
+    }
+
+    /// `{ claim = "azp", equals = ["web", "app"] }`.
+    struct ClaimValues {
+        /// Where in the claims.
+        claim: Claim,
+        /// The exact text, or several that count.
+        equals: OneOrMany<NonEmpty>,
     }
 }
 
@@ -55,6 +67,43 @@ impl Decode for Rule {
 
     fn keys(path: &str, keys: &mut Vec<String>) {
         <ClaimRule as Decode>::keys(path, keys);
+    }
+}
+
+/// One entry of `required_claims`.
+#[derive(Clone, Debug)]
+pub(super) struct RequiredClaim(pub(super) jwt::RequiredClaim);
+
+impl Decode for RequiredClaim {
+    fn expected() -> String {
+        String::from("a claim such as \"jti\", \"azp=web\", or { claim = \"azp\", equals = [\"web\", \"app\"] }")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.entries().is_some() {
+            let ClaimValues { claim, equals } = ClaimValues::decode(node, findings)?;
+            if equals.0.is_empty() {
+                findings.problem(&node.place, "no value in `equals`", "one at least, or the claim alone");
+                return None;
+            }
+            let equals = equals.0.iter().map(|at| at.value.0.as_str().into()).collect();
+            return Some(Self(jwt::RequiredClaim { path: claim.0, equals }));
+        }
+        let (path, equals) = match node.text().and_then(|text| text.split_once('=')) {
+            None => (Claim::decode(node, findings)?.0, [].into()),
+            Some((path, value)) => match dotted(path).filter(|_| !value.is_empty()) {
+                Some(path) => (path, [Box::from(value)].into()),
+                None => {
+                    findings.problem(&node.place, node.describe(), Self::expected());
+                    return None;
+                }
+            },
+        };
+        Some(Self(jwt::RequiredClaim { path, equals }))
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <ClaimValues as Decode>::keys(path, keys);
     }
 }
 

@@ -281,7 +281,7 @@ texts! {
     DemoOnly "demo_only" "The demo set-up answers only requests from this machine to localhost. Replace the generated secrets to use it elsewhere.",
     NotEncrypted "not_encrypted" "This needs https.",
     NoCredential "no_credential" "Please sign in, or send a token.",
-    AmbiguousCredential "ambiguous_credential" "More than one credential was sent.",
+    AmbiguousCredential "ambiguous_credential" "More than one credential was sent, or one that cannot be read.",
     InvalidToken "invalid_token" "The token is not valid.",
     SessionEnded "session_ended" "The session has ended. Please sign in again.",
     LoginFailed "login_failed" "User name or password is wrong.",

@@ -340,6 +340,7 @@ fn refuse(
         login_prefix: people.then_some(&*snapshot.login.prefix),
         return_to: head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
         bearer: rule.is_some_and(|rule| !rule.issuers.is_empty() || rule.api_key.is_some()),
+        require: rule.map(|rule| &rule.require),
         signed_in_as: findings.session.as_ref().map(|session| {
             let identity = session.identity();
             identity.name().unwrap_or_else(|| identity.subject())

@@ -53,6 +53,8 @@ fn believer(keys: &Keys) -> Issuer {
         grants: Grants::All,
         leeway: Duration::ZERO,
         max_token_life: Duration::from_secs(300),
+        required_claims: [].into(),
+        access_tokens_only: false,
         id_tokens: false,
         trust_email: false,
         generation: Generation::fresh(),

@@ -19,7 +19,7 @@ use crate::{
     config::{
         DemoIssuer, DemoUser,
         decode::{At, Text, decode_leniently},
-        file::{self, File, KeyFiles, KeySource, Password, exactly_one},
+        file::{self, File, KeyFiles, KeySource, Password, TokenType, exactly_one},
         place::Place,
         scalar::{Claim, Name, NonEmpty, OutboundProxy, PasswordHash, Positive},
     },
@@ -203,6 +203,13 @@ impl Build<'_> {
     fn issuer(&mut self, at: &At<file::Issuer>, proxy: Option<&Arc<fetch::Proxy>>) -> Option<Issuer> {
         let issuer = &at.value;
         let audience = self.audience(issuer, &at.place);
+        let access_tokens_only = match issuer.token_type {
+            None => false,
+            Some(TokenType::AccessToken) => true,
+        };
+        if let Some(written) = issuer.id_tokens.as_ref().filter(|at| at.value && access_tokens_only) {
+            self.findings.problem(&written.place, "ID tokens beside `token_type = \"at+jwt\"`", "one of the two");
+        }
         let keys = self.keys(issuer, audience.as_ref(), proxy);
         let claim = |written: &Option<Claim>, default| {
             written.as_ref().map_or_else(|| ClaimPath::dotted(default), |claim| claim.0.clone())
@@ -225,7 +232,9 @@ impl Build<'_> {
             grants: grants(issuer.grants.as_ref()),
             leeway: self.leeway(issuer),
             max_token_life: issuer.max_token_life.map_or(Duration::from_secs(24 * 60 * 60), |positive| positive.0),
-            id_tokens: issuer.id_tokens.unwrap_or(false),
+            required_claims: issuer.required_claims.iter().map(|required| required.0.clone()).collect(),
+            access_tokens_only,
+            id_tokens: issuer.id_tokens.as_ref().is_some_and(|at| at.value),
             trust_email: issuer.trust_email.unwrap_or(false),
             generation: Generation::fresh(),
         })

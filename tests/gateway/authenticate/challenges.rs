@@ -89,3 +89,31 @@ fn a_token_counts_in_the_header_alone() {
     assert_eq!(upstream.connection_count(), 0);
     client.get("/x").header("authorization", &format!("bearer {token}")).send().expect(200);
 }
+
+/// RFC 6750 section 3.1: which scopes would do, where a list can say so.
+#[test]
+fn too_little_scope_is_told_with_the_scopes_that_would_do() {
+    let upstream = Upstream::start();
+    let issuer = Issuer::es256();
+    let gateway = Gateway::new().issuer(&issuer);
+    let rows = [
+        ("/all", "all = [\"scope:a\", \"role:user\", \"scope:b\"]", Some("a b")),
+        ("/any", "any = [\"scope:a\"]", Some("a")),
+        ("/both", "all = [\"scope:b\"], any = [\"scope:a\"]", Some("b a")),
+        ("/either", "any = [\"scope:a\", \"scope:b\"]", None),
+        ("/odd", "all = [\"scope:a\\\"b\"]", None),
+    ];
+    let gateway = rows.iter().fold(gateway, |gateway, (path, require, _)| {
+        gateway.route(path, &upstream).auth(&["jwt"]).key(&format!("require = {{ {require} }}"))
+    });
+    let gateway = gateway.start();
+    let token = issuer.sign(&Issuer::claims("alice", &["user"], gateway.now()));
+
+    for (path, _, scopes) in rows {
+        let answer = gateway.client().get(path).bearer(&token).send().expect(403);
+        let scopes = scopes.map_or_else(String::new, |scopes| format!(", scope=\"{scopes}\""));
+        let expect = format!("Bearer realm=\"portcullis\", error=\"insufficient_scope\"{scopes}");
+        assert_eq!(answer.header("www-authenticate"), Some(&*expect), "{path}");
+    }
+    assert_eq!(upstream.connection_count(), 0);
+}

@@ -1,6 +1,9 @@
-//! What the RFCs of HTTP, TLS and WebSocket ask of a gateway, both ways.
+//! What the RFCs of HTTP, TLS, WebSocket and JWT ask of a gateway, both ways.
 
+mod access_tokens;
 mod answers;
+mod claims;
+mod jws;
 mod requests;
 mod tls;
 mod websocket;

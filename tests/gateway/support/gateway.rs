@@ -439,6 +439,18 @@ impl Running {
         self.lines("access.log")
     }
 
+    /// Why the request for this path was refused, by the access log.
+    #[track_caller]
+    pub(crate) fn reason_of(&self, path: &str) -> String {
+        let find = || {
+            let lines = self.log_lines();
+            let mut parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            parsed.find(|line| line["path"] == path)
+        };
+        super::eventually("the request is logged", || find().is_some());
+        find().and_then(|line| Some(line["reason"].as_str()?.to_owned())).unwrap_or_default()
+    }
+
     /// Lines of the audit log so far.
     pub(crate) fn audit_lines(&self) -> Vec<String> {
         self.lines("audit.log")

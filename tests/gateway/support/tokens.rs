@@ -20,7 +20,11 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use portcullis::{authn::keys::Algorithm, clock::Timestamp, secret};
+use portcullis::{
+    authn::keys::{Algorithm, Family},
+    clock::Timestamp,
+    secret,
+};
 use serde_json::{Value, json};
 
 /// Who signs. Its name is `test`, its `iss` `https://issuer.test`, its audience `orders-api`.
@@ -80,6 +84,42 @@ impl Issuer {
             }
         };
         Self::with(algorithm, key)
+    }
+
+    /// The private key of a JWK, such as those that RFCs print.
+    pub(crate) fn from_jwk(algorithm: Algorithm, jwk: &Value) -> Self {
+        let part = |name: &str| {
+            let text = jwk[name].as_str().unwrap_or_else(|| panic!("no {name:?} in {jwk}"));
+            URL_SAFE_NO_PAD.decode(text).expect("base64url")
+        };
+        let key = match algorithm.family() {
+            Family::Ecdsa => {
+                let curve = match algorithm {
+                    Algorithm::ES256 => &ECDSA_P256_SHA256_FIXED_SIGNING,
+                    Algorithm::ES384 => &ECDSA_P384_SHA384_FIXED_SIGNING,
+                    _ => &ECDSA_P521_SHA512_FIXED_SIGNING,
+                };
+                let point = [&[4][..], &part("x"), &part("y")].concat();
+                let pair = EcdsaKeyPair::from_private_key_and_public_key(curve, &part("d"), &point);
+                PrivateKey::Ec(pair.expect("a key on its curve"))
+            }
+            Family::Eddsa => {
+                let pair = Ed25519KeyPair::from_seed_and_public_key(&part("d"), &part("x"));
+                PrivateKey::Ed(pair.expect("a key pair"))
+            }
+            Family::Hmac => PrivateKey::Secret(part("k")),
+            Family::Rsa => {
+                let numbers = ["n", "e", "d", "p", "q", "dp", "dq", "qi"].map(part);
+                let numbers = std::iter::once(Vec::new()).chain(numbers).flat_map(|number| der(2, &unsigned(&number)));
+                let pkcs1 = der(0x30, &numbers.collect::<Vec<u8>>());
+                PrivateKey::Rsa(Box::new(RsaKeyPair::from_der(&pkcs1).expect("a private key")))
+            }
+        };
+        let issuer = Self::with(algorithm, key);
+        match jwk["kid"].as_str() {
+            Some(kid) => issuer.called(kid),
+            None => issuer,
+        }
     }
 
     fn with(algorithm: Algorithm, key: PrivateKey) -> Self {
@@ -198,6 +238,21 @@ impl Issuer {
     pub(crate) fn kid(&self) -> &str {
         &self.kid
     }
+}
+
+/// One element of DER.
+fn der(tag: u8, content: &[u8]) -> Vec<u8> {
+    let length = content.len().to_be_bytes();
+    let length = length.iter().skip_while(|byte| **byte == 0).copied().collect::<Vec<u8>>();
+    match content.len() {
+        0..=127 => [&[tag, content.len() as u8], content].concat(),
+        _ => [&[tag, 0x80 | length.len() as u8], &length[..], content].concat(),
+    }
+}
+
+/// A number that DER does not take for a negative one.
+fn unsigned(number: &[u8]) -> Vec<u8> {
+    if number.first().is_none_or(|first| *first >= 0x80) { [&[0], number].concat() } else { number.to_vec() }
 }
 
 impl PrivateKey {
