@@ -6,5 +6,8 @@ mod sources;
 /// They change: refresh, rotation, and what becomes of tokens.
 mod rotation;
 
+/// They come from a real provider, which rotates them.
+mod real;
+
 /// The issuer is down, broken or hostile.
 mod hostile;
