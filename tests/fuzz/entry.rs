@@ -6,12 +6,14 @@
 
 use std::{net::IpAddr, path::Path, sync::OnceLock, time::Duration};
 
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
 use portcullis::{
     authn::{
-        credential,
+        credential::{self, Carrier, Credential, TokenPlaces},
         jwks::KeySlot,
-        jwt::{self, Audience, ClaimMapping, Issuer},
+        jwt::{self, Audience, ClaimMapping, Issuer, RequiredClaim},
         keys::{Algorithm, Generation, KeySet},
     },
     client::{Connection, Cutter, PeerAddr},
@@ -21,10 +23,11 @@ use portcullis::{
     host::{Authority, Host},
     login::return_to::ReturnTo,
     page::{Parsed, Template},
-    policy::{ClaimPath, Grants},
+    policy::{AccessRule, ClaimPath, Grants, Requirements},
     route::path::{CanonicalPath, PathPattern, Quirks},
     session::SessionToken,
 };
+use serde_json::Value;
 
 /// R7: a path has one canonical form, which is its own, and nothing in it that two readers could read differently.
 pub(crate) fn path(data: &[u8]) {
@@ -109,6 +112,98 @@ pub(crate) fn jwt(data: &[u8]) {
         assert!(!verified.identity().subject().is_empty());
         assert!(verified.check_time(now).is_ok());
     }
+}
+
+/// R21, R22, R25: what is made of claims is what a naive reader finds in them. The first line is the path of a claim
+/// that must be there and holds the roles, the rest the claims, which are signed here.
+pub(crate) fn claims(data: &[u8]) {
+    let Some((path, claims)) = std::str::from_utf8(data).ok().and_then(|text| text.split_once('\n')) else { return };
+    let steps = ClaimPath::dotted(path);
+    let naive: Option<Value> = serde_json::from_str(claims).ok();
+    let walked = naive.as_ref().and_then(|claims| path.split('.').try_fold(claims, |value, step| value.get(step)));
+    if let Some(Value::Object(claims)) = &naive {
+        assert_eq!(steps.find(claims), walked, "a path is its steps");
+        let mut changed = claims.clone();
+        steps.set(&mut changed, Value::Bool(true));
+        assert_eq!(steps.find(&changed), Some(&Value::Bool(true)), "what was set is found");
+        let exact = ClaimPath::steps([path]);
+        assert_eq!(exact.find(claims), claims.get(path), "one exact step is a name");
+    }
+    let required = RequiredClaim { path: steps.clone(), equals: Box::default() };
+    let mapping = ClaimMapping { roles: steps, ..ClaimMapping::default() };
+    let issuer = Issuer { required_claims: [required].into(), claims: mapping, ..issuer() };
+    let now = Timestamp::from_unix_seconds(JWT_NOW);
+    let Ok(verified) = jwt::verify(signed(claims).as_bytes(), &[issuer], &[0], now) else { return };
+
+    let naive = naive.as_ref().unwrap_or(&Value::Null);
+    let is_text = |value: &Value, text: &str| value.as_str() == Some(text);
+    assert!(is_text(&naive["iss"], "https://issuer.example"));
+    assert!(
+        is_text(&naive["aud"], "api")
+            || naive["aud"].as_array().is_some_and(|all| all.iter().any(|one| is_text(one, "api")))
+    );
+    assert!(naive["exp"].as_f64().is_some_and(|exp| exp + 30.0 > JWT_NOW as f64));
+    assert!(naive.get("nonce").is_none() && naive.get("events").is_none());
+    let identity = verified.identity();
+    assert!(is_text(&naive["sub"], identity.subject()) && !identity.subject().is_empty());
+    assert_eq!(identity.email_verified(), naive["email_verified"] == true);
+    let roles: Vec<&str> = match walked {
+        None | Some(Value::Null) => panic!("a claim that must be there is not"),
+        Some(Value::String(role)) => vec![role],
+        Some(Value::Array(roles)) => roles.iter().filter_map(Value::as_str).collect(),
+        Some(other) => panic!("no roles: {other}"),
+    };
+    assert!(identity.roles().eq(roles));
+}
+
+/// R2: a credential that is found stands in the input, and nothing ambient counts beside something explicit. Each line
+/// is a field.
+pub(crate) fn credential(data: &[u8]) {
+    let mut fields = HeaderMap::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
+        let (name, value) = (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(&line[colon + 1..]));
+        if let (Ok(name), Ok(value)) = (name, value) {
+            fields.append(name, value);
+        }
+    }
+    let key_header = HeaderName::from_static("x-api-key");
+    let token_header = HeaderName::from_static("x-access-token");
+    let rule = AccessRule {
+        session: true,
+        api_key: Some(key_header.clone()),
+        issuers: [0].into(),
+        optional: false,
+        require: Requirements::default(),
+        forward_credential: false,
+        touch: true,
+    };
+    let places = TokenPlaces { cookie: Some("token".into()), header: Some(token_header.clone()) };
+    let explicit = fields.contains_key(&key_header) || fields.contains_key(&token_header);
+    let holds = |value: &[u8]| value.is_empty() || data.windows(value.len()).any(|window| window == value);
+    match credential::find(&fields, &rule, "__Host-portcullis", &places, true) {
+        Ok(Credential::Bearer { token, carrier }) => {
+            let is_token68 = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte);
+            assert!(!token.is_empty() && token.iter().all(is_token68) && holds(token));
+            assert!(!(explicit && carrier.is_ambient()));
+            assert!(credential::as_authorization(&fields, token, carrier).is_some());
+        }
+        Ok(Credential::ApiKey(text)) => assert!(holds(text)),
+        Ok(Credential::Session(value)) => assert!(holds(value) && !explicit),
+        Ok(Credential::None) => assert!(!explicit),
+        Err(ambiguous) => assert!(!ambiguous.label().is_empty()),
+    }
+    let in_the_clear = credential::find(&fields, &rule, "__Host-portcullis", &places, false);
+    let ambient =
+        matches!(in_the_clear, Ok(Credential::Session(_) | Credential::Bearer { carrier: Carrier::Cookie, .. }));
+    assert!(!ambient, "over plain http no cookie is read");
+}
+
+/// A token that says this, signed with the secret that the fuzz targets share.
+pub(crate) fn signed(claims: &str) -> String {
+    let input = format!("eyJhbGciOiJIUzI1NiJ9.{}", URL_SAFE_NO_PAD.encode(claims));
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, JWT_SECRET), input.as_bytes());
+    format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
 
 /// R24: whatever an issuer publishes, what is taken of it are some keys, not too many.

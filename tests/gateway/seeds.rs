@@ -34,6 +34,8 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("host", entry::host, 15),
         ("cookie", entry::cookie, 10),
         ("jwt", entry::jwt, 10),
+        ("claims", entry::claims, 15),
+        ("credential", entry::credential, 15),
         ("jwks", entry::jwks, 12),
         ("config", entry::config, 8),
         ("forwarded", entry::forwarded, 10),
@@ -56,6 +58,11 @@ fn good_seeds_are_good() {
     for name in ["jwt/good", "jwt/good-with-everything"] {
         let token = read(name);
         assert!(portcullis::authn::jwt::verify(&token, &issuers, &[0], now).is_ok(), "{name}");
+    }
+    for name in ["claims/good", "claims/nested", "claims/everything", "claims/beyond-ascii"] {
+        let seed = String::from_utf8(read(name)).expect("UTF-8");
+        let token = entry::signed(seed.split_once('\n').expect("two lines").1);
+        assert!(portcullis::authn::jwt::verify(token.as_bytes(), &issuers, &[0], now).is_ok(), "{name}");
     }
     let key_set = read("jwks/good");
     let algorithms = ["ES256", "EdDSA", "RS256"].map(|name| name.parse().expect("an algorithm"));

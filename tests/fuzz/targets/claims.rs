@@ -1,0 +1,7 @@
+//! Fuzzes `entry::claims`.
+#![no_main]
+
+#[path = "../entry.rs"]
+mod entry;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::claims(data));
