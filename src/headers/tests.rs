@@ -392,8 +392,8 @@ proptest! {
         let caller = identity();
         let head = head(&lines);
 
-        let caller = known.then_some(&caller).map(unsigned);
-        let sent = rewrite_head(&head, &guarded_route(false), caller, Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
+        let caller = known.then_some(&caller);
+        let sent = rewrite_head(&head, &guarded_route(false), caller.map(unsigned), Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
         let sent = sent.unwrap().lines.to_map();
 
         for (name, value) in &sent {
