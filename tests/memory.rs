@@ -109,7 +109,7 @@ fn they_are_back_after_a_restart() {
 }
 
 fn database(folder: &std::path::Path) -> Durable {
-    let settings = durable::Settings { dir: folder.join("state"), key_file: None };
+    let settings = durable::Settings { dir: folder.join("state"), key_file: None, timeout: Duration::from_secs(600) };
     let until = instant() + Duration::from_secs(30);
     loop {
         match Durable::open(&settings, &Clock::system(), |_| ()) {

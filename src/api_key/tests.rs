@@ -144,7 +144,11 @@ fn makers() -> Vec<Maker> {
 #[tokio::test]
 async fn a_key_that_is_being_made_is_struck_with_its_subject() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = crate::durable::Settings { dir: folder.path().join("state"), key_file: None };
+    let settings = crate::durable::Settings {
+        dir: folder.path().join("state"),
+        key_file: None,
+        timeout: crate::durable::Settings::TIMEOUT,
+    };
     let open = || Durable::open(&settings, &Clock::manual(NOW), |_| ()).unwrap();
     {
         let store = Arc::new(Store::open(Some(open())).unwrap());

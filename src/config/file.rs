@@ -109,6 +109,8 @@ table! {
         state_dir: Option<At<FilePath>>,
         /// The keys that state is sealed with, the newest first.
         state_key_file: Option<At<FilePath>>,
+        /// How long a login or logout waits for the disk.
+        state_timeout: Option<At<Positive>>,
         /// How long requests may take to finish when the gateway stops.
         drain_timeout: Option<Duration>,
         /// `Strict-Transport-Security`.
@@ -435,20 +437,6 @@ table! {
         max_bytes: Option<Size<256, 65_536>>,
         /// How subjects are told to upstreams.
         subject: Option<SubjectForm>,
-        /// What they are told under our signature.
-        assertion: Option<At<Assertion>>,
-    }
-
-    /// `identity.assertion`.
-    struct Assertion {
-        /// The header that carries it.
-        header: Option<At<HeaderName>>,
-        /// How long it counts.
-        ttl: Option<At<Duration>>,
-        /// Its `iss`.
-        issuer: Option<NonEmpty>,
-        /// Further members from claims.
-        claims: Named<Claim>,
     }
 
     /// `[upstream.<name>]`.
@@ -461,8 +449,6 @@ table! {
         host: Option<HostPolicy>,
         /// How it reads paths differently (R8).
         path_quirks: Vec<PathQuirk>,
-        /// `aud` of the assertions that it is sent; its name if it is not written.
-        assertion_audience: Option<At<NonEmpty>>,
         /// Until the connection stands.
         connect_timeout: Option<Positive>,
         /// To the first byte of the answer.

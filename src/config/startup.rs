@@ -23,11 +23,11 @@ impl Startup {
         compare("server.redirect_http", *redirect_http == new.edge.redirect_http);
         compare("server.workers", *workers == new.edge.workers);
         compare("server.drain_timeout", *drain_timeout == new.edge.drain_timeout);
-        compare("server.state_dir", *state == new.state);
-
         compare("server.state_dir", state.as_ref().map(|s| &s.dir) == new.state.as_ref().map(|s| &s.dir));
         let key_file = |state: &Option<durable::Settings>| state.as_ref().and_then(|state| state.key_file.clone());
         compare("server.state_key_file", key_file(state) == key_file(&new.state));
+        let timeout = |state: &Option<durable::Settings>| state.as_ref().map(|state| state.timeout);
+        compare("server.state_timeout", timeout(state) == timeout(&new.state));
 
         let Limits {
             handshake_timeout,

@@ -4,8 +4,9 @@
 //! Memory is what requests ask; this is where memory is rebuilt from. One thread writes: whatever waits while it
 //! waits for the disk goes into the next transaction together, so many logins share one `fsync`.
 //! Invariants: a batch is there whole or not at all; batches take effect in the order in which they were handed in,
-//! on disk and, through [`Durable::commit_then`], in memory; what was answered with [`Unavailable`] is not on disk.
-//! Values are sealed (`seal`), keys are not: a key must tell nothing that a thief of the disk may not know.
+//! on disk and, through [`Durable::commit_then`], in memory; what was answered with [`Unavailable`] is not on disk, or
+//! is taken back before anything else is written; nobody waits longer than `server.state_timeout` (`patience`).
+//! Values are sealed (`seal`), and keys that name somebody are hidden (`names`): a thief of the disk learns nothing.
 
 use std::{
     fmt,
@@ -33,10 +34,14 @@ use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 
+mod names;
+mod patience;
 mod seal;
 mod storage;
 mod writer;
 
+use names::Names;
+use patience::Waiters;
 use seal::Keyring;
 use storage::Disk;
 use writer::{Message, Writer};
@@ -48,6 +53,13 @@ pub struct Settings {
     pub dir: PathBuf,
     /// The keys that records are sealed with; `None`: one is made inside `dir`, where it protects nothing.
     pub key_file: Option<PathBuf>,
+    /// How long a change may wait for the disk before it is refused; above zero.
+    pub timeout: Duration,
+}
+
+impl Settings {
+    /// [`Self::timeout`] where none is written: longer than a disk that works takes, shorter than people wait.
+    pub const TIMEOUT: Duration = Duration::from_secs(10);
 }
 
 /// The open, locked, sealed database of `server.state_dir`. Clones are cheap and name the same one.
@@ -58,20 +70,39 @@ struct Inner {
     sender: mpsc::Sender<Message>,
     shared: Arc<Shared>,
     keys: Arc<Keyring>,
+    names: Names,
+    waiters: Arc<Waiters>,
     clock: Clock,
     writer: Option<JoinHandle<()>>,
+    watcher: Option<JoinHandle<()>>,
     /// Held for the life of the process: two gateways on one directory would each undo what the other wrote.
-    _lock: Option<File>,
+    lock: Option<File>,
 }
 
 /// What the writer's thread and everybody else know together.
 struct Shared {
     /// `None` between a failure and the next successful opening. Locked for as long as it takes to clone the `Arc`.
     database: Mutex<Option<Arc<Database>>>,
+    health: Mutex<Health>,
+    /// As `health` says, for those who look often.
     healthy: AtomicBool,
+    stalled: AtomicBool,
+    /// Told under the lock of `health`, so that nothing is told out of order.
+    watch: Watch,
     resealing: AtomicBool,
     waiting: AtomicU64,
     counts: Counts,
+}
+
+type Watch = Box<dyn Fn(bool) + Send + Sync>;
+
+/// How the disk does.
+#[derive(Clone, Copy, Debug)]
+struct Health {
+    /// The last write succeeded.
+    works: bool,
+    /// Somebody waited in vain, and the thread that writes has not come back since.
+    stalled: bool,
 }
 
 /// What the database did, for metrics.
@@ -85,11 +116,15 @@ pub struct Counts {
     pub batches: AtomicU64,
     /// Batches that were answered with [`Unavailable`].
     pub failures: AtomicU64,
+    /// Of these, batches that waited too long for the disk.
+    pub timeouts: AtomicU64,
 }
 
 /// A named table. Each subject of the gateway has one of its own.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Table {
+    /// What browsers are known again by.
+    Devices,
     /// Second factors.
     Factors,
     /// API keys.
@@ -126,6 +161,16 @@ struct Change {
 #[must_use = "what is not awaited may be answered before it is on disk"]
 pub struct Commit<T>(oneshot::Receiver<Result<T, Unavailable>>);
 
+impl<T> Commit<T> {
+    /// Waits on this thread. For the start: not for workers.
+    ///
+    /// # Errors
+    /// [`Unavailable`], as the future.
+    pub fn wait(self) -> Result<T, Unavailable> {
+        self.0.blocking_recv().unwrap_or(Err(Unavailable))
+    }
+}
+
 impl<T> Future for Commit<T> {
     type Output = Result<T, Unavailable>;
 
@@ -134,7 +179,8 @@ impl<T> Future for Commit<T> {
     }
 }
 
-/// The change is not on disk and does not hold: the disk is full, broken or too slow. Answer 503 and change nothing.
+/// The change does not hold: the disk is full, broken or too slow. Answer 503 and change nothing. It is not on disk; if
+/// it came there after all while nobody waited any more it is taken back, and only a crash before that leaves it there.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Unavailable;
 
@@ -147,13 +193,17 @@ pub struct OpenError(String);
 pub struct LoadError(String);
 
 impl Durable {
-    /// Opens or makes the database, and starts the thread that writes. `watch` is told, on that thread, when the
-    /// database stops and starts working again.
+    /// Opens or makes the database, and starts the threads that write and that refuse who waits too long. `watch` is
+    /// told, on one of these, when the database stops and starts working again.
     ///
     /// # Errors
     /// [`OpenError`] when the directory cannot be used, another process uses it, or what is in it is damaged, of
     /// another program, or sealed with other keys.
-    pub fn open(settings: &Settings, clock: &Clock, watch: impl Fn(bool) + Send + 'static) -> Result<Self, OpenError> {
+    pub fn open(
+        settings: &Settings,
+        clock: &Clock,
+        watch: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Result<Self, OpenError> {
         let dir = &settings.dir;
         make_dir(dir)?;
         let lock = lock(dir)?;
@@ -162,42 +212,51 @@ impl Durable {
         let syncs = Arc::<AtomicU64>::default();
         let counted = Arc::clone(&syncs);
         let opener = move || Disk::open(&path, Arc::clone(&counted));
-        Self::start(opener, dir, keys, syncs, Some(lock), clock, Box::new(watch))
+        Self::start(opener, settings, keys, syncs, Some(lock), clock, Box::new(watch))
     }
 
     fn start<S: redb::StorageBackend>(
         opener: impl Fn() -> io::Result<S> + Send + 'static,
-        dir: &Path,
+        settings: &Settings,
         keys: Arc<Keyring>,
         syncs: Arc<AtomicU64>,
         lock: Option<File>,
         clock: &Clock,
-        watch: Box<dyn Fn(bool) + Send>,
+        watch: Watch,
     ) -> Result<Self, OpenError> {
+        let dir = &settings.dir;
         let database = open_database(&opener, true).map_err(|why| cannot_open(dir, &why))?;
         let (sender, receiver) = mpsc::channel();
         let shared = Arc::new(Shared {
             database: Mutex::new(Some(Arc::new(database))),
+            health: Mutex::new(Health { works: true, stalled: false }),
             healthy: AtomicBool::new(true),
+            stalled: AtomicBool::new(false),
+            watch,
             resealing: AtomicBool::new(keys.has_older()),
             waiting: AtomicU64::new(0),
             counts: Counts { syncs, ..Counts::default() },
         });
         let reopen = Box::new(move || open_database(&opener, false));
-        let mut writer = Writer::new(receiver, Arc::clone(&shared), Arc::clone(&keys), reopen, clock.clone(), watch);
-        let clock = writer.begin().map_err(|why| cannot_open(dir, &why))?;
+        let waiters = Arc::new(Waiters::new(settings.timeout));
+        let (known, queue) = (Arc::clone(&shared), Arc::clone(&waiters));
+        let mut writer = Writer::new(receiver, known, queue, Arc::clone(&keys), reopen, clock.clone());
+        let (clock, names) = writer.begin().map_err(|why| cannot_open(dir, &why))?;
+        let no_thread = |error: io::Error| {
+            OpenError(format!("the threads that write to {} cannot be started: {error}", dir.display()))
+        };
+        // Should the second one fail, the first one ends with the writer that it would have run.
+        let watcher = waiters.watch(Arc::clone(&shared)).map_err(no_thread)?;
         let writer = std::thread::Builder::new().name("durable".to_owned()).spawn(move || writer.run());
-        let writer = writer.map_err(|error| {
-            OpenError(format!("the thread that writes to {} cannot be started: {error}", dir.display()))
-        })?;
-        Ok(Self(Arc::new(Inner { sender, shared, keys, clock, writer: Some(writer), _lock: lock })))
+        let (writer, watcher) = (Some(writer.map_err(no_thread)?), Some(watcher));
+        Ok(Self(Arc::new(Inner { sender, shared, keys, names, waiters, clock, writer, watcher, lock })))
     }
 
-    /// Writes a batch; the future is ready when it is on disk. It is written whether or not the future is polled or
-    /// dropped.
+    /// Writes a batch; the future is ready when it is on disk, or after [`Settings::timeout`]. It is written whether or
+    /// not the future is polled or dropped.
     ///
     /// # Errors
-    /// [`Unavailable`]: nothing of it is on disk.
+    /// [`Unavailable`]: nothing of it holds.
     pub fn commit(&self, batch: Batch) -> Commit<()> {
         self.commit_then(batch, || ())
     }
@@ -206,21 +265,27 @@ impl Durable {
     /// writes: so memory changes in the order of the disk, and also when nobody waits any more. It must be short.
     ///
     /// # Errors
-    /// [`Unavailable`]: nothing of it is on disk, and `then` has not run.
+    /// [`Unavailable`]: nothing of it holds, and `then` has not run and will not.
     pub fn commit_then<T: Send + 'static>(&self, batch: Batch, then: impl FnOnce() -> T + Send + 'static) -> Commit<T> {
         let (done, answer) = oneshot::channel();
-        let waiting = &self.0.shared.waiting;
-        if waiting.fetch_add(1, Ordering::AcqRel) < MAX_WAITING {
+        let shared = &self.0.shared;
+        let has_room = || shared.waiting.fetch_add(1, Ordering::AcqRel) < MAX_WAITING;
+        if shared.stalled.load(Ordering::Acquire) {
+            shared.counts.failures.fetch_add(1, Ordering::Relaxed);
+        } else if has_room() {
             let done = Box::new(move |written: bool| {
                 // Nobody may be waiting any more; `then` runs all the same.
                 let _ = done.send(if written { Ok(then()) } else { Err(Unavailable) });
             });
-            // Without a receiver the answer's sender is dropped, which the future reads as `Unavailable`.
-            let _ = self.0.sender.send(Message::Commit { batch, done });
+            if let Some(ticket) = self.0.waiters.begin(done) {
+                // Without a receiver everybody who waits was refused.
+                let _ = self.0.sender.send(Message::Commit { batch: self.0.names.hide(batch), ticket });
+            }
         } else {
-            waiting.fetch_sub(1, Ordering::AcqRel);
-            self.0.shared.counts.failures.fetch_add(1, Ordering::Relaxed);
+            shared.waiting.fetch_sub(1, Ordering::AcqRel);
+            shared.counts.failures.fetch_add(1, Ordering::Relaxed);
         }
+        // Without a sender the future reads `Unavailable`.
         Commit(answer)
     }
 
@@ -228,11 +293,16 @@ impl Durable {
     pub fn later(&self, batch: Batch) {
         if !batch.is_empty() {
             // Without a receiver the gateway is stopping.
-            let _ = self.0.sender.send(Message::Later(batch));
+            let _ = self.0.sender.send(Message::Later(self.0.names.hide(batch)));
         }
     }
 
-    /// Every record of a table, in the order of keys. For the start: it reads from disk on the calling thread.
+    /// Whether the disk answers. While it does not, what can be told later is better kept where it is: nobody takes it.
+    pub fn answers(&self) -> bool {
+        !self.0.shared.stalled.load(Ordering::Acquire)
+    }
+
+    /// Every record of a table, in no order. For the start: it reads from disk on the calling thread.
     ///
     /// # Errors
     /// [`LoadError`] when the disk fails, a record is damaged or sealed with a key that is not there any more, or
@@ -246,7 +316,7 @@ impl Durable {
     }
 
     /// As [`Self::load`], on all processors: each thread makes itself a reader and reads parts of the table with it.
-    /// Keys should begin with evenly spread bytes. Records come in no order.
+    /// What keys are on disk should begin with evenly spread bytes. Records come in no order.
     ///
     /// # Errors
     /// As [`Self::load`].
@@ -300,14 +370,15 @@ impl Durable {
             for record in opened.range::<&[u8]>(range).map_err(|error| error.to_string())? {
                 let (key, value) = record.map_err(|error| error.to_string())?;
                 keys.open(table, key.value(), value.value(), &mut text)?;
-                each(key.value(), &text)?;
+                let (key, value) = Names::show(table, key.value(), &text)?;
+                each(key, value)?;
             }
             Ok(())
         };
         caught(read).map_err(|why| LoadError(format!("table `{}`: {why}", table.name())))
     }
 
-    /// Whether the last write succeeded.
+    /// Whether changes can be made: the last write succeeded, and the disk answers.
     pub fn healthy(&self) -> bool {
         self.0.shared.healthy.load(Ordering::Acquire)
     }
@@ -330,7 +401,14 @@ impl Durable {
     /// Writes what was left for later, and stops writing; waits for at most `limit`. `true` if all of it is on disk.
     pub fn close(&self, limit: Duration) -> bool {
         let (done, answer) = mpsc::channel();
-        self.0.sender.send(Message::Close(done)).is_ok() && answer.recv_timeout(limit).unwrap_or(false)
+        if self.0.sender.send(Message::Close(done)).is_err() {
+            return false;
+        }
+        answer.recv_timeout(limit).unwrap_or_else(|_| {
+            // Or the thread is gone, and there is nothing to wait for either.
+            self.0.shared.note(|health| health.stalled = true);
+            false
+        })
     }
 }
 
@@ -340,11 +418,24 @@ impl Drop for Inner {
     fn drop(&mut self) {
         let (nobody, _) = mpsc::channel();
         self.sender = nobody;
+        if self.shared.stalled.load(Ordering::Acquire) {
+            // The thread may hang for good, and must not keep the process from ending. Until then it owns the file.
+            if let Some(lock) = self.lock.take() {
+                std::mem::forget(lock);
+            }
+            return self.waiters.close();
+        }
         if let Some(writer) = self.writer.take()
             && writer.thread().id() != std::thread::current().id()
         {
             // It catches its own panics; whatever it met, it is gone.
             let _ = writer.join();
+        }
+        if let Some(watcher) = self.watcher.take()
+            && watcher.thread().id() != std::thread::current().id()
+        {
+            // It ends with the writer.
+            let _ = watcher.join();
         }
     }
 }
@@ -356,9 +447,40 @@ impl fmt::Debug for Durable {
 }
 
 impl Shared {
+    /// Takes note of how the disk does, and tells the watcher; `Some` if it is another matter now whether changes can
+    /// be made.
+    fn note(&self, change: impl FnOnce(&mut Health)) -> Option<bool> {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = health.is_good();
+        change(&mut health);
+        let good = health.is_good();
+        self.stalled.store(health.stalled, Ordering::Release);
+        self.healthy.store(good, Ordering::Release);
+        (before != good).then(|| {
+            (self.watch)(good);
+            good
+        })
+    }
+
+    /// Somebody has waited so long in vain.
+    fn stalled(&self, patience: Duration) {
+        if self.note(|health| health.stalled = true) == Some(false) {
+            tracing::error!(
+                "state cannot be written: the disk has not answered for {}; logins and logouts are refused until it does",
+                humantime::format_duration(patience)
+            );
+        }
+    }
+
     fn database(&self) -> MutexGuard<'_, Option<Arc<Database>>> {
         // Nothing panics while it is held.
         self.database.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Health {
+    const fn is_good(self) -> bool {
+        self.works && !self.stalled
     }
 }
 
@@ -403,7 +525,8 @@ impl fmt::Debug for Batch {
 
 impl Table {
     /// All of them.
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
+        Self::Devices,
         Self::Factors,
         Self::Keys,
         Self::Meta,
@@ -417,6 +540,7 @@ impl Table {
     /// Its name on disk, which is part of what a record is sealed with.
     const fn name(self) -> &'static str {
         match self {
+            Self::Devices => "devices",
             Self::Factors => "factors",
             Self::Keys => "keys",
             Self::Meta => "meta",
@@ -425,6 +549,15 @@ impl Table {
             Self::Sessions => "sessions",
             Self::Signing => "signing",
             Self::Users => "users",
+        }
+    }
+
+    /// Whether its keys could tell who somebody is, and are hidden on disk.
+    const fn hides_keys(self) -> bool {
+        match self {
+            Self::Factors | Self::Keys | Self::Revocations | Self::Signing | Self::Users => true,
+            // Fixed words; and hashes of random tokens, or the beginnings of such.
+            Self::Devices | Self::Meta | Self::Seen | Self::Sessions => false,
         }
     }
 

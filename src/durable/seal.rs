@@ -157,7 +157,8 @@ fn make_key(path: &Path) -> std::io::Result<()> {
 /// The key's file where `server.state_key_file` names none.
 const KEY: &str = "state.key";
 
-const VERSION: u8 = 1;
+/// Raised when what is sealed is laid out in another way.
+const VERSION: u8 = 2;
 const ID_LEN: usize = 4;
 const TAG_LEN: usize = 16;
 const HEAD_LEN: usize = 1 + ID_LEN + NONCE_LEN;

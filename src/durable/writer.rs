@@ -2,9 +2,11 @@
 //!
 //! In: messages, in order. It takes what waits, writes it in one transaction, and tells everybody. After a failure
 //! the database is opened anew, and whatever may be half there is put back as it was before anything else is written.
+//! Whoever was refused meanwhile because the disk took too long (`patience`) is out of it in the same way: not begun
+//! with, or taken back, as if it had never been handed in.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::Ordering,
@@ -16,13 +18,21 @@ use std::{
 use redb::{Database, ReadableDatabase, ReadableTable};
 use zeroize::Zeroizing;
 
-use super::{Batch, Change, Shared, Table, caught, seal::Keyring};
-use crate::clock::{self, Clock, Timestamp};
+use super::{
+    Batch, Change, Shared, Table, caught,
+    names::Names,
+    patience::{Ticket, Waiters},
+    seal::Keyring,
+};
+use crate::{
+    clock::{self, Clock, Timestamp},
+    secret,
+};
 
 /// What the thread is asked to do.
 pub(super) enum Message {
-    /// Write it now; `done` hears whether it is on disk.
-    Commit { batch: Batch, done: Box<dyn FnOnce(bool) + Send> },
+    /// Write it now; the ticket hears whether it is on disk.
+    Commit { batch: Batch, ticket: Arc<Ticket> },
     /// Write it within [`LATER`].
     Later(Batch),
     /// Write what is left and end.
@@ -33,10 +43,12 @@ pub(super) enum Message {
 pub(super) struct Writer {
     receiver: mpsc::Receiver<Message>,
     shared: Arc<Shared>,
+    waiters: Arc<Waiters>,
     keys: Arc<Keyring>,
     reopen: Box<dyn Fn() -> Result<Database, String> + Send>,
     clock: Clock,
-    watch: Box<dyn Fn(bool) + Send>,
+    /// The last write succeeded.
+    works: bool,
     /// What may be written later, by place: the last word on each counts.
     later: BTreeMap<(Table, Box<[u8]>), Value>,
     /// What was there before a transaction of which nobody knows whether it is on disk.
@@ -63,7 +75,7 @@ struct Sealed {
 
 struct Waiting {
     batch: Batch,
-    done: Box<dyn FnOnce(bool) + Send>,
+    ticket: Arc<Ticket>,
 }
 
 /// Some records that are sealed with an older key, and where to go on.
@@ -108,20 +120,21 @@ impl Writer {
     pub(super) fn new(
         receiver: mpsc::Receiver<Message>,
         shared: Arc<Shared>,
+        waiters: Arc<Waiters>,
         keys: Arc<Keyring>,
         reopen: Box<dyn Fn() -> Result<Database, String> + Send>,
         clock: Clock,
-        watch: Box<dyn Fn(bool) + Send>,
     ) -> Self {
         let now = clock::instant();
         let reseal = keys.has_older().then(Default::default);
         Self {
             receiver,
             shared,
+            waiters,
             keys,
             reopen,
             clock,
-            watch,
+            works: true,
             later: BTreeMap::new(),
             undo: Vec::new(),
             next_later: if reseal.is_some() { now } else { now + LATER },
@@ -133,13 +146,25 @@ impl Writer {
         }
     }
 
-    /// Reads and writes once, so that what cannot work is known at start. Answers with the clock to go by.
-    pub(super) fn begin(&mut self) -> Result<Clock, String> {
-        if let Some(latest) = self.latest()? {
-            self.clock = self.clock.not_before(latest);
+    /// Reads and writes once, so that what cannot work is known at start. Answers with the clock to go by, and with
+    /// what records are called.
+    pub(super) fn begin(&mut self) -> Result<(Clock, Names), String> {
+        if let Some(noted) = self.noted(CLOCK)? {
+            let noted = noted.as_slice().try_into().map_err(|_| "a record is damaged")?;
+            self.clock = self.clock.not_before(Timestamp::from_unix_millis(u64::from_be_bytes(noted)));
         }
-        self.write(&[]).map_err(Failure::why)?;
-        Ok(self.clock.clone())
+        let (secret, new) = match self.noted(NAMES)? {
+            Some(noted) => (noted, None),
+            None => {
+                let made = Zeroizing::new(secret::random::<{ Names::SECRET_LEN }>());
+                let value = Some(Zeroizing::new(made.to_vec()));
+                let change = Change { table: Table::Meta, key: NAMES.into(), value, replaces: false };
+                (Zeroizing::new(made.to_vec()), Some(change))
+            }
+        };
+        let names = Names::new(secret.as_slice().try_into().map_err(|_| "a record is damaged")?);
+        self.write(new.as_slice()).map_err(Failure::why)?;
+        Ok((self.clock.clone(), names))
     }
 
     /// Works until nobody can send any more.
@@ -147,8 +172,8 @@ impl Writer {
         loop {
             let wait = self.next_later.saturating_duration_since(clock::instant());
             match self.receiver.recv_timeout(wait) {
-                Ok(Message::Commit { batch, done }) => {
-                    let (group, other) = self.gather(Waiting { batch, done });
+                Ok(Message::Commit { batch, ticket }) => {
+                    let (group, other) = self.gather(Waiting { batch, ticket });
                     self.commit(group);
                     match other {
                         Some(Message::Close(done)) => return self.close(Some(&done)),
@@ -181,7 +206,7 @@ impl Writer {
                 Duration::ZERO
             };
             match self.receiver.recv_timeout(wait) {
-                Ok(Message::Commit { batch, done }) => group.push(Waiting { batch, done }),
+                Ok(Message::Commit { batch, ticket }) => group.push(Waiting { batch, ticket }),
                 Ok(other) => return (group, Some(other)),
                 Err(_) => break,
             }
@@ -189,26 +214,80 @@ impl Writer {
         (group, None)
     }
 
-    fn commit(&mut self, group: Vec<Waiting>) {
+    fn commit(&mut self, mut group: Vec<Waiting>) {
         // Those who were many a moment ago may be few now: halving lets a lonely login wait a few times, no more.
         self.last_group = group.len().max(self.last_group / 2);
-        let (changes, done): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|waiting| (waiting.batch.0, waiting.done)).unzip();
-        let changes: Vec<Change> = changes.into_iter().flatten().collect();
-        let written = self.recovered() && self.attempt(&changes);
-        if written {
-            // What was left for later was older.
-            for change in changes {
-                self.later.remove(&(change.table, change.key));
+        self.shared.waiting.fetch_sub(u64::try_from(group.len()).unwrap_or(u64::MAX), Ordering::AcqRel);
+        // Whoever was refused while waiting here has left nothing behind.
+        group.retain(|waiting| waiting.ticket.is_open());
+        let tickets: Vec<_> = group.iter().map(|one| (Arc::clone(&one.ticket), one.batch.0.len())).collect();
+        let changes: Vec<Change> = group.into_iter().flat_map(|waiting| waiting.batch.0).collect();
+        let undo = if self.recovered() { self.attempt(&changes) } else { None };
+
+        let (mut rest, mut kept, mut refused) = (changes.as_slice(), Vec::new(), Vec::new());
+        let mut answered = 0;
+        for (ticket, len) in tickets {
+            let (own, after) = rest.split_at_checked(len).unwrap_or_default();
+            rest = after;
+            let in_time = ticket.answer(undo.is_some());
+            answered += u64::from(in_time);
+            if in_time { &mut kept } else { &mut refused }.extend(own);
+        }
+        let counts = &self.shared.counts;
+        let counter = if undo.is_some() { &counts.batches } else { &counts.failures };
+        counter.fetch_add(answered, Ordering::Relaxed);
+        if let Some(undo) = undo {
+            if !self.later.is_empty() {
+                // What was left for later was older.
+                for change in &kept {
+                    self.later.remove(&(change.table, change.key.clone()));
+                }
+            }
+            if !refused.is_empty() {
+                self.take_back(undo, &kept, &refused);
             }
         }
-        let number = u64::try_from(done.len()).unwrap_or(u64::MAX);
-        let counts = &self.shared.counts;
-        let counter = if written { &counts.batches } else { &counts.failures };
-        counter.fetch_add(number, Ordering::Relaxed);
-        self.shared.waiting.fetch_sub(number, Ordering::AcqRel);
-        for done in done {
-            done(written);
+        self.came_back();
+    }
+
+    /// Leaves on disk what would be there if what was `refused` had never been written, and `kept` had.
+    fn take_back(&mut self, undo: Vec<Sealed>, kept: &[&Change], refused: &[&Change]) {
+        let touched: BTreeSet<_> = refused.iter().map(|change| (change.table, &*change.key)).collect();
+        let mut places: BTreeMap<_, Option<Vec<u8>>> = BTreeMap::new();
+        for Sealed { table, key, value } in undo {
+            if touched.contains(&(table, &*key)) {
+                // What was there before the first change counts.
+                places.entry((table, key)).or_insert(value);
+            }
+        }
+        for change in kept {
+            if let Some(place) = places.get_mut(&(change.table, change.key.clone()))
+                && (place.is_some() || !change.replaces)
+            {
+                let sealed = change.value.as_ref().map(|value| self.keys.seal(change.table, &change.key, value));
+                // It could be sealed before.
+                *place = sealed.and_then(Result::ok);
+            }
+        }
+        let places: Vec<_> = places.into_iter().map(|((table, key), value)| Sealed { table, key, value }).collect();
+        let number = places.len();
+        let restored = self.database().and_then(|database| caught(|| restore(&database, &places)));
+        match restored {
+            Ok(()) => {
+                tracing::warn!("{number} records were taken back: the disk took too long for who waited for them")
+            }
+            Err(why) => {
+                // Before anything else is written.
+                self.undo = places;
+                self.broken(&why);
+            }
+        }
+    }
+
+    /// Whatever it was, the disk has answered.
+    fn came_back(&self) {
+        if self.shared.note(|health| health.stalled = false) == Some(true) {
+            tracing::info!("the disk answers again");
         }
     }
 
@@ -222,6 +301,11 @@ impl Writer {
     }
 
     fn write_later(&mut self) {
+        self.write_part();
+        self.came_back();
+    }
+
+    fn write_part(&mut self) {
         self.next_later = clock::instant() + LATER;
         if !self.recovered() {
             return;
@@ -238,7 +322,7 @@ impl Writer {
         if part.is_empty() {
             return self.reseal_some();
         }
-        if !self.attempt(&part) {
+        if self.attempt(&part).is_none() {
             self.later.extend(part.into_iter().map(|change| ((change.table, change.key), change.value)));
         } else if !self.later.is_empty() {
             // Those who wait have their turn between two parts.
@@ -258,7 +342,7 @@ impl Writer {
         };
         match self.older(*name, &key) {
             Ok(Older { changes, last }) => {
-                let written = changes.is_empty() || self.attempt(&changes);
+                let written = changes.is_empty() || self.attempt(&changes).is_some();
                 self.reseal = Some(match last {
                     _ if !written => (table, key),
                     Some(last) => (table, last),
@@ -304,13 +388,12 @@ impl Writer {
     fn close(&mut self, done: Option<&mpsc::Sender<bool>>) {
         loop {
             self.write_later();
-            if self.later.is_empty() || !self.shared.healthy.load(Ordering::Acquire) {
+            if self.later.is_empty() || !self.works {
                 break;
             }
         }
         // The time goes along.
-        let _ = self.recovered() && self.attempt(&[]);
-        let written = self.shared.healthy.load(Ordering::Acquire);
+        let written = self.recovered() && self.attempt(&[]).is_some();
         *self.shared.database() = None;
         if let Some(done) = done {
             // Whoever asked may have lost patience.
@@ -318,16 +401,16 @@ impl Writer {
         }
     }
 
-    /// Writes; a failure is noted, and told to log and watcher.
-    fn attempt(&mut self, changes: &[Change]) -> bool {
+    /// Writes, and answers what was there before; a failure is noted, and told to log and watcher.
+    fn attempt(&mut self, changes: &[Change]) -> Option<Vec<Sealed>> {
         let (why, undo) = match self.write(changes) {
-            Ok(()) => return true,
+            Ok(before) => return Some(before),
             Err(Failure::Before(why)) => (why, Vec::new()),
             Err(Failure::During(why, undo)) => (why, undo),
         };
         self.undo = undo;
         self.broken(&why);
-        false
+        None
     }
 
     fn broken(&mut self, why: &str) {
@@ -339,15 +422,15 @@ impl Writer {
         });
         self.next_attempt = clock::instant() + self.patience;
         self.patience = (self.patience * 2).min(LAST_PATIENCE);
-        if self.shared.healthy.swap(false, Ordering::AcqRel) {
+        if std::mem::replace(&mut self.works, false) {
             tracing::error!("state cannot be written: {why}; logins and logouts are refused until it can");
-            (self.watch)(false);
+            self.shared.note(|health| health.works = false);
         }
     }
 
     /// Whether the database works, after another attempt if it is time for one.
     fn recovered(&mut self) -> bool {
-        if self.shared.healthy.load(Ordering::Acquire) {
+        if self.works {
             return true;
         }
         if clock::instant() < self.next_attempt {
@@ -356,9 +439,9 @@ impl Writer {
         match self.recover() {
             Ok(()) => {
                 self.patience = FIRST_PATIENCE;
-                self.shared.healthy.store(true, Ordering::Release);
+                self.works = true;
+                self.shared.note(|health| health.works = true);
                 tracing::info!("state can be written again");
-                (self.watch)(true);
                 true
             }
             Err(why) => {
@@ -378,15 +461,15 @@ impl Writer {
             self.undo = undo;
         }
         restored?;
-        self.write(&[]).map_err(Failure::why)
+        self.write(&[]).map(drop).map_err(Failure::why)
     }
 
     fn database(&self) -> Result<Arc<Database>, String> {
         self.shared.database().clone().ok_or_else(|| "it is closed".to_owned())
     }
 
-    /// The time that was noted last.
-    fn latest(&self) -> Result<Option<Timestamp>, String> {
+    /// What the database has noted of itself.
+    fn noted(&self, what: &[u8]) -> Result<Option<Zeroizing<Vec<u8>>>, String> {
         let database = self.database()?;
         caught(|| {
             let transaction = database.begin_read().map_err(|error| error.to_string())?;
@@ -395,18 +478,17 @@ impl Writer {
                 Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
                 Err(error) => return Err(error.to_string()),
             };
-            let Some(sealed) = table.get(CLOCK).map_err(|error| error.to_string())? else {
+            let Some(sealed) = table.get(what).map_err(|error| error.to_string())? else {
                 return Ok(None);
             };
-            let mut text = Vec::new();
-            self.keys.open(Table::Meta, CLOCK, sealed.value(), &mut text)?;
-            let noted = text.as_slice().try_into().map_err(|_| "a record is damaged")?;
-            Ok(Some(Timestamp::from_unix_millis(u64::from_be_bytes(noted))))
+            let mut text = Zeroizing::new(Vec::new());
+            self.keys.open(Table::Meta, what, sealed.value(), &mut text)?;
+            Ok(Some(text))
         })
     }
 
-    /// One transaction, on disk when this returns; with it goes the time.
-    fn write(&mut self, changes: &[Change]) -> Result<(), Failure> {
+    /// One transaction, on disk when this returns; with it goes the time. Answers what was there before.
+    fn write(&mut self, changes: &[Change]) -> Result<Vec<Sealed>, Failure> {
         let database = self.database().map_err(Failure::Before)?;
         let mut undo = Vec::new();
         let prepared = caught(|| {
@@ -438,10 +520,21 @@ impl Writer {
         });
         let transaction = prepared.map_err(Failure::Before)?;
         let committed = caught(|| transaction.commit().map_err(|error| error.to_string()));
-        committed.map_err(|why| Failure::During(why, undo))?;
-        self.shared.counts.commits.fetch_add(1, Ordering::Relaxed);
-        self.next_mark = clock::instant() + MARK;
-        Ok(())
+        match committed {
+            Ok(()) => {
+                self.shared.counts.commits.fetch_add(1, Ordering::Relaxed);
+                self.next_mark = clock::instant() + MARK;
+                Ok(undo)
+            }
+            Err(why) => Err(Failure::During(why, undo)),
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// However it ends: nobody waits for it any more.
+    fn drop(&mut self) {
+        self.waiters.close();
     }
 }
 
@@ -464,6 +557,9 @@ fn restore(database: &Database, undo: &[Sealed]) -> Result<(), String> {
 
 /// The record in [`Table::Meta`] with the latest time, as milliseconds in eight bytes, big end first.
 pub(super) const CLOCK: &[u8] = b"clock";
+
+/// The record in [`Table::Meta`] with the secret that records are called by.
+const NAMES: &[u8] = b"names";
 
 /// How long what may be lost in a crash waits here.
 const LATER: Duration = Duration::from_millis(1500);

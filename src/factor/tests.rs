@@ -15,7 +15,7 @@ fn bob() -> Account {
 }
 
 fn durable(folder: &std::path::Path) -> Durable {
-    let settings = Settings { dir: folder.to_owned(), key_file: None };
+    let settings = Settings { dir: folder.to_owned(), key_file: None, timeout: Settings::TIMEOUT };
     Durable::open(&settings, &Clock::manual(NOW), |_| {}).unwrap()
 }
 
@@ -147,7 +147,7 @@ async fn what_was_used_stays_used_across_restarts() {
 
     let factors = loop {
         // The writer's thread lets go of the directory a moment later.
-        let settings = Settings { dir: folder.path().to_owned(), key_file: None };
+        let settings = Settings { dir: folder.path().to_owned(), key_file: None, timeout: Settings::TIMEOUT };
         if let Ok(durable) = Durable::open(&settings, &Clock::manual(NOW), |_| {}) {
             break Factors::open(Some(durable), None).unwrap();
         }
@@ -171,7 +171,8 @@ async fn a_key_on_disk_is_sealed() {
     let holds = |needle: &[u8]| everything.windows(needle.len()).any(|window| window == needle);
     let hash = Code::parse(&codes[0]).unwrap().hash(&alice(), Purpose::Recovery);
     assert!(!holds(key.bytes()) && !holds(key.text().replace(' ', "").as_bytes()) && !holds(&hash.0));
-    assert!(holds(b"alice"), "the right file");
+    assert!(!holds(b"alice"), "nor whose it is");
+    assert!(holds(b"factors"), "the right file");
 }
 
 #[tokio::test]

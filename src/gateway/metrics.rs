@@ -203,6 +203,7 @@ fn state(exposition: &mut Exposition, durable: &Durable) {
         ("portcullis_state_commits_total", "Transactions written.", &counts.commits),
         ("portcullis_state_changes_total", "Changes written that somebody waited for.", &counts.batches),
         ("portcullis_state_failures_total", "Changes refused because they could not be written.", &counts.failures),
+        ("portcullis_state_timeouts_total", "Of these, changes that waited too long for the disk.", &counts.timeouts),
     ] {
         exposition.counter(name, help).value(&[], counter.load(Relaxed));
     }

@@ -187,7 +187,8 @@ fn what_was_kept_is_in_force_again() {
 
 /// A list on a disk of its own, as it is when a process starts.
 fn on_disk(folder: &std::path::Path, now: u64) -> Revocations {
-    let settings = crate::durable::Settings { dir: folder.to_owned(), key_file: None };
+    let settings =
+        crate::durable::Settings { dir: folder.to_owned(), key_file: None, timeout: Duration::from_secs(600) };
     let clock = crate::clock::Clock::manual(at(now));
     Revocations::open(Some(Durable::open(&settings, &clock, |_| ()).unwrap()), at(now)).unwrap()
 }

@@ -347,7 +347,8 @@ impl Store {
     /// Hands what changed without anybody waiting to the disk: sessions that expired, and when those of a further
     /// `segments` of [`MemoryStore::SEGMENTS`] were last seen. Costs nothing without a disk.
     pub fn keep_up(&self, segments: usize) {
-        if let Some(durable) = &self.durable {
+        // What a disk that does not answer has no ear for is kept here, where it takes no more room than sessions do.
+        if let Some(durable) = self.durable.as_ref().filter(|durable| durable.answers()) {
             durable.later(record::ended(&self.memory.take_gone()));
             for _ in 0..segments {
                 durable.later(self.memory.take_seen());

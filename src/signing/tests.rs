@@ -31,7 +31,7 @@ fn in_memory() -> Signing {
 }
 
 fn disk(folder: &Path) -> Durable {
-    let settings = durable::Settings { dir: folder.to_owned(), key_file: None };
+    let settings = durable::Settings { dir: folder.to_owned(), key_file: None, timeout: durable::Settings::TIMEOUT };
     Durable::open(&settings, &Clock::manual(NOW), |_| ()).unwrap()
 }
 

@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{policy, state::Snapshot};
 
-mod assertion;
 mod look;
 mod route;
 mod secret;

@@ -41,8 +41,6 @@ struct Surroundings<'a> {
     api_key_header: Option<HeaderName>,
     /// Whether `identity.subject = "realm:sub"`.
     qualified: bool,
-    /// Whether upstreams are sent assertions.
-    asserts: bool,
     /// Whether `server.hosts` names any.
     hosts_known: bool,
 }
@@ -71,7 +69,6 @@ impl Build<'_> {
                 .0
                 .as_ref()
                 .is_some_and(|identity| matches!(identity.subject, Some(SubjectForm::RealmSubject))),
-            asserts: file.identity.0.as_ref().is_some_and(|identity| identity.assertion.is_some()),
             hosts_known: !known.is_empty(),
         };
         let route_hosts = written.iter().filter_map(|route| route.value.r#match.value.host.as_ref());
@@ -84,7 +81,7 @@ impl Build<'_> {
             written.iter().enumerate().map(|(index, at)| self.route(index, at, &surroundings)).collect();
         let mut routes: Option<Vec<Route>> = built.into_iter().collect();
         if let Some(routes) = &mut routes {
-            own_routes(&surroundings, routes);
+            own_routes(surroundings.prefix, sources, routes);
         }
         (routes.map(|routes| routes.into_iter().map(Arc::new).collect()), known)
     }
@@ -608,8 +605,7 @@ pub(super) fn rate_limits(
 }
 
 /// Our own endpoints under the prefix; whatever else lies there is answered with 404, never by an upstream.
-fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
-    let Surroundings { prefix, sources, asserts, .. } = *around;
+fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
     let public = || Access::Public { pass_authorization: false };
     let authenticated = |issuers: Box<[usize]>, optional: bool, touch: bool| {
         Access::Authenticated(AccessRule {
@@ -637,21 +633,10 @@ fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
         ("resend", "/resend", both(), public(), strict.clone(), Own::Resend),
         ("session", "/session", Some([get.clone()].into()), anyone, free.clone(), Own::Session),
         ("sessions", "/sessions", both(), person, strict, Own::Sessions),
-        (
-            "assertion-jwks",
-            "/assertion-jwks.json",
-            Some([get.clone()].into()),
-            public(),
-            free.clone(),
-            Own::AssertionKeys,
-        ),
         ("livez", "/livez", Some([get].into()), public(), free.clone(), Own::Livez),
         ("nowhere", "/{*rest}", None, public(), free, Own::Nothing),
     ];
     for (name, path, methods, access, csrf, own) in endpoints {
-        if own == Own::AssertionKeys && !asserts {
-            continue;
-        }
         // The prefix is of letters, digits, `-` and `_`: such a pattern always parses.
         let Ok(pattern) = format!("{prefix}{path}").parse() else { continue };
         routes.push(Route {

@@ -136,22 +136,26 @@ impl Build<'_> {
         (found.len() == files.len()).then(|| found.into())
     }
 
-    /// `server.state_dir` and `server.state_key_file`. What is in them is judged where they are opened (`durable`).
+    /// `server.state_dir`, `server.state_key_file` and `server.state_timeout`. What is in the files is judged where they
+    /// are opened (`durable`).
     fn state(&mut self, file: &File) -> Option<Option<durable::Settings>> {
         let server = &file.server.0.as_ref()?.table;
         let Some(At { value: dir, place }) = &server.state_dir else {
-            return match &server.state_key_file {
-                None => Some(None),
-                Some(At { place, .. }) => {
-                    self.findings.problem(place, "a key without `server.state_dir`", "the directory that it protects");
-                    None
-                }
-            };
+            if let Some(At { place, .. }) = &server.state_key_file {
+                self.findings.problem(place, "a key without `server.state_dir`", "the directory that it protects");
+                return None;
+            }
+            if let Some(At { place, .. }) = &server.state_timeout {
+                self.findings.problem(place, "a deadline without `server.state_dir`", "the directory that it is for");
+                return None;
+            }
+            return Some(None);
         };
         let dir = place.resolve(&dir.0);
+        let timeout = server.state_timeout.as_ref().map_or(durable::Settings::TIMEOUT, |timeout| timeout.value.0);
         let Some(At { value: key_file, place: key_place }) = &server.state_key_file else {
             self.findings.warn(place, LIES_BESIDE);
-            return Some(Some(durable::Settings { dir, key_file: None }));
+            return Some(Some(durable::Settings { dir, key_file: None, timeout }));
         };
         let key_file = key_place.resolve(&key_file.0);
         self.file(&key_file, key_place, "a file with a line from `openssl rand -base64 32`")?;
@@ -159,7 +163,7 @@ impl Build<'_> {
         if key_file.starts_with(&dir) {
             self.findings.warn(key_place, LIES_BESIDE);
         }
-        Some(Some(durable::Settings { dir, key_file: Some(key_file) }))
+        Some(Some(durable::Settings { dir, key_file: Some(key_file), timeout }))
     }
 
     fn log(&mut self, file: &File) -> Option<LogSettings> {

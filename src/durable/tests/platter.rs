@@ -3,13 +3,13 @@
 
 use std::{
     io,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Condvar, Mutex, MutexGuard},
 };
 
 use redb::StorageBackend;
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct Platter(Arc<Mutex<State>>);
+pub(super) struct Platter(Arc<(Mutex<State>, Condvar)>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -21,6 +21,9 @@ struct State {
     unsynced: Vec<Step>,
     fail_writes: bool,
     fail_syncs: bool,
+    /// Syncs do not return while this is so.
+    hang_syncs: bool,
+    hanging: usize,
     /// Steps until the power goes; `None`: it stays.
     left: Option<usize>,
     is_dead: bool,
@@ -58,6 +61,17 @@ impl Platter {
         self.state().fail_syncs = fail;
     }
 
+    /// From now on syncs do not return, or they all do.
+    pub(super) fn hang_syncs(&self, hang: bool) {
+        self.state().hang_syncs = hang;
+        self.0.1.notify_all();
+    }
+
+    /// Returns when a sync hangs.
+    pub(super) fn until_it_hangs(&self) {
+        drop(self.0.1.wait_while(self.state(), |state| !state.hang_syncs || state.hanging == 0).unwrap());
+    }
+
     /// The power goes after so many further steps.
     pub(super) fn die_after(&self, steps: usize) {
         self.state().left = Some(steps);
@@ -89,11 +103,12 @@ impl Platter {
                 }
             }
         }
-        Self(Arc::new(Mutex::new(State { current: image.clone(), synced: image, ..State::default() })))
+        let state = State { current: image.clone(), synced: image, ..State::default() };
+        Self(Arc::new((Mutex::new(state), Condvar::new())))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.0.0.lock().unwrap()
     }
 
     fn step(&self) -> io::Result<MutexGuard<'_, State>> {
@@ -130,6 +145,10 @@ impl StorageBackend for Platter {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.step()?;
+        state.hanging += 1;
+        self.0.1.notify_all();
+        let mut state = self.0.1.wait_while(state, |state| state.hang_syncs).unwrap();
+        state.hanging -= 1;
         if state.fail_syncs {
             return Err(io::Error::other("the disk does not answer"));
         }
