@@ -352,6 +352,8 @@ fn live(
     let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
     let signing = wait(Signing::open(durable.clone(), clock.now()))?
         .map_err(failed("the keys that tokens are signed with cannot be had"))?;
+    let devices = login::Devices::open(durable.as_ref());
+    let devices = devices.map_err(failed("the key of device cookies in server.state_dir cannot be used"))?;
     let made_keys = api_key::Store::open(durable.clone()).map_err(failed("API keys cannot be read"))?;
     made_keys.restore_uses(&snapshot.api_keys);
     made_keys.follow(reload::key_makers(&snapshot));
@@ -366,7 +368,7 @@ fn live(
         hasher: Hasher::start_telling(hashing, HASHES_WAITING, telemetry.audit().clone(), clock.clone())
             .map_err(failed("the hashing threads cannot be started"))?,
         throttle: login::Throttle::new(),
-        devices: login::Devices::new(),
+        devices,
         stash: login::Stash::new(),
         second: login::Second::new(factors),
         login_counts: login::Counts::default(),

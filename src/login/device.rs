@@ -3,7 +3,7 @@
 //!
 //! In: the cookie of a request, and after a login whose it was. Out: whether the browser is known to a user, and the
 //! cookie's next value.
-//! Invariants: nothing is stored, so there is nothing to fill up; a mark counts for one (realm, subject) and one browser
+//! Invariants: nothing is stored but the key, so there is nothing to fill up; a mark counts for one (realm, subject) and one browser
 //! only, for half a year; the value has one length and is random to whoever lacks the key, so it tells nothing, not
 //! even how many people use the browser; it opens nothing: a password is still needed.
 
@@ -12,9 +12,11 @@ use std::fmt;
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue};
+use zeroize::Zeroizing;
 
 use crate::{
     clock::Timestamp,
+    durable::{Batch, Durable, LoadError, Table},
     secret,
     session::{SameSite, cookie},
 };
@@ -39,7 +41,39 @@ pub(super) struct Device {
 impl Devices {
     /// With a key of this process: a restart makes browsers strangers, which costs at most a short wait.
     pub fn new() -> Self {
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret::random::<32>()) }
+        Self::with(&Zeroizing::new(secret::random()))
+    }
+
+    /// With the key that is on disk, which is made at first; without a disk, with one of this process. Waits for the
+    /// disk: not for workers.
+    ///
+    /// # Errors
+    /// [`LoadError`] when it cannot be read or written.
+    pub fn open(durable: Option<&Durable>) -> Result<Self, LoadError> {
+        let Some(durable) = durable else {
+            return Ok(Self::new());
+        };
+        let mut known = None;
+        durable.load(Table::Devices, |name, key| {
+            if name == KEY {
+                known = Some(Zeroizing::new(key.try_into().map_err(|_| "the key of device cookies cannot be read")?));
+            }
+            Ok(())
+        })?;
+        let key = match known {
+            Some(key) => key,
+            None => {
+                let key = Zeroizing::new(secret::random::<KEY_BYTES>());
+                let written = durable.commit(Batch::new().put(Table::Devices, KEY, key.to_vec())).wait();
+                written.map_err(|_| LoadError::of_record(Table::Devices, "its key cannot be written"))?;
+                key
+            }
+        };
+        Ok(Self::with(&key))
+    }
+
+    fn with(key: &[u8; KEY_BYTES]) -> Self {
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key) }
     }
 
     /// Whether this user has logged in from this browser within about half a year. Takes the same time whatever the
@@ -137,6 +171,10 @@ fn period(now: Timestamp) -> u64 {
     now.unix_seconds() / PERIOD_SECONDS
 }
 
+/// The record with the key of all marks, and its length.
+const KEY: &[u8] = b"key";
+const KEY_BYTES: usize = 32;
+
 const ID_BYTES: usize = 16;
 const MARK_BYTES: usize = 16;
 
@@ -160,6 +198,7 @@ mod tests {
     use http::header::COOKIE;
 
     use super::*;
+    use crate::{clock::Clock, durable};
 
     const NOW: Timestamp = Timestamp::from_unix_seconds(1_800_000_000);
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -194,6 +233,25 @@ mod tests {
         assert!(devices.knows(&device, "staff", "u-1", NOW.plus(179 * DAY)));
         assert!(!devices.knows(&device, "staff", "u-1", NOW.plus(211 * DAY)));
         assert!(!devices.knows(&device, "staff", "u-1", NOW.minus(31 * DAY)), "nor before it was made");
+    }
+
+    #[test]
+    fn a_browser_is_known_after_a_restart_where_there_is_a_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings =
+            durable::Settings { dir: folder.path().join("state"), key_file: None, timeout: durable::Settings::TIMEOUT };
+        let open = || Durable::open(&settings, &Clock::manual(NOW), |_| ()).unwrap();
+        let first = Devices::open(Some(&open())).unwrap();
+        let device = next(&first, None, "staff", "u-1");
+
+        let second = Devices::open(Some(&open())).unwrap();
+        assert!(second.knows(&device, "staff", "u-1", NOW));
+        assert!(!second.knows(&device, "staff", "u-2", NOW));
+        assert!(!Devices::open(None).unwrap().knows(&device, "staff", "u-1", NOW), "without a disk nothing is kept");
+
+        let broken = open();
+        broken.commit(Batch::new().put(Table::Devices, KEY, vec![7; 31])).wait().unwrap();
+        assert!(Devices::open(Some(&broken)).is_err(), "half a key is no key");
     }
 
     #[test]
