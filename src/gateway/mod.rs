@@ -361,7 +361,7 @@ fn live(
         clock: clock.clone(),
         signing,
         made_keys: Arc::new(made_keys),
-        sessions: Arc::new(sessions(durable.as_ref(), &snapshot.session, clock)?),
+        sessions: Arc::new(sessions(durable.as_ref(), &snapshot.session, clock)?.telling(telemetry.audit().clone())),
         revocations: Arc::new(revocations),
         durable,
         tokens: TokenCache::new(CacheLimits::default()),
@@ -400,7 +400,8 @@ fn follow_sources(live: &Live) -> Result<(), StartError> {
     if live.shared.durable.is_none() {
         return Ok(());
     }
-    let revised = wait(reload::revise(&live.snapshot(), &live.shared.sessions))?;
+    let told = reload::Told { audit: live.shared.telemetry.audit(), now: live.shared.clock.now() };
+    let revised = wait(reload::revise(&live.snapshot(), &live.shared.sessions, told))?;
     if revised.failed > 0 {
         return Err(StartError {
             what: "sessions whose sources have changed cannot be ended or updated".to_owned(),

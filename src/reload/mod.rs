@@ -32,7 +32,7 @@ mod sessions;
 mod watch;
 
 pub use certificates::{Certificates, load as load_certificates};
-pub use sessions::{Revised, key_makers, revise};
+pub use sessions::{Revised, Told, key_makers, revise};
 use watch::Watch;
 
 /// Reads the configuration anew: the same files, the environment as it is.
@@ -325,7 +325,8 @@ impl Followed {
     }
 
     async fn revise_now(&mut self, live: &Live, snapshot: &Snapshot) -> Revised {
-        let revised = revise(snapshot, &live.shared.sessions).await;
+        let told = Told { audit: live.shared.telemetry.audit(), now: live.shared.clock.now() };
+        let revised = revise(snapshot, &live.shared.sessions, told).await;
         let counts = live.shared.reloads.counts();
         counts.sessions_ended.fetch_add(u64::try_from(revised.ended).unwrap_or(u64::MAX), Relaxed);
         counts.sessions_updated.fetch_add(u64::try_from(revised.updated).unwrap_or(u64::MAX), Relaxed);

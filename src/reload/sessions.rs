@@ -13,11 +13,13 @@ use crate::{
     accounts::User,
     admin::{AdminToken, Scope},
     api_key::Maker,
+    clock::Timestamp,
     durable::Unavailable,
     identity::{Factor, Identity, IdentityParts, Source},
     login::{self, Provider},
     session::{Session, SessionKey, Store},
     state::Snapshot,
+    telemetry::audit::{Audit, Event, Origin, What},
 };
 
 /// How many sessions went with their sources.
@@ -34,9 +36,29 @@ pub struct Revised {
 /// What becomes of a session.
 #[derive(Debug)]
 enum Fate {
-    End,
+    /// For a reason in a word.
+    End(&'static str),
     Keep,
     Update(Arc<Identity>),
+}
+
+/// Where it is told which sessions went with their sources, and when that was.
+#[derive(Clone, Copy, Debug)]
+pub struct Told<'a> {
+    /// The audit log.
+    pub audit: &'a Audit,
+    /// Now.
+    pub now: Timestamp,
+}
+
+impl Told<'_> {
+    fn tell(self, what: What, session: &Session, why: Option<&'static str>) {
+        let key = session.key().to_string();
+        let identity = session.identity();
+        let (realm, subject) = (Some(&**identity.realm()), Some(identity.subject()));
+        let event = Event { realm, subject, session: Some(&key), why, ..Event::new(what, Origin::gateway(self.now)) };
+        self.audit.record(&event);
+    }
 }
 
 /// The sources of one snapshot, indexed.
@@ -46,7 +68,7 @@ struct Sources<'a> {
 }
 
 /// Has every session follow its source. Looks at all sessions: not for workers.
-pub async fn revise(snapshot: &Snapshot, store: &Store) -> Revised {
+pub async fn revise(snapshot: &Snapshot, store: &Store, told: Told<'_>) -> Revised {
     let sources = Sources::of(snapshot);
     let mut revised = Revised::default();
     let mut after = None;
@@ -57,11 +79,13 @@ pub async fn revise(snapshot: &Snapshot, store: &Store) -> Revised {
         for session in &page {
             match sources.judge(session) {
                 Fate::Keep => {}
-                Fate::End => ending.push(*session.key()),
-                Fate::Update(identity) => update(store, session, identity, &mut ending, &mut revised).await,
+                Fate::End(why) => ending.push((session, why)),
+                // What waits for an old cookie was made by a program, which can make it again.
+                Fate::Update(_) if session.is_waiting() => ending.push((session, "changed")),
+                Fate::Update(identity) => update(store, session, identity, told, &mut revised).await,
             }
         }
-        end(store, &ending, &mut revised).await;
+        end(store, &ending, told, &mut revised).await;
         if page.len() < PAGE {
             return revised;
         }
@@ -90,28 +114,24 @@ pub(super) fn digest(snapshot: &Snapshot) -> [u8; 32] {
     bytes
 }
 
-async fn update(
-    store: &Store,
-    session: &Arc<Session>,
-    identity: Arc<Identity>,
-    ending: &mut Vec<SessionKey>,
-    revised: &mut Revised,
-) {
-    // What waits for an old cookie was made by a program, which can make it again.
-    if session.is_waiting() {
-        ending.push(*session.key());
-    } else {
-        match store.renew(session, identity).await {
-            Ok(true) => revised.updated += 1,
-            Ok(false) => {}
-            Err(Unavailable) => revised.failed += 1,
+async fn update(store: &Store, session: &Arc<Session>, identity: Arc<Identity>, told: Told<'_>, revised: &mut Revised) {
+    match store.renew(session, identity).await {
+        Ok(true) => {
+            revised.updated += 1;
+            told.tell(What::SessionUpdated, session, None);
         }
+        Ok(false) => {}
+        Err(Unavailable) => revised.failed += 1,
     }
 }
 
-async fn end(store: &Store, ending: &[SessionKey], revised: &mut Revised) {
-    match store.end_all(ending).await {
-        Ok(ended) => revised.ended += ended,
+async fn end(store: &Store, ending: &[(&Arc<Session>, &'static str)], told: Told<'_>, revised: &mut Revised) {
+    let keys: Vec<SessionKey> = ending.iter().map(|(session, _)| *session.key()).collect();
+    match store.end_all(&keys).await {
+        Ok(ended) => {
+            revised.ended += ended;
+            ending.iter().for_each(|(session, why)| told.tell(What::SessionVoided, session, Some(why)));
+        }
         Err(Unavailable) => revised.failed += ending.len(),
     }
 }
@@ -159,24 +179,27 @@ impl<'a> Sources<'a> {
         let realm = identity.realm();
         let known = self.providers.values().any(|(provider, _)| provider.realm == *realm)
             || self.tokens.values().any(|token| token.realm == *realm);
-        if known { Fate::Keep } else { Fate::End }
+        if known { Fate::Keep } else { Fate::End("realm_gone") }
     }
 
     fn judge_user(&self, identity: &Arc<Identity>, provider: &str, proof: [u8; 16]) -> Fate {
-        let Some((provider, users)) = self.providers.get(provider) else {
-            return Fate::End;
+        let provider = self.providers.get(provider).filter(|(provider, _)| provider.realm == *identity.realm());
+        let Some((provider, users)) = provider else {
+            return Fate::End("provider_gone");
         };
-        let user = users.get(identity.subject());
-        let Some(user) = user.filter(|user| provider.realm == *identity.realm() && user.keeps(&proof)) else {
-            return Fate::End;
+        let Some(user) = users.get(identity.subject()) else {
+            return Fate::End("user_gone");
         };
+        if !user.keeps(&proof) {
+            return Fate::End("password_changed");
+        }
         // Opened before a second factor was asked for: the next login asks for it.
         if user.second_factor && identity.factor() == Factor::One {
-            return Fate::End;
+            return Fate::End("factor_required");
         }
         let since = identity.auth_time().unwrap_or_default();
         let Ok((now, _)) = login::identity_of(provider, user, identity.factor(), since) else {
-            return Fate::End;
+            return Fate::End("unfit");
         };
         // The same password, hashed anew: the session goes by the new hash from now on.
         if says_the_same(identity, &now) && user.proof() == proof {
@@ -189,7 +212,7 @@ impl<'a> Sources<'a> {
 
     fn judge_creation(&self, identity: &Arc<Identity>, token: &str) -> Fate {
         let Some(token) = self.tokens.get(token).filter(|token| token.realm == *identity.realm()) else {
-            return Fate::End;
+            return Fate::End("token_gone");
         };
         let mut parts = identity.to_parts();
         if token.grants.filter(&mut parts.roles, &mut parts.groups) == 0 {
@@ -210,7 +233,7 @@ fn says_the_same(one: &Identity, other: &Identity) -> bool {
 fn changed(parts: IdentityParts, source: Option<Source>) -> Fate {
     match Identity::new(parts) {
         Ok(identity) => Fate::Update(Arc::new(identity.with_source(source))),
-        Err(_) => Fate::End,
+        Err(_) => Fate::End("unfit"),
     }
 }
 

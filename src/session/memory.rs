@@ -13,7 +13,7 @@ use std::{
     fmt,
     hash::{Hash, Hasher},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -28,12 +28,13 @@ use super::{
     BuildKeyHasher, Legacy, Lookup, NEVER_SEEN, OldCookie, OpenError, Opening, Retired, Session, SessionKey,
     SessionToken, Settings,
     crowd::Crowd,
+    evicted::{self, Limit},
     expired::{Expired, Owner},
     identity_bytes,
     record::Restored,
     seen::{self, Seen},
 };
-use crate::{clock::Timestamp, durable::Batch, identity::Identity};
+use crate::{clock::Timestamp, durable::Batch, identity::Identity, telemetry::audit::Audit};
 
 /// The store in memory. See [`super::Store`] for what its functions promise.
 pub struct MemoryStore {
@@ -46,6 +47,8 @@ pub struct MemoryStore {
     evictions: AtomicU64,
     legacy: LegacySessions,
     expired: Expired,
+    /// Where evictions are told.
+    audit: OnceLock<Audit>,
     /// `None`: nobody would hear of it.
     disk: Option<Disk>,
 }
@@ -91,8 +94,10 @@ struct Recent {
 
 /// Which sessions end so that another can be opened.
 pub(super) struct Ending {
-    /// All of them.
+    /// All of them; first those of its subject that are too many.
     pub(super) keys: Vec<SessionKey>,
+    /// How many these are.
+    pub(super) surplus: usize,
     /// The one among them that is of somebody who has the most.
     pub(super) evicted: Option<SessionKey>,
 }
@@ -123,6 +128,7 @@ impl MemoryStore {
             next_sweep: AtomicUsize::new(0),
             evictions: AtomicU64::new(0),
             expired: Expired::default(),
+            audit: OnceLock::new(),
             legacy: LegacySessions {
                 waiting: AtomicUsize::new(0),
                 recent: AtomicUsize::new(0),
@@ -288,7 +294,7 @@ impl MemoryStore {
             }
         }
         keys.extend(evicted);
-        Ok(Ending { keys, evicted })
+        Ok(Ending { keys, surplus: surplus.min(theirs.len()), evicted })
     }
 
     /// The oldest session of somebody who has the most, if that is more than one; of the newcomer's own subject, if
@@ -302,6 +308,12 @@ impl MemoryStore {
             let oldest = |subject| self.subjects.get(&subject).and_then(|sessions| sessions.oldest_of_most(most));
             oldest(own).or_else(|| oldest(subject))
         })
+    }
+
+    /// Where evictions are told from now on.
+    pub(super) fn tell(&self, audit: Audit) {
+        // Who comes second changes nothing: one log is as good as the other.
+        let _ = self.audit.set(audit);
     }
 
     /// Sessions that ended to make room for others in a full store.
@@ -512,28 +524,43 @@ impl MemoryStore {
         settings: &Settings,
         now: Timestamp,
     ) -> Result<Vec<SessionKey>, OpenError> {
+        let tell = |ended: &Session, limit| {
+            if let Some(audit) = self.audit.get() {
+                evicted::tell(audit, ended, limit, session, now);
+            }
+        };
+        // The one more that a subject has is its oldest, whoever came first.
+        let keys = |surplus: Vec<Arc<Session>>| -> Vec<SessionKey> {
+            surplus.iter().inspect(|ended| tell(ended, Limit::PerUser)).map(|ended| *ended.key()).collect()
+        };
         let mut places = 0;
-        for key in &ending.keys {
-            let given_up = self.give_up(key);
-            places += usize::from(given_up);
-            self.evictions.fetch_add(u64::from(given_up && ending.evicted == Some(*key)), Ordering::Relaxed);
+        for (number, key) in ending.keys.iter().enumerate() {
+            let Some(ended) = self.give_up(key) else { continue };
+            places += 1;
+            if ending.evicted == Some(*key) {
+                self.evictions.fetch_add(1, Ordering::Relaxed);
+                tell(&ended, Limit::Store);
+            } else if number < ending.surplus {
+                tell(&ended, Limit::PerUser);
+            }
         }
         if let Some(ended) = self.try_insert(session, places, settings) {
-            return Ok(ended);
+            return Ok(keys(ended));
         }
         // Full: others were faster.
         if self.sweep_table(settings, now, SWEEP_WHEN_FULL) > 0
             && let Some(ended) = self.try_insert(session, 0, settings)
         {
-            return Ok(ended);
+            return Ok(keys(ended));
         }
         for _ in 0..LOOKS_FOR_CROWD {
             let victim = *self.most_crowded(session).ok_or(OpenError::Full)?.key();
-            if self.give_up(&victim) {
+            if let Some(ended) = self.give_up(&victim) {
                 self.evictions.fetch_add(1, Ordering::Relaxed);
+                tell(&ended, Limit::Store);
                 // With a place of its own it is not refused.
                 let ended = self.try_insert(session, 1, settings).ok_or(OpenError::Full)?;
-                return Ok(ended.into_iter().chain([victim]).collect());
+                return Ok(keys(ended).into_iter().chain([victim]).collect());
             }
         }
         Err(OpenError::Full)
@@ -542,7 +569,7 @@ impl MemoryStore {
     /// Puts a session into table and index under the subject's lock, so that ending a subject and opening a session
     /// of it come one after the other. `places`: of sessions that were given up for it. Answers which sessions of the
     /// subject ended because they were too many; `None`: no room.
-    fn try_insert(&self, session: &Arc<Session>, mut places: usize, settings: &Settings) -> Option<Vec<SessionKey>> {
+    fn try_insert(&self, session: &Arc<Session>, mut places: usize, settings: &Settings) -> Option<Vec<Arc<Session>>> {
         let identity = session.identity();
         let (realm, subject) = (identity.realm(), identity.subject());
         let hash = self.hash_subject(realm, subject);
@@ -561,7 +588,7 @@ impl MemoryStore {
                     for oldest in sessions.take_oldest(keep, |other| other.is_of(realm, subject)) {
                         if self.take_out_this(&oldest) {
                             places += 1;
-                            ended.push(*oldest.key());
+                            ended.push(oldest);
                         }
                     }
                     let room = self.take_place(places, settings.max_sessions);
@@ -578,13 +605,11 @@ impl MemoryStore {
     }
 
     /// Ends a session whose place somebody else takes: it is still counted.
-    fn give_up(&self, key: &SessionKey) -> bool {
-        let Some((ByKey(session), ())) = self.segment(key).remove(key) else {
-            return false;
-        };
+    fn give_up(&self, key: &SessionKey) -> Option<Arc<Session>> {
+        let (ByKey(session), ()) = self.segment(key).remove(key)?;
         self.retire(&session);
         self.forget(&session);
-        true
+        Some(session)
     }
 
     /// Takes one of the places that were given up and lets go of the others; without any, takes a free one.

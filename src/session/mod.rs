@@ -21,10 +21,12 @@ use crate::{
     clock::Timestamp,
     durable::{Batch, Durable, LoadError, Table, Unavailable},
     identity::{Field, Identity},
+    telemetry::audit::Audit,
 };
 
 pub mod cookie;
 mod crowd;
+mod evicted;
 mod expired;
 mod memory;
 mod record;
@@ -197,6 +199,13 @@ impl Store {
         let store = Self { memory: Arc::new(memory), durable: Some(durable) };
         store.keep_up(0);
         Ok(store)
+    }
+
+    /// From now on the audit log hears of sessions that end to make room for others.
+    #[must_use]
+    pub fn telling(self, audit: Audit) -> Self {
+        self.memory.tell(audit);
+        self
     }
 
     /// Whether sessions survive a restart.

@@ -65,6 +65,12 @@ pub enum What {
     PasswordRehashed,
     /// An administrator opened a session.
     SessionCreated,
+    /// A session ended to make room for another, `for_session`: `why` names the limit.
+    SessionEvicted,
+    /// A session ended because what opened it is gone or has changed: `why`.
+    SessionVoided,
+    /// A session goes on with what its source says of its owner now.
+    SessionUpdated,
     /// An administrator, or their owner by one of them, ended sessions.
     SessionsEnded,
     /// An administrator opened sessions in bulk.
@@ -89,6 +95,9 @@ impl What {
             Self::Reload => "reload",
             Self::PasswordRehashed => "password.rehashed",
             Self::SessionCreated => "session.created",
+            Self::SessionEvicted => "session.evicted",
+            Self::SessionUpdated => "session.updated",
+            Self::SessionVoided => "session.voided",
             Self::SessionsEnded => "sessions.ended",
             Self::SessionsImported => "sessions.imported",
         }

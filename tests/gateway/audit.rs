@@ -49,6 +49,34 @@ fn logins_and_logouts_are_told_with_whom_and_from_where() {
     assert_eq!(lines[0]["session"], lines[1]["session"]);
 }
 
+/// Nobody asked for it: who is signed out by a limit finds out why.
+#[test]
+fn sessions_that_make_room_for_others_are_told_with_the_limit() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::new()
+        .table("[session]\nmax_sessions = 4\nmax_per_user = 2")
+        .admin()
+        .route("/app/{*rest}", &upstream)
+        .start();
+    let open = |subject: &str| {
+        let answer = gateway.admin().post("/api/v1/sessions", "").json(&json!({ "subject": subject })).send();
+        gateway.advance(std::time::Duration::from_secs(60));
+        answer.expect(201).json()["key"].as_str().expect("a key").to_owned()
+    };
+    let keys = ["bob", "bob", "bob", "carol", "dave", "erin"].map(open);
+
+    let told: Vec<Value> = lines(&gateway, 14).into_iter().filter(|line| line["event"] == "session.evicted").collect();
+
+    let expected = [(&keys[0], "bob", "max_per_user", &keys[2]), (&keys[1], "bob", "max_sessions", &keys[5])];
+    assert_eq!(told.len(), expected.len(), "{told:?}");
+    for (line, (key, subject, why, newcomer)) in told.iter().zip(expected) {
+        let found = (line["session"].as_str(), line["subject"].as_str(), line["why"].as_str());
+        assert_eq!(found, (Some(key.as_str()), Some(subject), Some(why)));
+        assert_eq!(line["for_session"].as_str(), Some(newcomer.as_str()));
+        assert_eq!((&line["realm"], &line["client"]), (&json!("staff"), &json!("gateway")));
+    }
+}
+
 #[test]
 fn a_failed_login_says_why_and_whose_it_was_if_anybodys() {
     let upstream = Upstream::start();

@@ -28,6 +28,36 @@ fn entry(gateway: &Running, name: &str) -> String {
     text[begin..end].to_owned()
 }
 
+/// Who is logged out by a change of the users, or gets other roles, can be found in the audit log.
+#[test]
+fn what_a_change_of_users_does_to_sessions_is_told() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream);
+    let clients = (gateway.log_in("alice"), gateway.log_in("bob"));
+    let before = entry(&gateway, "alice");
+    gateway.edit(&before, &before.replace("roles = [\"user\"]", "roles = [\"admin\"]"));
+    gateway.reload().expect(200);
+    let hash = portcullis::accounts::hash_password("another").expect("it can be hashed");
+    let line = entry(&gateway, "alice").lines().find(|line| line.starts_with("password")).expect("one").to_owned();
+    gateway.edit(&line, &format!("password = {hash:?}"));
+    gateway.edit(&entry(&gateway, "bob"), "");
+    gateway.reload().expect(200);
+    assert_eq!((status(&clients.0, "/a/x"), status(&clients.1, "/a/x")), (401, 401));
+
+    let told: Vec<serde_json::Value> =
+        gateway.stop_and_read_audit().iter().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |event: &str| {
+        let lines = told.iter().filter(move |line| line["event"] == event);
+        let mut found: Vec<_> = lines.map(|line| (line["subject"].as_str(), line["why"].as_str())).collect();
+        found.sort_unstable();
+        found
+    };
+    assert_eq!(of("session.updated"), [(Some("id-of-alice"), None)]);
+    let voided = [(Some("id-of-alice"), Some("password_changed")), (Some("id-of-bob"), Some("user_gone"))];
+    assert_eq!(of("session.voided"), voided);
+    assert!(told.iter().all(|line| line["event"] != "session.voided" || line["client"] == "gateway"));
+}
+
 #[test]
 fn a_session_has_the_roles_that_its_user_has_now() {
     let upstream = Upstream::start();
