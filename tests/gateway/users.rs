@@ -2,7 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
-use crate::support::{Gateway, Shell, Upstream, eventually};
+use crate::support::{Gateway, Shell, Upstream, eventually, gateway::SESSION_COOKIE};
 
 const CONFIG: &str = "[server]\nlisten = [\"http://127.0.0.1:0\"]\nhosts = [\"localhost\"]\n\
                       [[login.provider]]\nname = \"local\"\nusers_file = \"people.toml\"\n";
@@ -27,6 +27,43 @@ fn whoever_is_added_can_log_in_until_removed() {
     gateway.person().log_in("bob", "battery staple").expect(401);
     let text = fs::read_to_string(shell.path("people.toml")).unwrap();
     assert!(!text.contains("horse"), "{text}");
+}
+
+#[test]
+fn who_is_added_with_a_second_factor_cannot_log_in_without_it() {
+    let shell = Shell::with(&CONFIG.replace("[[login", "state_dir = \"state\"\n[[login"));
+
+    let said = shell.run_with(&["users", "add", "alice", "--factor", "totp"], "Correct horse\n").expect(0);
+    assert!(said.out.contains("portcullis users enrol \"alice\""), "{}", said.out);
+    shell.run_with(&["users", "add", "bob"], "Correct horse\n").expect(0);
+    shell.run_with(&["users", "add", "carol", "--factor", "sms"], "Correct horse\n").expect(2);
+
+    let listed = shell.run(&["users", "list"]).expect(0).out;
+    let lines: Vec<&str> = listed.lines().collect();
+    assert!(lines[0].starts_with("\"alice\"  factor=totp  (argon2id") && !lines[1].contains("factor"), "{listed}");
+    let upstream = Upstream::start();
+    let state = shell.path("state");
+    let users = shell.path("people.toml");
+    let provider =
+        format!("[[login.provider]]\nname = \"local\"\nrealm = \"staff\"\ngrants = \"all\"\nusers_file = {users:?}\n");
+    let gateway = Gateway::with(&provider)
+        .server(&format!("state_dir = {state:?}"))
+        .admin()
+        .route("/app/{*rest}", &upstream)
+        .auth(&["session"])
+        .start();
+    let said = gateway.person().log_in("alice", "Correct horse");
+    assert!(said.status != 303 && said.cookie(SESSION_COOKIE).is_none(), "{said:?}");
+    gateway.person().log_in("bob", "Correct horse").expect(303);
+}
+
+#[test]
+fn lines_of_htpasswd_hold_no_second_factor() {
+    let shell = Shell::with(&CONFIG.replace("people.toml", "people.htpasswd"));
+
+    let said = shell.run_with(&["users", "add", "alice", "--factor", "totp"], "Correct horse\n").expect(1);
+
+    assert!(said.err.contains("ask for a file in TOML"), "{}", said.err);
 }
 
 fn gateway(users: &std::path::Path) -> crate::support::gateway::Running {

@@ -40,6 +40,8 @@ pub struct Entry {
     pub display_name: Option<String>,
     /// Also accepted to log in.
     pub email: Option<String>,
+    /// Whether a code of an authenticator app is asked for besides the password.
+    pub second_factor: bool,
     /// Roles.
     pub roles: Vec<String>,
     /// Groups.
@@ -257,7 +259,7 @@ fn user(entry: &Entry, hash: &str) -> User {
         display_name: entry.display_name.as_ref().map(text),
         email: entry.email.as_ref().map(text),
         password: hash.into(),
-        second_factor: false,
+        second_factor: entry.second_factor,
         roles: texts(&entry.roles),
         groups: texts(&entry.groups),
     }

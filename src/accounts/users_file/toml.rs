@@ -37,6 +37,7 @@ impl Document {
             id: text(user, "id"),
             display_name: text(user, "display_name"),
             email: text(user, "email"),
+            second_factor: text(user, "factor").is_some(),
             roles: texts(user, "roles"),
             groups: texts(user, "groups"),
         };
@@ -57,6 +58,9 @@ impl Document {
             }
         }
         set("password", hash);
+        if entry.second_factor {
+            set("factor", "totp");
+        }
         for (key, list) in [("roles", &entry.roles), ("groups", &entry.groups)] {
             if !list.is_empty() {
                 user.insert(key, value(list.iter().collect::<Array>()));

@@ -26,6 +26,10 @@ pub(super) struct Arguments {
     #[arg(long)]
     display_name: Option<String>,
 
+    /// What is asked for besides the password; `portcullis users enrol` gives the code to set it up with.
+    #[arg(long)]
+    factor: Option<SecondFactor>,
+
     /// A role; may be repeated.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
@@ -35,9 +39,16 @@ pub(super) struct Arguments {
     groups: Vec<String>,
 }
 
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum SecondFactor {
+    /// Codes of an authenticator app.
+    Totp,
+}
+
 pub(super) fn run(file: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let Arguments { name, id, email, display_name, roles, groups } = arguments.clone();
-    let entry = Entry { name, id, display_name, email, roles, groups };
+    let Arguments { name, id, email, display_name, factor, roles, groups } = arguments.clone();
+    let second_factor = factor.is_some();
+    let entry = Entry { name, id, display_name, email, second_factor, roles, groups };
     // Before anything is asked or locked: a name that is taken is told at once, and nobody waits for typing.
     if file.exists() {
         open(file)?.add(&entry, REHEARSED).map_err(failed)?;
@@ -48,6 +59,9 @@ pub(super) fn run(file: &Path, arguments: &Arguments) -> Result<(), Failure> {
     users.add(&entry, &hash).map_err(failed)?;
     users.save().map_err(failed)?;
     println!("added {:?} to {}", entry.name, file.display());
+    if entry.second_factor {
+        println!("to let them set up their second factor: portcullis users enrol {:?}", entry.name);
+    }
     Ok(())
 }
 

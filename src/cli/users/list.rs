@@ -33,6 +33,9 @@ fn line(entry: &Entry, hash: &str) -> String {
             parts.push(format!("{key}={list:?}"));
         }
     }
+    if entry.second_factor {
+        parts.push("factor=totp".to_owned());
+    }
     parts.push(format!("({hash})"));
     parts.join("  ")
 }
