@@ -245,6 +245,7 @@ fn describe(context: &Context<'_>, session: &Session) -> Value {
         "last_seen_at": time(session.last_seen()),
         "idle_expires_at": time(session.idle_expires(context.session)),
         "expires_at": time(session.expires(context.session)),
+        "remembered": session.is_remembered(),
         "waits_for_legacy_cookie": session.is_waiting(),
     })
 }

@@ -376,6 +376,7 @@ async fn a_list_tells_everything_but_the_token() {
                 "roles": ["employee"], "groups": [], "auth_time": null, "factor": 1, "created_at": "2030-03-17T17:46:40Z",
                 "last_seen_at": "2030-03-17T17:46:40Z", "idle_expires_at": "2030-03-17T18:16:40Z",
                 "expires_at": "2030-03-18T05:46:40Z", "waits_for_legacy_cookie": false, "device": null, "address": null,
+                "remembered": false,
             }],
         })
     );

@@ -28,7 +28,7 @@ use crate::{
     clock::Timestamp,
     page::{self, Face, Text},
     refusal::{Audience, Refusal},
-    session::{Session, SessionKey, SessionToken, cookie},
+    session::{Session, SessionKey, SessionToken, Settings, cookie},
 };
 
 /// What should end.
@@ -187,6 +187,7 @@ fn list(current: &Arc<Session>, context: Context<'_>) -> Value {
             "last_seen_at": seconds(session.last_seen()),
             "expires_at": seconds(session.expires(context.sessions)),
             "idle_expires_at": seconds(session.idle_expires(context.sessions)),
+            "remembered": session.is_remembered(),
         })
     };
     json!({ "sessions": living(current, context).iter().map(describe).collect::<Vec<_>>() })
@@ -200,6 +201,7 @@ fn page_of(head: &Parts, current: &Arc<Session>, context: Context<'_>) -> Respon
         token: &browser.key().to_string(),
         sessions: &living(current, context),
         current,
+        settings: context.sessions,
         note: NOTES.iter().find(|(name, _)| query(head, name).is_some()).map(|(_, note)| *note),
     };
     let mut response = context.face.page(StatusCode::OK, context.face.say(Text::YourSessions), &view.render());
@@ -214,6 +216,7 @@ struct View<'a> {
     token: &'a str,
     sessions: &'a [Arc<Session>],
     current: &'a Session,
+    settings: &'a Settings,
     note: Option<Text>,
 }
 
@@ -275,6 +278,9 @@ impl View<'_> {
                     p.detail { (face.fill(Text::Since, &moment(session.created()))) }
                     @if !is_current && !session.is_waiting() {
                         p.detail { (face.fill(Text::LastSeen, &moment(session.last_seen()))) }
+                    }
+                    @if session.is_remembered() {
+                        p.detail { (face.fill(Text::RememberedUntil, &moment(session.expires(self.settings)))) }
                     }
                 }
                 button.small.quiet id={ "end-" (number) } type="submit" name="end" value=(session.key().handle())

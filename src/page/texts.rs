@@ -251,6 +251,7 @@ texts! {
     FromAddress "from_address" "From {address}",
     Since "since" "Since {time}",
     LastSeen "last_seen" "Last seen {time}",
+    RememberedUntil "remembered_until" "Stays signed in until {time}",
     SignOutElsewhere "sign_out_elsewhere" "Sign out everywhere else",
     SignOutEverywhere "sign_out_everywhere" "Sign out everywhere, here too",
     SignedOutThere "signed_out_there" "Signed out there.",

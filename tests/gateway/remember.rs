@@ -62,6 +62,22 @@ fn a_remembered_session_lives_that_long_without_use_and_no_longer() {
 }
 
 #[test]
+fn people_see_which_of_their_sessions_is_remembered() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream);
+    let (mut remembered, mut other) = (gateway.person(), gateway.person());
+    log_in(&mut remembered, &[("remember", "yes")]);
+    log_in(&mut other, &[]);
+
+    let page = remembered.visit("/_auth/sessions").expect(200).text();
+    assert_eq!(page.matches("Stays signed in until ").count(), 1, "{page}");
+    let cookie = format!("{SESSION_COOKIE}={}", other.cookie(SESSION_COOKIE).expect("a session"));
+    let listed = gateway.client().get("/_auth/sessions").cookie(&cookie).send().expect(200).json();
+    let marks = |index: usize| (&listed["sessions"][index]["current"], &listed["sessions"][index]["remembered"]);
+    assert_eq!((marks(0), marks(1)), ((&json!(true), &json!(false)), (&json!(false), &json!(true))));
+}
+
+#[test]
 fn without_the_tick_a_session_is_what_it_was() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream);
