@@ -143,8 +143,10 @@ impl HttpBody for Body {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let polled = Pin::new(&mut self.0).poll_frame(context);
-        if let Poll::Ready(Some(Err(BodyError::Ended(reason)))) = polled {
-            self.0.outcome_mut().cut(reason);
+        match polled {
+            Poll::Ready(Some(Err(BodyError::Ended(reason)))) => self.0.outcome_mut().cut(reason),
+            Poll::Ready(Some(Err(BodyError::Upstream(error)))) => self.0.outcome_mut().detail(error.label()),
+            Poll::Ready(Some(Ok(_)) | None) | Poll::Pending => {}
         }
         polled
     }

@@ -265,7 +265,7 @@ async fn relay(
             };
             let forwarding = upstream::forward(&worker.upstreams, settings, request, &limits);
             let mut response = match watched.until_ended(forwarding).await {
-                Ok(answered) => answered?,
+                Ok(answered) => answered.inspect_err(|error| outcome.detail(error.label()))?,
                 Err(_) if watched.goes_on(&worker.live) => return Err(Refusal::Unavailable),
                 Err(ended) => return Err(ended.into()),
             };

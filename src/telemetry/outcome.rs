@@ -113,6 +113,7 @@ struct Facts {
     realm: Option<Arc<str>>,
     subject: Option<HeaderValue>,
     upstream: Option<(Arc<str>, Duration)>,
+    detail: Option<&'static str>,
 }
 
 impl Outcome {
@@ -135,6 +136,7 @@ impl Outcome {
                 realm: None,
                 subject: None,
                 upstream: None,
+                detail: None,
             })
         });
         Self {
@@ -200,6 +202,13 @@ impl Outcome {
             Decision::Deny | Decision::Error if status.as_u16() < 500 => Decision::Deny,
             Decision::Deny | Decision::Error => Decision::Error,
         };
+    }
+
+    /// More precisely than the reason, which metrics count: for the log alone.
+    pub fn detail(&mut self, detail: &'static str) {
+        if let Some(facts) = &mut self.facts {
+            facts.detail = Some(detail);
+        }
     }
 
     /// The answer that was begun is broken off by us.
@@ -323,6 +332,9 @@ impl Outcome {
         // Where both are there, what went wrong after all counts for less than what the report is for.
         if let Some(reason) = self.reported.or(self.reason) {
             line.text("reason", reason.as_bytes());
+        }
+        if let Some(detail) = facts.detail {
+            line.plain("detail", detail);
         }
         if let Some(via) = facts.via {
             line.plain("via", via);

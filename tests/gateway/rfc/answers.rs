@@ -22,6 +22,42 @@ fn an_upstream_that_cannot_be_reached_is_502() {
     assert_eq!(answer.json()["error"], "upstream_unreachable");
 }
 
+/// Whoever looks into the log finds out what it was; metrics count kinds.
+#[test]
+fn the_access_log_says_precisely_how_an_upstream_failed() {
+    let nobody = format!("servers = [\"http://{}\"]", free_address());
+    let (garbled, cut) = (Upstream::start(), Upstream::start());
+    garbled.respond(|_| Reply::raw_then_close("SSH-2.0-OpenSSH_9.2\r\n"));
+    cut.respond(|_| Reply::raw_then_close("HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"));
+    let gateway = Gateway::new()
+        .route_to("path = \"/nobody\"", &nobody)
+        .auth(&["none"])
+        .route("/garbled", &garbled)
+        .auth(&["none"])
+        .route("/cut", &cut)
+        .auth(&["none"])
+        .start();
+    gateway.client().get("/nobody").send().expect(502);
+    gateway.client().get("/garbled").send().expect(502);
+    let mut connection = gateway.client().connect();
+    connection.write(&gateway.client().get("/cut").bytes()).expect("it is sent");
+    connection.read_to_end();
+
+    eventually("all is logged", || gateway.log_lines().len() >= 3);
+    let lines = gateway.log_lines();
+    let line = |path: &str| {
+        let found = lines.iter().find(|line| line.contains(path)).expect("a line");
+        let line: serde_json::Value = serde_json::from_str(found).expect("JSON");
+        (line["reason"].as_str().map(str::to_owned), line["detail"].as_str().map(str::to_owned))
+    };
+    let told = |reason: &str, detail: &str| (Some(reason.to_owned()), Some(detail.to_owned()));
+    assert_eq!(line("/nobody"), told("upstream_unreachable", "refused"));
+    assert_eq!(line("/garbled"), told("upstream_invalid", "bad_head"));
+    assert_eq!(line("/cut"), (None, Some("broke_off".to_owned())));
+    let metrics = gateway.metric("portcullis_refusals_total", &[("reason", "upstream_unreachable")]);
+    assert_eq!(metrics, 1.0);
+}
+
 #[test]
 fn an_upstream_that_does_not_answer_is_504() {
     let upstream = Upstream::start();
