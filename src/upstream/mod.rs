@@ -28,6 +28,7 @@ mod body;
 mod chunked;
 mod connect;
 mod echo;
+mod farewell;
 mod link;
 mod outbox;
 mod pool;

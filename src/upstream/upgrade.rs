@@ -2,7 +2,8 @@
 //!
 //! [`check`] accepts only the one 101 that answers our request's key; whatever else calls itself 101 is an invalid
 //! answer. [`open`] waits until our own 101 reached the client, then copies both ways in bounded buffers until both
-//! ends have finished, nothing moved for the idle limit, the gateway stops, or the [`Tunnel`] is told to end.
+//! ends have finished, nothing moved for the idle limit, the gateway stops, or the [`Tunnel`] is told to end; whoever is
+//! cut off is told so by a close frame where one can be sent (`farewell`).
 
 use std::{
     cell::Cell,
@@ -27,7 +28,12 @@ use tokio::{
     sync::watch,
 };
 
-use super::{UpstreamError, Upstreams, link::Raw, pool::Lease};
+use super::{
+    UpstreamError, Upstreams,
+    farewell::{Client, Why},
+    link::Raw,
+    pool::Lease,
+};
 use crate::{clock, rate_limit::Slots};
 
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
@@ -84,23 +90,28 @@ pub(super) fn open(
     let open = Open::new(lease);
     tokio::task::spawn_local(async move {
         let _guard = guard;
-        let _open = open;
         let _slots = slots;
         let _teller = teller;
         let moved = Rc::new(Cell::new(clock::instant()));
+        let mut reached = None;
         let copying = async {
             let client = client.await.map_err(io::Error::other)?;
-            let mut client = Watched { io: TokioIo::new(client), moved: Rc::clone(&moved) };
+            let client = reached.insert(Client::new(Watched { io: TokioIo::new(client), moved: Rc::clone(&moved) }));
             let mut server = Watched { io: Raw(server), moved: Rc::clone(&moved) };
-            copy_bidirectional_with_sizes(&mut client, &mut server, BUFFER_BYTES, BUFFER_BYTES).await
+            copy_bidirectional_with_sizes(client, &mut server, BUFFER_BYTES, BUFFER_BYTES).await
         };
-        // However it ends, both connections close: there is nobody else to tell.
-        tokio::select! {
+        let cut = tokio::select! {
             biased;
-            _ = told.wait_for(|ended| *ended) => {}
-            () = shutdown.triggered() => {}
-            _ = copying => {}
-            () = unmoved(&moved, idle) => {}
+            _ = told.wait_for(|ended| *ended) => Some(Why::NotPermitted),
+            () = shutdown.triggered() => Some(Why::GoingAway),
+            // Both sides know.
+            _ = copying => None,
+            () = unmoved(&moved, idle) => Some(Why::GoingAway),
+        };
+        // The server's end closes first: what it still had to say, nobody may hear.
+        drop(open);
+        if let (Some(client), Some(why)) = (reached, cut) {
+            client.say_goodbye(why).await;
         }
     });
     tunnel

@@ -131,6 +131,57 @@ fn a_tunnel_ends_with_its_session() {
     assert_eq!(gateway.metric("portcullis_exchanges_cut_total", &[]), 1.0);
 }
 
+/// RFC 6455 section 7.4.1: policy violation, and never inside a frame of the server's.
+#[test]
+fn a_websocket_that_is_cut_is_told_so_at_the_border_of_a_frame() {
+    let upstream = upstream();
+    let gateway = gateway(&upstream).start();
+    let (alice, bob) = (gateway.log_in("alice"), gateway.log_in("bob"));
+    let say = |client: &Client, bytes: &[u8]| {
+        let mut connection = client.connect();
+        connection.send(&handshake(client)).expect(101);
+        connection.write(bytes).expect("it is sent");
+        assert_eq!(connection.read_exactly(bytes.len()).expect("the echo"), bytes);
+        connection
+    };
+    let whole = [&b""[..], b"\x81\x05hello", b"\x01\x02ab", b"\x81\x05hello\x8a\x00"];
+    let broken = [&b"\x81"[..], b"\x81\x05hell", b"\x82\x7e\x01", b"\x88\x02\x03\xe8", b"what is this?"];
+    let mut told: Vec<_> = whole.iter().map(|bytes| say(&alice, bytes)).collect();
+    let mut silent: Vec<_> = broken.iter().map(|bytes| say(&alice, bytes)).collect();
+    let mut other = say(&bob, b"\x81\x05hello");
+
+    revoke(&gateway, "alice");
+
+    for (connection, before) in told.iter_mut().zip(whole) {
+        let close = ends_soon(connection);
+        assert_eq!(&close[..4], b"\x88\x18\x03\xf0", "after {before:?}: final, close, 1008");
+        assert_eq!(close[4..], *b"your session has ended");
+    }
+    for (connection, before) in silent.iter_mut().zip(broken) {
+        assert_eq!(ends_soon(connection), b"", "after {before:?}");
+    }
+    other.write(b"\x81\x00").expect("bob's goes on");
+    assert_eq!(other.read_exactly(2).expect("the echo"), b"\x81\x00");
+    eventually("the upstream's ends are closed, too", || upstream.open_connections() == 1);
+}
+
+#[test]
+fn a_websocket_ends_with_going_away_when_the_gateway_stops() {
+    let upstream = upstream();
+    let gateway = gateway(&upstream).start();
+    let client = gateway.log_in("alice");
+    let mut connection = client.connect();
+    connection.send(&handshake(&client)).expect(101);
+    connection.write(b"\x81\x05hello").expect("it is sent");
+    assert_eq!(connection.read_exactly(7).expect("the echo"), b"\x81\x05hello");
+
+    let stopping = std::thread::spawn(move || gateway.stop());
+
+    assert_eq!(ends_soon(&mut connection), b"\x88\x02\x03\xe9");
+    drop(connection);
+    assert!(stopping.join().expect("it stops"));
+}
+
 /// R28. Whoever logs out elsewhere in the same browser.
 #[test]
 fn a_tunnel_ends_when_its_user_logs_out() {
