@@ -147,6 +147,34 @@ fn what_the_threat_table_names_exists() {
 
 // ---- the same rules on planted offences ----
 
+/// A test that nobody runs proves nothing. `tests/run` runs the ignored ones of this file, and of no other.
+#[test]
+fn no_test_is_ignored_that_nobody_runs() {
+    let sources: Vec<Source> = ["src", "tests", "benches"].into_iter().flat_map(sources).collect();
+    let offences: Vec<String> = sources
+        .iter()
+        .filter(|source| source.path != "tests/tidy.rs")
+        .flat_map(|source| ignore_offences(&source.path, &source.text))
+        .collect();
+
+    assert_none(&offences);
+    let run = fs::read_to_string(root().join("tests/run")).expect("tests/run can be read");
+    assert!(run.contains("--test memory -- --ignored"), "tests/run runs what tests/memory.rs ignores");
+}
+
+#[test]
+fn a_planted_ignored_test_is_found() {
+    for (path, text, offences) in [
+        ("tests/gateway/x.rs", "#[ignore = \"slow\"]\nfn x() {}", 1),
+        ("src/x.rs", "    #[ignore]\n", 1),
+        ("tests/memory.rs", "#[ignore]\n", 1),
+        ("tests/memory.rs", "#[ignore = \"takes a gibibyte\"]\n", 0),
+        ("src/x.rs", "//! ```ignore\n", 0),
+    ] {
+        assert_eq!(ignore_offences(path, text).len(), offences, "{path}: {text}");
+    }
+}
+
 #[test]
 fn a_planted_upward_import_is_found() {
     for (path, text) in [
@@ -328,6 +356,15 @@ fn has_empty_name(path: &str) -> bool {
 }
 
 /// Checks the rows of the table whose first column is `threat`: files in back-quotes exist, and so do the tests.
+fn ignore_offences(path: &str, text: &str) -> Vec<String> {
+    let attributes = text.lines().map(str::trim).filter(|line| line.starts_with("#[ignore"));
+    let fits = |line: &&str| path == "tests/memory.rs" && line.starts_with("#[ignore = \"");
+    attributes
+        .filter(|line| !fits(line))
+        .map(|line| format!("{path}: {line}: nobody runs it, or it says not why"))
+        .collect()
+}
+
 fn threat_offences(lib: &str, tests: &BTreeSet<String>, exists: &dyn Fn(&str) -> bool) -> Vec<String> {
     let mut rows = 0;
     let mut offences = Vec::new();

@@ -141,7 +141,7 @@ impl Queue {
 
 impl Work {
     /// Tries one hash of each kind; only the candidate's own counts.
-    fn is_right(&self, password: &[u8], memory: &mut Vec<Block>) -> bool {
+    pub(super) fn is_right(&self, password: &[u8], memory: &mut Vec<Block>) -> bool {
         let mut right = false;
         for (kind, decoy) in self.decoys.iter().enumerate() {
             match &self.own {

@@ -129,9 +129,18 @@ impl Process {
 
     /// Its resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> usize {
+        self.memory("VmRSS:")
+    }
+
+    /// The most resident memory that it ever had, in bytes.
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, what: &str) -> usize {
         let file = format!("/proc/{}/status", self.child.id());
         let status = std::fs::read_to_string(file).expect("a living process has a status");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("it has a resident size");
+        let line = status.lines().find_map(|line| line.strip_prefix(what)).expect("it has a resident size");
         let kibibytes: usize = line.trim().trim_end_matches("kB").trim().parse().expect("a number");
         kibibytes * 1024
     }
