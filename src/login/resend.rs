@@ -67,7 +67,7 @@ fn question(head: &Parts, context: Context<'_>) -> Response<Bytes> {
     match shown {
         Some(shown) => {
             let content = views::resend(face, &context.login.prefix, &shown, &return_to);
-            face.page(StatusCode::OK, face.say(Text::ResendQuestion), &content)
+            face.page_leading_on(StatusCode::OK, face.say(Text::ResendQuestion), &content)
         }
         None => nothing(StatusCode::NOT_FOUND, &return_to, context),
     }

@@ -401,7 +401,7 @@ impl FormPage<'_> {
             remember: self.remember,
             note,
         };
-        let mut response = context.face.page(status, &sign_in.title(), &sign_in.render());
+        let mut response = context.face.page_leading_on(status, &sign_in.title(), &sign_in.render());
         response.headers_mut().append(SET_COOKIE, form_cookie_value(&browser));
         response
     }

@@ -35,7 +35,7 @@ pub async fn sign_out<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Con
             let who = context.session.map(|session| shown_name(session.identity()));
             let return_to = query(head, "return_to").and_then(|text| ReturnTo::parse(&text));
             let content = views::sign_out(context.face, &context.login.prefix, who, return_to.as_ref());
-            Ok(Answer::told(context.face.page(StatusCode::OK, context.face.say(Text::SignOut), &content)))
+            Ok(Answer::told(context.face.page_leading_on(StatusCode::OK, context.face.say(Text::SignOut), &content)))
         }
         Method::POST => {
             let body = form::read(body).await?;

@@ -35,6 +35,8 @@ pub struct Look {
     logo: Option<Logo>,
     style: Box<str>,
     policy: HeaderValue,
+    /// Of pages whose forms lead on to an application.
+    leading_on: HeaderValue,
     /// The default first; never empty.
     languages: Box<[Language]>,
     templates: Templates,
@@ -72,8 +74,9 @@ impl Look {
             languages.push(Language::english());
         }
         let style = format!("{STYLE}{}", theme::overrides(&colors, dark_colors.as_ref()));
-        let policy = policy(&[&style], logo.is_some());
-        Self { title, logo, style: style.into(), policy, languages: languages.into(), templates }
+        let policy = policy(&[&style], logo.is_some(), STAY);
+        let leading_on = self::policy(&[&style], logo.is_some(), LEAD_ON);
+        Self { title, logo, style: style.into(), policy, leading_on, languages: languages.into(), templates }
     }
 
     /// Whether `Accept-Language` makes a difference.
@@ -142,6 +145,16 @@ impl<'a> Face<'a> {
         answer(status, HTML, self.look.policy.clone(), document.into_string().into())
     }
 
+    /// As [`Self::page`], for a page whose form leads on to an application. Chromium holds every redirect after a form
+    /// against the policy of the form's page, so an application that answers with a way to another host would leave
+    /// people with a button that does nothing. Where the form itself goes to is ours alone to say: there is no script, no
+    /// base, and no markup that a client sent.
+    pub fn page_leading_on(&self, status: StatusCode, title: &str, content: &Markup) -> Response<Bytes> {
+        let mut response = self.page(status, title, content);
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, self.look.leading_on.clone());
+        response
+    }
+
     /// The logo, or our gate, above a page's heading.
     fn emblem(&self) -> Markup {
         match &self.look.logo {
@@ -204,14 +217,19 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 const DATA_POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'");
 
-/// Allows these styles, by their hashes, forms that post to us, and images within the page.
-fn policy(styles: &[&str], images: bool) -> HeaderValue {
+/// Forms go to us and stay with us.
+const STAY: &str = "'self'";
+/// Forms go to us, and from there wherever pages are.
+const LEAD_ON: &str = "https: http:";
+
+/// Allows these styles, by their hashes, forms that lead to such places, and images within the page.
+fn policy(styles: &[&str], images: bool, forms: &str) -> HeaderValue {
     let hash = |style: &&str| STANDARD.encode(digest::digest(&digest::SHA256, style.as_bytes()));
     let styles: Vec<String> = styles.iter().map(|style| format!(" 'sha256-{}'", hash(style))).collect();
     let styles = if styles.is_empty() { String::from(" 'none'") } else { styles.concat() };
     let images = if images { " img-src data:;" } else { "" };
     let policy = format!(
-        "default-src 'none'; style-src{styles};{images} form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+        "default-src 'none'; style-src{styles};{images} form-action {forms}; frame-ancestors 'none'; base-uri 'none'"
     );
     // Base64 and our own text make a header value; without it the page would be unstyled, not unsafe.
     HeaderValue::try_from(policy).unwrap_or(DATA_POLICY)

@@ -12,7 +12,7 @@ use http::{HeaderValue, Response, StatusCode};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    HTML, answer,
+    HTML, STAY, answer,
     markup::{Markup, Piece, Spot},
     policy,
 };
@@ -184,7 +184,7 @@ impl Template {
         }
         parts.push(Part::Text(text.get(written..).unwrap_or_default().into()));
         let blocked = markup.blocked.into_iter().map(|(at, what)| (position(&text, at), what)).collect();
-        let template = Self { parts: parts.into(), policy: policy(&markup.styles, true) };
+        let template = Self { parts: parts.into(), policy: policy(&markup.styles, true, STAY) };
         Ok(Parsed { template, blocked })
     }
 

@@ -106,7 +106,7 @@ mod cli;
 /// The shipped set-up: generated secrets, and that what it prints works (R35).
 mod demo;
 
-/// A flood of logins: what others feel of it, and what memory it takes. Only when asked for.
+/// A flood of logins: what memory it takes. What others feel of it is measured by `benches/flood`.
 mod flood;
 
 /// Routes that only report yet whom they would refuse.
@@ -152,5 +152,5 @@ mod browser;
 /// The page of one's sessions in it, with scripts and without.
 mod browser_sessions;
 
-/// What upstreams are told of a caller under our signature (R22).
-mod assertion;
+/// What it shows when something is not right, with scripts and without.
+mod browser_refusals;

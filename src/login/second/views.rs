@@ -89,7 +89,7 @@ impl Page {
             p.fine { a href={ (prefix) "/login?prompt=login&return_to=" (return_to.encoded()) } { (face.say(Text::StartAgain)) } }
         };
         let problem = note.map(|_| format!("{}: ", face.say(Text::Problem))).unwrap_or_default();
-        face.page(status, &format!("{problem}{}", face.say(title)), &content)
+        face.page_leading_on(status, &format!("{problem}{}", face.say(title)), &content)
     }
 
     fn alert(&self, face: Face<'_>, note: Note) -> Markup {

@@ -81,13 +81,24 @@ impl Browser {
         self.command(&format!("element/{}/click", self.element(selector)), &json!({}));
     }
 
+    /// Clicks what leads to another page, and waits until that one is there, however alike the two are.
+    #[track_caller]
+    pub(crate) fn click_through(&self, selector: &str) {
+        self.run("document.documentElement.dataset.left = 'yes'");
+        self.click(selector);
+        super::eventually("another page is there", || {
+            let script = "return document.readyState === 'complete' && !document.documentElement.dataset.left";
+            self.run(script) == true
+        });
+    }
+
     /// Waits until the page shows this text.
     #[track_caller]
     pub(crate) fn sees(&self, text: &str) {
         let mut shown = String::new();
         let begun = portcullis::clock::instant();
         while begun.elapsed() < super::patience() {
-            shown = self.run("return document.body ? document.body.innerText : ''").as_str().unwrap_or("").to_owned();
+            shown = self.text();
             if shown.contains(text) {
                 return;
             }
@@ -120,6 +131,18 @@ impl Browser {
     pub(crate) fn cookie(&self, name: &str) -> Value {
         let target = format!("/session/{}/cookie/{name}", self.session);
         self.driver.get(&target).send().expect(200).json()["value"].take()
+    }
+
+    /// Loses every cookie, as browsers do that are told to.
+    #[track_caller]
+    pub(crate) fn forget_cookies(&self) {
+        self.driver.request("DELETE", &format!("/session/{}/cookie", self.session)).send().expect(200);
+    }
+
+    /// What the page shows.
+    #[track_caller]
+    pub(crate) fn text(&self) -> String {
+        self.run("return document.body ? document.body.innerText : ''").as_str().unwrap_or("").to_owned()
     }
 
     /// Everything that the page and its console complained about.
