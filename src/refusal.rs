@@ -204,6 +204,9 @@ impl Refusal {
         StatusCode::GATEWAY_TIMEOUT,
     ];
 
+    /// When to come again, of what is the gateway's own fault.
+    pub const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
     /// The status of the answer.
     pub const fn status(&self) -> StatusCode {
         match self {
@@ -438,6 +441,14 @@ impl Refusal {
         }
     }
 
+    /// What people are told where it is the gateway that cannot at present, and the same may work in a while.
+    pub const fn passes(&self) -> Option<Text> {
+        match self.blame() {
+            Blame::Gateway => Some(self.text()),
+            Blame::Client | Blame::Upstream => None,
+        }
+    }
+
     /// How the login is asked to prove anew who is signed in: `prompt` of the login page.
     const fn step_up(&self) -> Option<&'static str> {
         match self {
@@ -483,7 +494,7 @@ impl Refusal {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
             Self::NotWritten | Self::Unavailable | Self::StoreFull => {
-                headers.insert(RETRY_AFTER, HeaderValue::from_static("5"));
+                headers.insert(RETRY_AFTER, Self::RETRY_AFTER);
             }
             Self::Malformed(_) => {
                 headers.insert(CONNECTION, HeaderValue::from_static("close"));

@@ -35,31 +35,17 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
     }
 }
 
-/// Whether a header of this name can carry something of an identity: it has no meaning of its own to us.
-pub fn may_carry(name: &HeaderName) -> bool {
-    names::is_free(name)
-}
-
-/// Adds the headers of an identity, and what was signed about it.
-pub(super) fn put(
-    lines: &mut Lines,
-    identity: &Identity,
-    assertion: Option<&str>,
-    settings: &Settings,
-) -> Result<(), RewriteError> {
+/// Adds the headers of an identity.
+pub(super) fn put(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
     let mut bytes = 0;
-    let mut put_bytes = |name: &HeaderName, value: &[u8]| {
+    let mut put = |name: &HeaderName, value: &HeaderValue| {
         bytes += name.as_str().len() + value.len();
         if bytes > settings.max_bytes {
             return Err(RewriteError::IdentityTooLarge);
         }
-        lines.put_bytes(name.as_str(), value);
+        lines.put(name, value);
         Ok(())
     };
-    if let (Some(text), Some(assertion)) = (assertion, &settings.assertion) {
-        put_bytes(&assertion.header, text.as_bytes())?;
-    }
-    let mut put = |name: &HeaderName, value: &HeaderValue| put_bytes(name, value.as_bytes());
     let prepared = (settings.subject_with_realm || !settings.extra.is_empty()).then(|| prepared(identity, settings));
     for (name, field) in &*settings.fields {
         let value = match (field, &prepared) {
@@ -144,7 +130,7 @@ mod tests {
 
     fn shown(identity: &Identity, settings: &Settings) -> Result<Vec<String>, RewriteError> {
         let mut lines = Lines::new();
-        put(&mut lines, identity, None, settings)?;
+        put(&mut lines, identity, settings)?;
         Ok(lines.to_map().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
     }
 
@@ -244,7 +230,7 @@ mod tests {
         ) {
             let parts = IdentityParts { roles: roles.clone(), name: Some(name.clone()), ..identity().to_parts() };
             let mut lines = Lines::new();
-            put(&mut lines, &Identity::new(parts).unwrap(), None, &settings()).unwrap();
+            put(&mut lines, &Identity::new(parts).unwrap(), &settings()).unwrap();
             let headers = lines.to_map();
 
             let read: Vec<String> = headers.get("x-user-roles").map_or_else(Vec::new, |value| {

@@ -26,7 +26,6 @@ use crate::{
     route::{Route, path::CanonicalPath},
 };
 
-pub mod assertion;
 mod cookie;
 pub mod forwarded;
 mod hop;
@@ -44,11 +43,8 @@ pub struct Settings {
     pub fields: Box<[(HeaderName, Field)]>,
     /// `extra`: further headers from claims.
     pub extra: Box<[(HeaderName, ClaimPath)]>,
-    /// Further headers that are removed on every route: those that API keys and tokens come in besides `Authorization`
-    /// (R14), and the assertion's (R12).
-    pub removed: Box<[HeaderName]>,
-    /// `assertion`; `None`: upstreams are sent none.
-    pub assertion: Option<assertion::Settings>,
+    /// The headers that API keys and tokens come in besides `Authorization`; removed on every route (R14).
+    pub credentials: Box<[HeaderName]>,
     /// All identity headers together, names and values (R13). Default 4 KiB.
     pub max_bytes: usize,
     /// Peers whose forwarding headers are believed (R15).
@@ -121,32 +117,23 @@ pub enum RewriteError {
     IdentityTooLarge,
 }
 
-/// What goes upstream with a request besides what the client sent and the identity's headers.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Proofs<'a> {
-    /// The verified token, where the route says so; on routes that authenticate nothing else goes under
-    /// `Authorization` (R14).
-    pub authorization: Option<&'a HeaderValue>,
-    /// What was signed about the caller, if that is sent (R22).
-    pub assertion: Option<&'a str>,
-}
-
-/// Makes of a request what its upstream gets.
+/// Makes of a request what its upstream gets. `authorization` is the verified token that goes with it, where the route
+/// says so; on routes that authenticate nothing else goes under that name (R14).
 ///
 /// # Errors
 /// [`RewriteError`]; the request is then refused.
 pub fn rewrite(
     head: &Parts,
     permit: Permit,
-    proofs: Proofs<'_>,
+    authorization: Option<&HeaderValue>,
     view: &ClientView,
     path: &CanonicalPath,
     request_id: &RequestId,
     settings: &Settings,
 ) -> Result<OutboundRequest, RewriteError> {
-    let caller = permit.identity().map(|identity| Caller { identity, assertion: proofs.assertion });
+    let caller = permit.identity().map(|identity| &**identity);
     let authorization = match permit.grounds() {
-        Grounds::Met => Authorization::Verified(proofs.authorization),
+        Grounds::Met => Authorization::Verified(authorization),
         Grounds::Reported => Authorization::AsSent,
     };
     let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
@@ -247,13 +234,6 @@ impl Profile {
     }
 }
 
-/// Who is calling, and what was signed about that.
-#[derive(Clone, Copy, Debug)]
-struct Caller<'a> {
-    identity: &'a Identity,
-    assertion: Option<&'a str>,
-}
-
 /// The head as the upstream gets it.
 #[derive(Debug)]
 struct Rewritten {
@@ -266,7 +246,7 @@ struct Rewritten {
 fn rewrite_head(
     head: &Parts,
     route: &Route,
-    caller: Option<Caller<'_>>,
+    caller: Option<&Identity>,
     authorization: Authorization<'_>,
     view: &ClientView,
     request_id: &RequestId,
@@ -297,7 +277,7 @@ fn rewrite_head(
         lines.put(&AUTHORIZATION, verified);
     }
     if let Some(caller) = caller {
-        identity::put(&mut lines, caller.identity, caller.assertion, settings)?;
+        identity::put(&mut lines, caller, settings)?;
     }
     Ok(Rewritten { host, lines, expects_continue: survey.expects_continue, websocket })
 }

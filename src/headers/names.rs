@@ -72,13 +72,8 @@ const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
-/// Whether a header of this name could be sent besides all that we do with the names of others.
-pub(super) fn is_free(name: &HeaderName) -> bool {
-    matches!(known(name.as_str().as_bytes()), Kind::Identity | Kind::Ordinary)
-}
-
 fn is_extra(folded: &[u8], settings: &Settings) -> bool {
-    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.removed).any(|extra| {
+    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.credentials).any(|extra| {
         let extra = extra.as_str().as_bytes();
         extra.len() == folded.len() && extra.iter().zip(folded).all(|(a, b)| fold(*a) == *b)
     })

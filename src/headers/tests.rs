@@ -17,8 +17,7 @@ pub(super) fn settings() -> Settings {
         generation: 1,
         fields: Profile::XUser.fields(),
         extra: Box::new([]),
-        removed: Box::new([]),
-        assertion: None,
+        credentials: Box::new([]),
         max_bytes: 4096,
         trusted_proxies: Box::new([]),
         trust_unix_peers: false,
@@ -89,10 +88,6 @@ fn view() -> ClientView {
     }
 }
 
-fn unsigned(identity: &Identity) -> Caller<'_> {
-    Caller { identity, assertion: None }
-}
-
 fn head(lines: &[(&str, &str)]) -> Parts {
     let mut request = Request::builder().uri("/x").header("host", "a.example");
     for (name, value) in lines {
@@ -104,16 +99,9 @@ fn head(lines: &[(&str, &str)]) -> Parts {
 /// What goes upstream beside the headers that we always set, as `name: value`, sorted.
 fn upstream_gets(lines: &[(&str, &str)], route: &Route, caller: Option<&Identity>, settings: &Settings) -> Vec<String> {
     let head = head(lines);
-    let sent = rewrite_head(
-        &head,
-        route,
-        caller.map(unsigned),
-        Authorization::Verified(None),
-        &view(),
-        &RequestId::generate(),
-        settings,
-    )
-    .unwrap();
+    let sent =
+        rewrite_head(&head, route, caller, Authorization::Verified(None), &view(), &RequestId::generate(), settings)
+            .unwrap();
     let mut sent = sent.lines.to_map();
     for name in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"] {
         assert!(sent.remove(name).is_some(), "{name}");
@@ -393,7 +381,7 @@ proptest! {
         let head = head(&lines);
 
         let caller = known.then_some(&caller);
-        let sent = rewrite_head(&head, &guarded_route(false), caller.map(unsigned), Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
+        let sent = rewrite_head(&head, &guarded_route(false), caller, Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
         let sent = sent.unwrap().lines.to_map();
 
         for (name, value) in &sent {

@@ -158,6 +158,20 @@ pub enum Event {
     Throttled,
     /// The presented session has ended.
     LoggedOut,
+    /// A form that could not be done at present; a program gets the [`Refusal`] itself.
+    Unavailable(Refusal),
+}
+
+impl Event {
+    /// Why nothing was done, for the log, where that is no matter of whoever asked.
+    pub const fn reason(&self) -> Option<&'static str> {
+        match self {
+            Self::Unavailable(refusal) => Some(refusal.reason()),
+            Self::Told | Self::LoggedIn | Self::LoginFailed | Self::FormRefused | Self::Throttled | Self::LoggedOut => {
+                None
+            }
+        }
+    }
 }
 
 /// How often each of these happened, for metrics.

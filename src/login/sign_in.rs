@@ -151,7 +151,7 @@ async fn sign_in_by_form(
                 response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
                 (response, Event::Throttled)
             }
-            Err(refusal) => return Err(refusal),
+            Err(refusal) => return again.unavailable(refusal),
         }
     } else {
         context.tell_form_refused();
@@ -189,8 +189,21 @@ pub(super) fn restart(
         Note::Expired | Note::SignedOut => Event::FormRefused,
         Note::Throttled(_) => Event::Throttled,
         Note::Failed | Note::NoFactor | Note::OtherUser | Note::TooManyCodes => Event::LoginFailed,
+        Note::Unavailable(_) => Event::Told,
     };
     Ok(Answer { response: page.answer(StatusCode::FORBIDDEN, Some(note)), event })
+}
+
+/// The login page again, where it is the gateway that cannot open a session at present; else the refusal itself.
+pub(super) fn again_later(
+    headers: &HeaderMap,
+    return_to: &ReturnTo,
+    provider: &Provider,
+    step_up: Option<StepUp>,
+    refusal: Refusal,
+    context: Context<'_>,
+) -> Result<Answer, Refusal> {
+    FormPage { headers, provider, return_to, step_up, remember: false, context }.unavailable(refusal)
 }
 
 /// Whether a login here could show two factors of whoever is signed in.
@@ -404,6 +417,14 @@ impl FormPage<'_> {
         let mut response = context.face.page_leading_on(status, &sign_in.title(), &sign_in.render());
         response.headers_mut().append(SET_COOKIE, form_cookie_value(&browser));
         response
+    }
+
+    /// The page again, to try once more, where it is the gateway that cannot at present; else the refusal itself.
+    fn unavailable(&self, refusal: Refusal) -> Result<Answer, Refusal> {
+        let Some(text) = refusal.passes() else { return Err(refusal) };
+        let mut response = self.answer(refusal.status(), Some(Note::Unavailable(text)));
+        response.headers_mut().insert(RETRY_AFTER, Refusal::RETRY_AFTER);
+        Ok(Answer { response, event: Event::Unavailable(refusal) })
     }
 }
 

@@ -510,10 +510,13 @@ async fn a_caller_learns_who_they_are_and_nobody_else_does() {
 async fn a_full_store_and_a_full_queue_are_told_apart_from_a_wrong_password() {
     let mut world = World::new();
     world.sessions.max_sessions = 0;
-    assert!(matches!(world.submit(RIGHT, None).await, Err(Refusal::StoreFull)));
+    let said = world.submit(RIGHT, None).await.unwrap();
+    assert_eq!(said.response.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert!(matches!(said.event, Event::Unavailable(Refusal::StoreFull)));
 
     world.hasher = Hasher::start(1, 0).unwrap();
     for _ in 0..10 {
-        assert!(matches!(world.submit(RIGHT, None).await, Err(Refusal::Unavailable)));
+        let said = world.submit(RIGHT, None).await.unwrap();
+        assert!(matches!(said.event, Event::Unavailable(Refusal::Unavailable)));
     }
 }

@@ -57,6 +57,8 @@ pub(super) enum Note {
     TooManyCodes,
     /// Too many attempts; try again in so many seconds.
     Throttled(u64),
+    /// It cannot be done at present, says the text; nothing has changed.
+    Unavailable(Text),
 }
 
 impl SignIn<'_> {
@@ -115,7 +117,8 @@ impl SignIn<'_> {
                 | Note::NoFactor
                 | Note::OtherUser
                 | Note::Throttled(_)
-                | Note::TooManyCodes,
+                | Note::TooManyCodes
+                | Note::Unavailable(_),
             ) => Some("problem"),
             Some(Note::SignedOut) | None => None,
         }
@@ -182,6 +185,7 @@ fn notice(face: Face<'_>, note: Option<Note>) -> Markup {
         Some(Note::NoFactor) => alert(&html! { (face.say(Text::NoFactorToShow)) }),
         Some(Note::TooManyCodes) => alert(&html! { (face.say(Text::TooManyCodes)) }),
         Some(Note::Throttled(seconds)) => alert(&face.fill(Text::Throttled, &html! { (seconds) })),
+        Some(Note::Unavailable(text)) => alert(&html! { (face.say(text)) }),
         Some(Note::SignedOut) => html! { p.note role="status" { (face.say(Text::SignedOutNow)) } },
         None => html! {},
     }

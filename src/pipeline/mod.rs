@@ -20,7 +20,7 @@ use crate::{
     clock::Timestamp,
     cors,
     decide::{self, Decision, Findings, Question, Verdict},
-    headers::{self, OutboundParts, Proofs, assertion::Assertions, forwarded},
+    headers::{self, OutboundParts, forwarded},
     id::RequestId,
     identity::Field,
     inbound::Inbound,
@@ -29,7 +29,6 @@ use crate::{
     refusal::{Asked, Audience, BadCredential, Refusal},
     route::{Own, Target},
     session::{SessionToken, cookie},
-    signing::CannotSign,
     state::{Live, Snapshot, SnapshotCache},
     telemetry::{
         WorkerTelemetry,
@@ -55,7 +54,6 @@ pub struct Worker {
     upstreams: upstream::Upstreams,
     telemetry: Rc<WorkerTelemetry>,
     exchanges: Rc<Exchanges>,
-    assertions: Assertions,
 }
 
 impl Worker {
@@ -63,14 +61,7 @@ impl Worker {
     pub fn new(live: Arc<Live>) -> Self {
         let upstreams = upstream::Upstreams::new(Arc::clone(&live.shared.upstreams), live.shared.shutdown.clone());
         let telemetry = live.shared.telemetry.worker();
-        Self {
-            snapshots: Rc::default(),
-            upstreams,
-            telemetry,
-            exchanges: Rc::default(),
-            assertions: Assertions::default(),
-            live,
-        }
+        Self { snapshots: Rc::default(), upstreams, telemetry, exchanges: Rc::default(), live }
     }
 
     /// Cuts exchanges that outlast what they were permitted by, for as long as it is polled.
@@ -150,7 +141,7 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);
-            relay(worker, snapshot, permit, &findings, &mut head, body, &request_id, now, watched, &mut outcome).await
+            relay(worker, snapshot, permit, &findings, &mut head, body, &request_id, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(&findings, &head)),
         Verdict::Refuse(refusal) => {
@@ -228,7 +219,6 @@ async fn relay(
     head: &mut Parts,
     body: Incoming,
     request_id: &RequestId,
-    now: Timestamp,
     mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
@@ -243,15 +233,8 @@ async fn relay(
             };
             let http2 = head.version == http::Version::HTTP_2;
             let client = head.extensions.remove::<OnUpgrade>();
-            let assertion = match (&snapshot.headers.assertion, permit.identity()) {
-                (Some(settings), Some(caller)) => {
-                    let (generation, keys) = (snapshot.headers.generation, &worker.live.shared.signing.assertion);
-                    Some(worker.assertions.of(caller, *index, settings, generation, keys, now)?)
-                }
-                (Some(_) | None, _) => None,
-            };
-            let proofs = Proofs { authorization: findings.forwarded.as_ref(), assertion: assertion.as_deref() };
-            let outbound = headers::rewrite(head, permit, proofs, view, path, request_id, &snapshot.headers)?;
+            let outbound =
+                headers::rewrite(head, permit, findings.forwarded.as_ref(), view, path, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
@@ -295,7 +278,11 @@ async fn relay(
         }
         Target::Own(own) => {
             let asked = own::Asked { permit: &permit, findings, head, request_id };
-            own::serve(*own, worker, snapshot, asked, body).await
+            let own::Served { response, reason } = own::serve(*own, worker, snapshot, asked, body).await?;
+            if let Some(reason) = reason {
+                outcome.refused(reason, response.status());
+            }
+            Ok(response)
         }
         Target::Redirect { status, location } => {
             let mut response = Response::new(Content::empty());
@@ -404,12 +391,6 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::TooLarge => Self::BodyTooLarge,
             UpstreamError::Unreachable(_) => Self::UpstreamUnreachable,
         }
-    }
-}
-
-impl From<CannotSign> for Refusal {
-    fn from(CannotSign: CannotSign) -> Self {
-        Self::Unavailable
     }
 }
 

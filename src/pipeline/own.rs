@@ -2,12 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use bytes::Bytes;
-use http::{
-    HeaderValue, Response,
-    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE},
-    request::Parts,
-};
+use http::{HeaderValue, Response, header::ACCEPT_LANGUAGE, request::Parts};
 use hyper::body::Incoming;
 
 use super::{Worker, body::Content};
@@ -19,7 +14,6 @@ use crate::{
     page,
     refusal::Refusal,
     route::Own,
-    signing::rotation::MAX_AGE,
     state::Snapshot,
     telemetry::audit::{Client, Origin},
 };
@@ -32,6 +26,12 @@ pub(super) struct Asked<'a> {
     pub(super) request_id: &'a RequestId,
 }
 
+/// An answer of ours, and why nothing was done, if that is no matter of whoever asked.
+pub(super) struct Served {
+    pub(super) response: Response<Content>,
+    pub(super) reason: Option<&'static str>,
+}
+
 /// Answers a request to one of our own endpoints.
 pub(super) async fn serve(
     own: Own,
@@ -39,7 +39,7 @@ pub(super) async fn serve(
     snapshot: &Snapshot,
     asked: Asked<'_>,
     body: Incoming,
-) -> Result<Response<Content>, Refusal> {
+) -> Result<Served, Refusal> {
     let Asked { permit, findings, head, request_id } = asked;
     let shared = &worker.live.shared;
     let (Some(view), Some(path)) = (&findings.view, &findings.path) else {
@@ -66,8 +66,7 @@ pub(super) async fn serve(
         origin: Origin { now, client: Client::Address(view.address), request_id: request_id.as_str() },
     };
     let answered = match own {
-        Own::AssertionKeys => return Ok(key_set(shared.signing.assertion.jwks())),
-        Own::Livez => return Ok(alive()),
+        Own::Livez => return Ok(Served { response: alive(), reason: None }),
         Own::Login => login::sign_in(head, body, context).await,
         Own::Logout => login::sign_out(head, body, context).await,
         Own::Resend => login::resend(head, body, context).await,
@@ -78,7 +77,7 @@ pub(super) async fn serve(
     match answered {
         Ok(answer) => {
             counted(&shared.login_counts, &answer.event);
-            Ok(answer.response.map(Content::own))
+            Ok(Served { reason: answer.event.reason(), response: answer.response.map(Content::own) })
         }
         Err(refusal) => {
             refused(&shared.login_counts, own, &refusal);
@@ -89,24 +88,13 @@ pub(super) async fn serve(
 
 fn alive() -> Response<Content> {
     let mut response = page::empty(http::StatusCode::OK).map(|_| Content::own("ok\n".into()));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    response
-}
-
-/// Public keys, for whoever asks; to be kept no longer than the time in which no unknown key begins to sign.
-fn key_set(jwks: Bytes) -> Response<Content> {
-    let mut response = page::empty(http::StatusCode::OK).map(|_| Content::own(jwks));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
-    if let Ok(kept) = HeaderValue::try_from(format!("public, max-age={}", MAX_AGE.as_secs())) {
-        headers.insert(CACHE_CONTROL, kept);
-    }
+    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }
 
 fn counted(counts: &Counts, event: &Event) {
     match event {
-        Event::Told | Event::FormRefused => {}
+        Event::Told | Event::FormRefused | Event::Unavailable(_) => {}
         Event::LoggedIn => count(&counts.succeeded),
         Event::LoginFailed => count(&counts.failed),
         Event::Throttled => count(&counts.throttled),

@@ -207,18 +207,17 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
                 Ok(Some(accepted)) => accepted,
                 Ok(None) => return wrong(waiting),
                 Err(Refusal::TooMany { retry_after }) => return Ok(form.later(&id, waiting, retry_after)),
-                Err(refusal) => {
-                    context.second.pending.put_back(&id, waiting);
-                    return Err(refusal);
-                }
+                Err(refusal) => return form.unavailable(&id, waiting, refusal),
             };
             let left = match accepted {
                 Accepted::Totp => None,
                 Accepted::Recovery { left } => Some(left),
             };
-            match sign_in::open(proved(), step_up, remember, context).await? {
-                Opened::OtherUser => restart(Note::OtherUser),
-                Opened::Session(signed_in) => {
+            match sign_in::open(proved(), step_up, remember, context).await {
+                // The code is used up, so one begins with the password again.
+                Err(refusal) => form.cannot_open(provider, step_up, refusal),
+                Ok(Opened::OtherUser) => restart(Note::OtherUser),
+                Ok(Opened::Session(signed_in)) => {
                     let onward = form.onward(&signed_in);
                     let response = match left {
                         None => see_other(onward.as_str()),
@@ -241,10 +240,7 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
                 }
                 // Enrolled in another window meanwhile.
                 Ok(Standing::Enrolled) => restart(Note::Expired),
-                Err(refusal) => {
-                    context.second.pending.put_back(&id, waiting);
-                    Err(refusal)
-                }
+                Err(refusal) => form.unavailable(&id, waiting, refusal),
             }
         }
         Stage::Enrolment { key, invited } => {
@@ -260,10 +256,7 @@ pub(super) async fn go_on(form: Form<'_>, sent: &Continuation) -> Result<Answer,
             let codes = match context.second.factors.enrol(&account, key.clone(), first, since).await {
                 Ok(codes) => codes,
                 Err(EnrolError::AlreadyEnrolled) => return restart(Note::Expired),
-                Err(EnrolError::Unavailable) => {
-                    context.second.pending.put_back(&id, waiting);
-                    return Err(Refusal::Unavailable);
-                }
+                Err(EnrolError::Unavailable) => return form.unavailable(&id, waiting, Refusal::NotWritten),
             };
             context.tell_factor(What::FactorEnrolled, provider, user, &[]);
             match sign_in::open(proved(), step_up, remember, context).await {
@@ -312,7 +305,7 @@ async fn judge(
         Err(CheckError::Unavailable) => {
             context.throttle.abandoned(attempt);
             kept_out(What::LoginFailed, "not_written");
-            Err(Refusal::Unavailable)
+            Err(Refusal::NotWritten)
         }
     }
 }
@@ -324,7 +317,7 @@ async fn standing(
     context: Context<'_>,
 ) -> Result<Standing, Refusal> {
     let (standing, reset) =
-        context.second.factors.standing(account, context.now).await.map_err(|_| Refusal::Unavailable)?;
+        context.second.factors.standing(account, context.now).await.map_err(|_| Refusal::NotWritten)?;
     if reset {
         context.tell_factor(What::FactorReset, provider, user, &[]);
     }
@@ -374,6 +367,21 @@ impl Form<'_> {
         let mut response = page.render(self, id, Some(views::Note::Throttled(seconds)), status);
         response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
         Answer { response, event: Event::Throttled }
+    }
+
+    /// The same page again, where it is the gateway that cannot at present; else the refusal itself.
+    fn unavailable(&self, id: &SessionToken, waiting: Waiting, refusal: Refusal) -> Result<Answer, Refusal> {
+        let page = self.page(&waiting);
+        self.context.second.pending.put_back(id, waiting);
+        let Some(text) = refusal.passes() else { return Err(refusal) };
+        let mut response = page.render(self, id, Some(views::Note::Unavailable(text)), refusal.status());
+        response.headers_mut().insert(RETRY_AFTER, Refusal::RETRY_AFTER);
+        Ok(Answer { response, event: Event::Unavailable(refusal) })
+    }
+
+    /// The login page again, where it is the gateway that cannot at present; else the refusal itself.
+    fn cannot_open(&self, provider: &Provider, step_up: Option<StepUp>, refusal: Refusal) -> Result<Answer, Refusal> {
+        sign_in::again_later(self.headers, self.return_to, provider, step_up, refusal, self.context)
     }
 
     /// The login page again.

@@ -25,6 +25,8 @@ use crate::{
 pub(super) enum Note {
     /// Nothing was looked at; try again in so many seconds.
     Throttled(u64),
+    /// It cannot be done at present, says the text; the code was not used up.
+    Unavailable(Text),
     /// The code was wrong, or used before.
     Wrong,
 }
@@ -95,6 +97,7 @@ impl Page {
     fn alert(&self, face: Face<'_>, note: Note) -> Markup {
         let text = match (note, self) {
             (Note::Throttled(seconds), _) => face.fill(Text::Throttled, &html! { (seconds) }),
+            (Note::Unavailable(text), _) => html! { (face.say(text)) },
             (Note::Wrong, Self::Code) => html! { (face.say(Text::WrongCodeNote)) },
             (Note::Wrong, Self::Invitation) => html! { (face.say(Text::WrongInvitation)) },
             (Note::Wrong, Self::Enrolment { .. }) => html! { (face.say(Text::EnrolWrong)) },
