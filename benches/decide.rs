@@ -160,7 +160,7 @@ fn build() -> Result<World> {
             id: 1,
             peer: PeerAddr::Ip("192.0.2.1:5000".parse()?),
             local_port: 443,
-            tls: Some(Tls { server_name: None, version: "1.3" }),
+            tls: Some(Tls { server_name: None, version: "1.3", asked: None, certificate: None }),
             cutter: Cutter::default(),
         },
         now,

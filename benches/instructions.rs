@@ -312,7 +312,8 @@ fn serve_bare(config: Config) -> Result<()> {
     let clock = Clock::system();
     let (certificate, _) = Certificate::load(&files[0].cert, &files[0].key, clock.now())?;
     let resolver = Arc::new(CertificateResolver::new(vec![certificate]));
-    let slot = TlsSlot::new(edge::server_config(resolver, tls.min_version, &tls.groups)?);
+    let resolver: edge::Certificates = resolver;
+    let slot = TlsSlot::new(edge::Spoken::new(&resolver, tls.min_version, &tls.groups, tls.asked, None)?);
     let bound = edge::bind(&startup.edge.listeners[0])?;
     let address = bound.local_addr().ok_or("no address")?;
     let shutdown = Shutdown::new();

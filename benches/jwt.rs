@@ -127,6 +127,8 @@ fn rule() -> AccessRule {
         session: true,
         api_key: None,
         issuers: [0].into(),
+        mtls: [].into(),
+        certificates: [].into(),
         optional: false,
         require: Requirements::default(),
         forward_credential: false,

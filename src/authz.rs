@@ -74,6 +74,8 @@ pub struct Facts<'a> {
     pub now: Timestamp,
     /// A path parameter, decoded once (R6); `None` where the pattern has none of that name or it is no UTF-8.
     pub parameter: &'a dyn Fn(&str) -> Option<String>,
+    /// Whether the connection has a valid client certificate of this authority; `None`: of any.
+    pub certified: &'a dyn Fn(Option<&str>) -> bool,
 }
 
 /// Hears of every step of an evaluation.
@@ -190,6 +192,7 @@ fn requirement_holds(requirement: &Requirement, identity: &Identity, facts: &Fac
         Requirement::Email(email) => identity.email_verified() && identity.email() == Some(email),
         Requirement::Group(group) => identity.groups().any(|candidate| *candidate == **group),
         Requirement::Ip(network) => network.contains(&facts.address),
+        Requirement::Mtls { ca } => (facts.certified)(ca.as_deref()),
         Requirement::PathEquals { parameter, value } => {
             let segment = (facts.parameter)(parameter);
             segment.is_some_and(|segment| identity_value(value, identity) == Some(&segment))
@@ -209,6 +212,9 @@ fn identity_value<'i>(value: &IdentityValue, identity: &'i Identity) -> Option<&
     }
 }
 
+/// The word for the requirement of a client certificate, which has an answer of its own.
+pub const MTLS: &str = "mtls";
+
 /// The word for a requirement in logs and metrics.
 const fn kind(requirement: &Requirement) -> &'static str {
     match requirement {
@@ -216,6 +222,7 @@ const fn kind(requirement: &Requirement) -> &'static str {
         Requirement::Email(_) => "email",
         Requirement::Group(_) => "group",
         Requirement::Ip(_) => "ip",
+        Requirement::Mtls { .. } => MTLS,
         Requirement::PathEquals { .. } => "path",
         Requirement::Role(_) => "role",
         Requirement::Scope(_) => "scope",
@@ -265,6 +272,8 @@ mod tests {
                 session: true,
                 api_key: None,
                 issuers: Box::default(),
+                mtls: [].into(),
+                certificates: [].into(),
                 optional,
                 require,
                 forward_credential: false,
@@ -283,6 +292,7 @@ mod tests {
 
     fn verdict(require: Requirements, who: Option<IdentityParts>, optional: bool) -> Result<(), Denial> {
         let facts = Facts {
+            certified: &|ca| ca.is_none_or(|ca| ca == "devices"),
             address: "10.1.2.3".parse().unwrap(),
             now: Timestamp::from_unix_seconds(1_600),
             parameter: &|name| (name == "id").then(|| "alice".to_owned()),

@@ -12,7 +12,7 @@ use std::{
 
 use http::HeaderValue;
 
-use crate::host::Authority;
+use crate::{host::Authority, mtls::ClientCertificate};
 
 /// The address at the other end of the socket: a client, or a proxy in between.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -104,6 +104,10 @@ pub struct Tls {
     pub server_name: Option<Arc<str>>,
     /// `1.2` or `1.3`.
     pub version: &'static str,
+    /// The word for the settings that the server name has chosen, where these ask for a certificate (R10).
+    pub asked: Option<Arc<str>>,
+    /// The client's certificate, whose key it holds; what it is worth is not said by that.
+    pub certificate: Option<Arc<ClientCertificate>>,
 }
 
 /// The client as everything downstream sees it: routing, CSRF, redirects, limits and logs read this and nothing else.

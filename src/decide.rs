@@ -25,8 +25,9 @@ use crate::{
     clock::Timestamp,
     cors, csrf,
     headers::{self, RewriteError, forwarded},
-    identity::Identity,
+    identity::{Identity, Via},
     inbound::Malformed,
+    mtls::{Certified, ClientCertificate, Void},
     policy::{Access, AccessRule},
     refusal::{BadCredential, Refusal},
     route::{Found, Miss, Own, Route, Target, host::request_authority, path::CanonicalPath},
@@ -66,6 +67,9 @@ pub struct Findings {
     pub forwarded: Option<HeaderValue>,
     /// Why the caller would have been refused, where the route only reports.
     pub reported: Option<Refusal>,
+    /// The certificates of the connection that proved it, or that were asked for besides, by the authorities that vouch
+    /// for it; hardly ever more than one.
+    pub certificates: Vec<Certified>,
     /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
     /// again.
     pub awaited: Option<KeysAwaited>,
@@ -101,7 +105,8 @@ pub struct Question<'a> {
 pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> Decision {
     let mut findings = Findings::default();
     let prove = |findings: &mut Findings, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
-    let verdict = judge(&mut findings, snapshot, question, prove, &mut Silent)
+    let certified = |findings: &Findings, ca: Option<&str>| findings.is_certified(ca);
+    let verdict = judge(&mut findings, snapshot, question, prove, certified, &mut Silent)
         .unwrap_or_else(|refusal| report(&mut findings, refusal, question.now));
     if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend)) =
         findings.route.as_ref().map(|route| &route.target)
@@ -111,17 +116,20 @@ pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> D
     Decision { findings, verdict }
 }
 
-/// Decides as if the caller had proved to be `identity`; credentials in the head are not looked at. For `explain` and
-/// `[[test]]`.
+/// Decides as if the caller had proved to be `identity`, and as `certified` has it had a client certificate as well;
+/// credentials in the head are not looked at. For `explain` and `[[test]]`.
 pub fn decide_as(
     snapshot: &Snapshot,
     question: Question<'_>,
     identity: Option<Arc<Identity>>,
+    certified: bool,
     trace: &mut impl Trace,
 ) -> Decision {
     let mut findings = Findings::default();
+    let certified = certified || identity.as_ref().is_some_and(|identity| *identity.via() == Via::Mtls);
     let prove = |_: &mut Findings, _: &AccessRule| Ok(identity);
-    let verdict = judge(&mut findings, snapshot, question, prove, trace).unwrap_or_else(Verdict::Refuse);
+    let verdict =
+        judge(&mut findings, snapshot, question, prove, |_, _| certified, trace).unwrap_or_else(Verdict::Refuse);
     Decision { findings, verdict }
 }
 
@@ -148,6 +156,7 @@ fn judge(
     snapshot: &Snapshot,
     question: Question<'_>,
     prove: impl FnOnce(&mut Findings, &AccessRule) -> Result<Option<Arc<Identity>>, Refusal>,
+    certified: impl Fn(&Findings, Option<&str>) -> bool,
     trace: &mut impl Trace,
 ) -> Result<Verdict, Refusal> {
     let Question { head, connection, malformed, now, .. } = question;
@@ -155,6 +164,13 @@ fn judge(
         return Err(Refusal::Malformed(malformed));
     }
     let authority = request_authority(head, &snapshot.routes).map_err(|error| Refusal::BadHost(error.label()))?;
+    if let Some(tls) = &connection.tls
+        && (tls.asked.is_some() || !snapshot.mtls.asked.is_empty())
+        && snapshot.routes.is_known(&authority.host)
+        && tls.asked.as_ref() != snapshot.mtls.asked.of_host(&authority.host)
+    {
+        return Err(Refusal::WrongConnection);
+    }
     let view = forwarded::client_view(connection, &head.headers, authority, &snapshot.headers);
     let view = findings.view.insert(view);
     if snapshot.demo_secrets && !is_local(view, &head.headers) {
@@ -190,10 +206,11 @@ fn judge(
     };
     findings.identity.clone_from(&identity);
     let parameter = |name: &str| found.params.value(name).map(std::borrow::Cow::into_owned);
-    let facts = Facts { address, now, parameter: &parameter };
+    let certified = |ca: Option<&str>| certified(findings, ca);
+    let facts = Facts { address, now, parameter: &parameter, certified: &certified };
     match authz::evaluate(&route, identity, &facts, trace) {
         authz::Verdict::Allow(permit) => Ok(Verdict::Allow(permit)),
-        authz::Verdict::Deny(denial) => Err(denial.into()),
+        authz::Verdict::Deny(denial) => Err(refusal(denial, &route)),
     }
 }
 
@@ -212,8 +229,22 @@ fn find<'s>(
     Ok(found)
 }
 
-/// Authenticates by what the request carries (R2, R3, R4).
+/// Authenticates by what the request carries, and by the certificate that may be asked for besides (R2, R3, R4).
 fn prove(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    question: Question<'_>,
+    rule: &AccessRule,
+) -> Result<Option<Arc<Identity>>, Refusal> {
+    let identity = identify(findings, snapshot, shared, question, rule)?;
+    if identity.is_some() && !rule.certificates.is_empty() {
+        certify(findings, snapshot, shared, question, &rule.certificates)?;
+    }
+    Ok(identity)
+}
+
+fn identify(
     findings: &mut Findings,
     snapshot: &Snapshot,
     shared: &Shared,
@@ -232,13 +263,17 @@ fn prove(
             if carrier.is_ambient() {
                 same_site(route, head, view)?;
             }
-            let presented = Presented::default();
+            let certificate = presented_certificate(question, view);
+            let presented = Presented { certificate: certificate.map(|certificate| certificate.thumbprint()) };
             match authn::authenticate_bearer(token, &presented, &snapshot.issuers, rule, &shared.tokens, now, waited) {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
                     Err(Refusal::BadCredential(JwtError::Revoked.into()))
                 }
                 Answer::Valid(verified) => {
                     let identity = Arc::clone(verified.identity());
+                    if verified.confirmation().certificate.is_some() {
+                        certify_bound(findings, snapshot, shared, question)?;
+                    }
                     findings.token = Some(verified);
                     if rule.forward_credential {
                         findings.forwarded = credential::as_authorization(&head.headers, token, carrier);
@@ -266,7 +301,8 @@ fn prove(
         Credential::Session(value) => {
             same_site(route, head, view)?;
             let Some(token) = SessionToken::parse(value) else {
-                return dead_session(rule, head);
+                dead_session(rule, head)?;
+                return by_certificate(findings, snapshot, shared, question, rule);
             };
             match shared.sessions.lookup(&token, &snapshot.session, now) {
                 Lookup::Found(session) => {
@@ -277,12 +313,18 @@ fn prove(
                     findings.session = Some(session);
                     Ok(Some(identity))
                 }
-                Lookup::Absent => dead_session(rule, head),
+                Lookup::Absent => {
+                    dead_session(rule, head)?;
+                    by_certificate(findings, snapshot, shared, question, rule)
+                }
                 Lookup::Unavailable => Err(Refusal::Unavailable),
             }
         }
-        Credential::None if rule.session && secure => old_cookie(findings, snapshot, shared, head, now),
-        Credential::None => Ok(None),
+        Credential::None if rule.session && secure => match old_cookie(findings, snapshot, shared, head, now)? {
+            Some(identity) => Ok(Some(identity)),
+            None => by_certificate(findings, snapshot, shared, question, rule),
+        },
+        Credential::None => by_certificate(findings, snapshot, shared, question, rule),
     }
 }
 
@@ -291,6 +333,74 @@ fn prove(
 fn same_site(route: &Route, head: &Parts, view: &ClientView) -> Result<(), Refusal> {
     let tunnel = route.websocket && headers::asks_for_websocket(head);
     csrf::check(&route.csrf, head, tunnel, view).map_err(|csrf::CrossSite| Refusal::CrossSite)
+}
+
+/// The last authenticator: the certificate of the connection, which browsers add by themselves (R2, R31).
+fn by_certificate(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    question: Question<'_>,
+    rule: &AccessRule,
+) -> Result<Option<Arc<Identity>>, Refusal> {
+    if rule.mtls.is_empty() {
+        return Ok(None);
+    }
+    let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
+        return Err(Refusal::NoRoute);
+    };
+    if presented_certificate(question, view).is_none() {
+        return Ok(None);
+    }
+    same_site(route, question.head, view)?;
+    certify(findings, snapshot, shared, question, &rule.mtls)
+}
+
+/// Judges the certificate of the connection under these authorities, and notes those that vouch for it. `None`: there
+/// is no certificate. One that none of them vouches for is refused.
+fn certify(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    question: Question<'_>,
+    authorities: &[usize],
+) -> Result<Option<Arc<Identity>>, Refusal> {
+    let certificate = findings.view.as_ref().and_then(|view| presented_certificate(question, view));
+    let authorities = authorities.iter().filter_map(|index| snapshot.mtls.authorities.get(*index));
+    match authn::authenticate_certificate(certificate, authorities, &shared.revocations, question.now) {
+        Answer::Valid(vouched) => {
+            for certified in vouched.by {
+                if !findings.certificates.iter().any(|known| known.ca == certified.ca) {
+                    findings.certificates.push(certified);
+                }
+            }
+            Ok(Some(vouched.identity))
+        }
+        Answer::Absent => Ok(None),
+        Answer::Invalid(why) => Err(Refusal::BadCredential(why)),
+        Answer::Unavailable(_) => Err(Refusal::Unavailable),
+    }
+}
+
+/// The certificate that a token is bound to. Whoever signed it, the token names it (RFC 8705 section 2.2); but where an
+/// authority here has something against it, a list or a date, it counts no more with a token than without.
+fn certify_bound(
+    findings: &mut Findings,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    question: Question<'_>,
+) -> Result<(), Refusal> {
+    let every: Box<[usize]> = (0..snapshot.mtls.authorities.len()).collect();
+    match certify(findings, snapshot, shared, question, &every) {
+        Ok(_) => Ok(()),
+        Err(Refusal::BadCredential(why)) if why == Void::Authority.into() => Ok(()),
+        Err(refusal) => Err(refusal),
+    }
+}
+
+/// The certificate of the client itself. That of a trusted proxy says who the proxy is, not who asks.
+fn presented_certificate<'a>(question: Question<'a>, view: &ClientView) -> Option<&'a Arc<ClientCertificate>> {
+    question.connection.tls.as_ref()?.certificate.as_ref().filter(|_| !view.through_trusted_proxy)
 }
 
 /// The living session that a request to log in or out brings along: the one to end. These endpoints ask for no
@@ -312,9 +422,9 @@ fn presented_session(
 }
 
 /// A cookie that names no living session. On an optional route it counts as absent where nothing is at stake (R4).
-fn dead_session(rule: &AccessRule, head: &Parts) -> Result<Option<Arc<Identity>>, Refusal> {
+fn dead_session(rule: &AccessRule, head: &Parts) -> Result<(), Refusal> {
     if rule.optional && csrf::is_safe(&head.method) {
-        Ok(None)
+        Ok(())
     } else {
         Err(Refusal::BadCredential(BadCredential::Session))
     }
@@ -367,7 +477,16 @@ impl Findings {
     pub fn take_proof(&mut self, now: Timestamp) -> Option<Proof> {
         let session = self.session.take().map(Proof::Session);
         let key = || self.api_key.take().map(Proof::ApiKey);
-        session.or_else(|| self.token.take().map(|token| Proof::of_token(token, now))).or_else(key)
+        let explicit = session.or_else(|| self.token.take().map(|token| Proof::of_token(token, now))).or_else(key);
+        if self.certificates.is_empty() {
+            return explicit;
+        }
+        Proof::each(explicit.into_iter().chain(self.certificates.drain(..).map(Proof::Certificate)))
+    }
+
+    /// Whether this authority vouches for the client's certificate; `None`: whether one does.
+    fn is_certified(&self, ca: Option<&str>) -> bool {
+        self.certificates.iter().any(|certified| ca.is_none_or(|ca| *certified.ca == *ca))
     }
 
     /// Whether the client came by https, as it sees it.
@@ -389,13 +508,22 @@ impl From<RewriteError> for Refusal {
     }
 }
 
-impl From<Denial> for Refusal {
-    fn from(denial: Denial) -> Self {
-        match denial {
-            Denial::Anonymous => Self::NoCredential,
-            Denial::Requirement { rule, scope } => Self::NotAllowed { rule, scope },
-            Denial::StaleLogin { max_age } => Self::StaleLogin { max_age },
-            Denial::WeakLogin { max_age } => Self::WeakLogin { max_age },
+fn refusal(denial: Denial, route: &Route) -> Refusal {
+    match denial {
+        Denial::Anonymous if takes_nothing_but_certificates(route) => Refusal::CertificateNeeded { known: false },
+        Denial::Anonymous => Refusal::NoCredential,
+        Denial::Requirement { rule: authz::MTLS, .. } => Refusal::CertificateNeeded { known: true },
+        Denial::Requirement { rule, scope } => Refusal::NotAllowed { rule, scope },
+        Denial::StaleLogin { max_age } => Refusal::StaleLogin { max_age },
+        Denial::WeakLogin { max_age } => Refusal::WeakLogin { max_age },
+    }
+}
+
+fn takes_nothing_but_certificates(route: &Route) -> bool {
+    match &route.access {
+        Access::Public { .. } => false,
+        Access::Authenticated(rule) => {
+            !rule.mtls.is_empty() && !rule.session && rule.issuers.is_empty() && rule.api_key.is_none()
         }
     }
 }

@@ -32,6 +32,11 @@ impl Host {
         &self.0
     }
 
+    /// Whether it is an address. TLS clients name none of these (RFC 6066 section 3).
+    pub fn is_address(&self) -> bool {
+        self.0.starts_with('[') || self.0.parse::<IpAddr>().is_ok()
+    }
+
     /// Whether it names this machine: `localhost`, `*.localhost`, 127.0.0.0/8 or `[::1]`.
     pub fn is_loopback(&self) -> bool {
         let bare = self.0.trim_start_matches('[').trim_end_matches(']');

@@ -21,16 +21,19 @@ pub enum Via {
     ApiKey,
     /// A bearer token, verified locally under this issuer's configured name.
     Jwt(Arc<str>),
+    /// The certificate of the connection.
+    Mtls,
     /// A session cookie.
     Session,
 }
 
 impl Via {
-    /// `api_key`, `jwt` or `session`: the value of `X-User-Auth`, and the word in logs.
+    /// `api_key`, `jwt`, `mtls` or `session`: the value of `X-User-Auth`, and the word in logs.
     pub const fn label(&self) -> &'static str {
         match self {
             Self::ApiKey => "api_key",
             Self::Jwt(_) => "jwt",
+            Self::Mtls => "mtls",
             Self::Session => "session",
         }
     }
@@ -38,10 +41,12 @@ impl Via {
     const fn header(&self) -> &'static HeaderValue {
         static API_KEY: HeaderValue = HeaderValue::from_static("api_key");
         static JWT: HeaderValue = HeaderValue::from_static("jwt");
+        static MTLS: HeaderValue = HeaderValue::from_static("mtls");
         static SESSION: HeaderValue = HeaderValue::from_static("session");
         match self {
             Self::ApiKey => &API_KEY,
             Self::Jwt(_) => &JWT,
+            Self::Mtls => &MTLS,
             Self::Session => &SESSION,
         }
     }

@@ -27,6 +27,7 @@
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
 //! | How is a session stored, how does it end? | [`session`] |
 //! | What survives a restart, and how is it written? | [`durable`] |
+//! | Who is asked for a client certificate, and what is it worth? | [`mtls`] |
 //! | What was revoked before its time, and who is held against it? | [`revocation`], asked in [`decide`] |
 //! | Which keys does the gateway sign with, and when do they change? | [`signing`] |
 //! | What is an API key, and who makes them? | [`api_key`], [`admin`] |
@@ -51,7 +52,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
 //! 1 route, session, revocation, api_key(→revocation), refusal, accounts, factor, signing, fetch
-//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, client, inbound, identity, policy, rate_limit, page, change
+//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -113,6 +114,9 @@
 //! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
 //! | An API key is guessed by its id, found in a backend's log, used from elsewhere or beside another credential | compared in full by its hash; its header is removed on every route; networks; two explicit credentials are refused | `src/api_key/mod.rs` | `a_key_counts_with_its_whole_text_only`, `a_key_reaches_no_upstream_on_any_route`, `a_key_beside_another_credential_is_refused` |
 //! | A key that was made at run time holds more than its maker may grant, comes back after a crash, outlives its maker, or is missed by a log-out everywhere that meets its making | bounded by the admin token's realm and grants, then and later; on disk before the answer; one order for making and ending | `src/api_key/store.rs` | `a_key_holds_no_more_than_its_maker_may_grant`, `keys_and_their_ends_survive_a_crash`, `keys_follow_the_admin_token_that_made_them`, `a_key_that_is_being_made_is_struck_with_its_subject` |
+//! | A client certificate that is stolen, expired, revoked, for servers, of somebody else's authority, or of two people | possession in the handshake; chain, dates, usage, lists and subject judged for each request | `src/mtls/mod.rs` | `a_certificate_without_its_key_ends_the_handshake`, `a_void_certificate_is_refused_for_what_it_is`, `exactly_one_name_of_the_kind_makes_a_subject`, `a_new_list_counts_on_open_connections` |
+//! | Certificates are gone around: another host's connection or ticket, a coalesced request, a list that is too old | a connection serves the hosts of its settings; ticket keys for each; no list, no verdict | `src/edge/tls.rs` | `a_host_with_other_settings_than_the_server_name_is_misdirected`, `a_ticket_resumes_where_it_was_made_only`, `coalesced_requests_are_misdirected_and_the_connection_goes_on`, `a_list_that_has_ended_is_no_verdict` |
+//! | A header that tells of a certificate is believed, or a proxy's certificate is its clients' | such names are managed; behind a trusted proxy certificates say nothing | `src/headers/names.rs` | `what_a_client_says_of_certificates_reaches_no_upstream`, `the_certificate_of_a_trusted_proxy_says_nothing_of_its_clients` |
 //! | Open redirect after the login (GHSA-qqxw-m5fj-f7gv) | local paths only, by a strict parser | `src/login/return_to.rs` | `nobody_is_led_to_another_site_after_the_login` |
 //! | User enumeration, guessing, and locking others out | one answer after the same work; a wait that is bounded, kept, and spares known browsers | `src/login/throttle.rs` | `an_unknown_user_and_a_wrong_password_get_the_same_answer`, `nobody_can_lock_a_user_out_of_their_own_browser`, `who_waits_as_told_is_let_through_whatever_others_do` |
 //! | A device cookie that tells who uses a browser, opens something, or is forged | a keyed mark for each (realm, subject), of one length | `src/login/device.rs` | `a_browser_is_known_to_whoever_logged_in_there_and_to_nobody_else`, `the_cookie_is_protected_and_of_one_length` |
@@ -161,6 +165,7 @@ pub mod identity;
 pub mod inbound;
 pub mod listener;
 pub mod login;
+pub mod mtls;
 pub mod page;
 pub mod pipeline;
 pub mod policy;

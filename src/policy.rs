@@ -33,6 +33,7 @@ impl Access {
             | Requirement::Email(_)
             | Requirement::Group(_)
             | Requirement::Ip(_)
+            | Requirement::Mtls { .. }
             | Requirement::Role(_)
             | Requirement::Scope(_)
             | Requirement::User(_) => None,
@@ -60,6 +61,11 @@ pub struct AccessRule {
     pub api_key: Option<HeaderName>,
     /// `jwt` or `jwt:<name>`: the issuers whose bearer tokens count, by their index in the snapshot; empty: none.
     pub issuers: Box<[usize]>,
+    /// `mtls` or `mtls:<name>`: the authorities whose client certificates count, by their index in the snapshot; empty:
+    /// none.
+    pub mtls: Box<[usize]>,
+    /// The authorities that `require` names: a certificate that comes must be good under one of them.
+    pub certificates: Box<[usize]>,
     /// `optional`: a request without any credential passes without identity (R4).
     pub optional: bool,
     /// What must hold of the caller.
@@ -124,6 +130,11 @@ pub enum Requirement {
     Group(Box<str>),
     /// `ip:10.0.0.0/8`: the client's address lies in the network.
     Ip(IpNet),
+    /// `mtls` or `mtls:<name>`: the connection has a valid client certificate, whoever it is of.
+    Mtls {
+        /// The authority's name; `None`: the only one.
+        ca: Option<Box<str>>,
+    },
     /// `path:id == sub` (or `name`, `email`, `claim:…`): the segment, decoded once, equals the value (R6).
     PathEquals {
         /// Name of the path parameter.
@@ -280,6 +291,8 @@ impl fmt::Display for Requirement {
             Self::Email(email) => write!(f, "email:{email}"),
             Self::Group(group) => write!(f, "group:{group}"),
             Self::Ip(network) => write!(f, "ip:{network}"),
+            Self::Mtls { ca: None } => f.write_str("mtls"),
+            Self::Mtls { ca: Some(ca) } => write!(f, "mtls:{ca}"),
             Self::PathEquals { parameter, value } => write!(f, "path:{parameter} == {value}"),
             Self::Role(role) => write!(f, "role:{role}"),
             Self::Scope(scope) => write!(f, "scope:{scope}"),
@@ -353,6 +366,8 @@ mod tests {
                 session: true,
                 api_key: None,
                 issuers: Box::new([]),
+                mtls: [].into(),
+                certificates: [].into(),
                 optional,
                 require: Requirements::default(),
                 forward_credential: false,

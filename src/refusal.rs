@@ -34,8 +34,10 @@ pub enum Refusal {
     BadPath(&'static str),
     /// `Host` is absent, doubled or no host (R10). Carries the reason's label.
     BadHost(&'static str),
-    /// The host is none of ours, or not on this connection (R10).
+    /// The host is none of ours (R10).
     UnknownHost,
+    /// The host has other TLS settings than this connection, which another host's name has chosen (R10).
+    WrongConnection,
     /// No route.
     NoRoute,
     /// A route's path, but not its method (R9, R11).
@@ -59,6 +61,11 @@ pub enum Refusal {
     // The client is not known.
     /// A credential is needed and none was sent.
     NoCredential,
+    /// A client certificate is needed and none was given.
+    CertificateNeeded {
+        /// Whether somebody is known all the same, by something else.
+        known: bool,
+    },
     /// A credential was sent and is void.
     BadCredential(BadCredential),
     /// A person's form met a session that ran out a short while ago, and is kept for them.
@@ -136,6 +143,8 @@ pub enum BadCredential {
     Ambiguous(&'static str),
     /// A bearer token. Carries the precise reason's label, for the log.
     Bearer(&'static str),
+    /// The connection's client certificate. Carries the precise reason's label, for the log.
+    Certificate(&'static str),
     /// A session cookie that names no living session.
     Session,
 }
@@ -180,6 +189,8 @@ pub struct Asked<'a> {
     pub bearer: bool,
     /// What the route requires of callers, if it asks who they are.
     pub require: Option<&'a Requirements>,
+    /// Whether the route takes client certificates.
+    pub certificate: bool,
     /// Who is signed in with a session, for people.
     pub signed_in_as: Option<&'a str>,
     /// How pages look, in the reader's language.
@@ -216,13 +227,14 @@ impl Refusal {
             Self::Malformed(_) | Self::BadPath(_) | Self::BadHost(_) | Self::BadBody(_) | Self::BodyIncomplete => {
                 StatusCode::BAD_REQUEST
             }
-            Self::UnknownHost | Self::DemoOnly => StatusCode::MISDIRECTED_REQUEST,
+            Self::UnknownHost | Self::WrongConnection | Self::DemoOnly => StatusCode::MISDIRECTED_REQUEST,
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::BodyTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::FormKept { .. }
             | Self::NoCredential
+            | Self::CertificateNeeded { known: false }
             | Self::BadCredential(_)
             | Self::LoginFailed
             | Self::FactorRequired
@@ -230,6 +242,7 @@ impl Refusal {
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. } => StatusCode::UNAUTHORIZED,
             Self::FactorMissing
+            | Self::CertificateNeeded { known: true }
             | Self::NotAllowed { .. }
             | Self::CrossSite
             | Self::IdentityTooLarge
@@ -248,6 +261,7 @@ impl Refusal {
             Self::BadPath(_) => "bad_path",
             Self::BadHost(_) => "bad_host",
             Self::UnknownHost => "unknown_host",
+            Self::WrongConnection => "wrong_connection",
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed { .. } => "method_not_allowed",
             Self::BodyTooLarge => "body_too_large",
@@ -257,8 +271,10 @@ impl Refusal {
             Self::DemoOnly => "demo_only",
             Self::NotEncrypted => "not_encrypted",
             Self::NoCredential => "no_credential",
+            Self::CertificateNeeded { .. } => "certificate_needed",
             Self::BadCredential(BadCredential::Ambiguous(_)) => "ambiguous_credential",
             Self::BadCredential(BadCredential::Bearer(_)) => "invalid_token",
+            Self::BadCredential(BadCredential::Certificate(_)) => "invalid_certificate",
             Self::BadCredential(BadCredential::Session) => "session_ended",
             Self::FormKept { .. } => "form_kept",
             Self::LoginFailed => "login_failed",
@@ -288,10 +304,13 @@ impl Refusal {
             Self::BadPath(reason)
             | Self::BadHost(reason)
             | Self::BadBody(reason)
-            | Self::BadCredential(BadCredential::Ambiguous(reason) | BadCredential::Bearer(reason))
+            | Self::BadCredential(
+                BadCredential::Ambiguous(reason) | BadCredential::Bearer(reason) | BadCredential::Certificate(reason),
+            )
             | Self::NotAllowed { rule: reason, .. }
             | Self::RateLimited { reason, .. } => reason,
             Self::UnknownHost
+            | Self::WrongConnection
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
             | Self::BodyTooLarge
@@ -300,6 +319,7 @@ impl Refusal {
             | Self::DemoOnly
             | Self::NotEncrypted
             | Self::NoCredential
+            | Self::CertificateNeeded { .. }
             | Self::BadCredential(BadCredential::Session)
             | Self::FormKept { .. }
             | Self::LoginFailed
@@ -329,6 +349,7 @@ impl Refusal {
             | Self::BadPath(_)
             | Self::BadHost(_)
             | Self::UnknownHost
+            | Self::WrongConnection
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
             | Self::BodyTooLarge
@@ -338,6 +359,7 @@ impl Refusal {
             | Self::DemoOnly
             | Self::NotEncrypted
             | Self::NoCredential
+            | Self::CertificateNeeded { .. }
             | Self::FormKept { .. }
             | Self::BadCredential(_)
             | Self::LoginFailed
@@ -359,6 +381,7 @@ impl Refusal {
     pub const fn is_about_the_caller(&self) -> bool {
         match self {
             Self::NoCredential
+            | Self::CertificateNeeded { .. }
             | Self::BadCredential(_)
             | Self::NotAllowed { .. }
             | Self::CrossSite
@@ -369,6 +392,7 @@ impl Refusal {
             | Self::BadPath(_)
             | Self::BadHost(_)
             | Self::UnknownHost
+            | Self::WrongConnection
             | Self::NoRoute
             | Self::MethodNotAllowed { .. }
             | Self::BodyTooLarge
@@ -408,6 +432,7 @@ impl Refusal {
             Self::BadPath(_) => Text::BadPath,
             Self::BadHost(_) => Text::BadHost,
             Self::UnknownHost => Text::UnknownHost,
+            Self::WrongConnection => Text::WrongConnection,
             Self::NoRoute => Text::NoRoute,
             Self::MethodNotAllowed { .. } => Text::MethodNotAllowed,
             Self::BodyTooLarge => Text::BodyTooLarge,
@@ -417,8 +442,10 @@ impl Refusal {
             Self::DemoOnly => Text::DemoOnly,
             Self::NotEncrypted => Text::NotEncrypted,
             Self::NoCredential => Text::NoCredential,
+            Self::CertificateNeeded { .. } => Text::CertificateNeeded,
             Self::BadCredential(BadCredential::Ambiguous(_)) => Text::AmbiguousCredential,
             Self::BadCredential(BadCredential::Bearer(_)) => Text::InvalidToken,
+            Self::BadCredential(BadCredential::Certificate(_)) => Text::InvalidCertificate,
             Self::BadCredential(BadCredential::Session) => Text::SessionEnded,
             Self::FormKept { .. } => Text::FormKept,
             Self::LoginFailed => Text::LoginFailed,
@@ -503,8 +530,8 @@ impl Refusal {
         }
     }
 
-    /// RFC 6750 section 3, RFC 9470 section 3; a scheme of our own where only sessions count, since RFC 9110
-    /// section 15.5.2 asks every 401 for a challenge.
+    /// RFC 6750 section 3, RFC 9470 section 3; schemes of our own where only sessions or certificates count, since RFC
+    /// 9110 section 15.5.2 asks every 401 for a challenge and none is registered for either.
     fn challenges(&self, asked: &Asked<'_>) -> impl Iterator<Item = HeaderValue> {
         let bearer = asked.bearer.then(|| match self {
             Self::BadCredential(BadCredential::Bearer(_)) => HeaderValue::from_static(
@@ -521,9 +548,12 @@ impl Refusal {
             }
             _ => HeaderValue::from_static("Bearer realm=\"portcullis\""),
         });
-        let session = (asked.login_prefix.is_some() && self.status() == StatusCode::UNAUTHORIZED || !asked.bearer)
+        let certificate = (asked.certificate && self.status() == StatusCode::UNAUTHORIZED)
+            .then(|| HeaderValue::from_static("ClientCertificate realm=\"portcullis\""));
+        let others = asked.bearer || certificate.is_some();
+        let session = (asked.login_prefix.is_some() && self.status() == StatusCode::UNAUTHORIZED || !others)
             .then(|| HeaderValue::from_static("Session realm=\"portcullis\""));
-        bearer.into_iter().chain(session)
+        bearer.into_iter().chain(certificate).chain(session)
     }
 
     /// Where to log in and come back from.
@@ -626,7 +656,9 @@ impl Refusal {
             Blame::Client => match self {
                 Self::FormKept { .. }
                 | Self::NoCredential
-                | Self::BadCredential(_)
+                | Self::BadCredential(
+                    BadCredential::Ambiguous(_) | BadCredential::Bearer(_) | BadCredential::Session,
+                )
                 | Self::LoginFailed
                 | Self::FactorRequired
                 | Self::WrongCode
@@ -634,6 +666,8 @@ impl Refusal {
                 | Self::WeakLogin { .. } => Text::PleaseSignInTitle,
                 Self::NoRoute | Self::UnknownHost => Text::NotFoundTitle,
                 Self::FactorMissing
+                | Self::BadCredential(BadCredential::Certificate(_))
+                | Self::CertificateNeeded { .. }
                 | Self::NotAllowed { .. }
                 | Self::CrossSite
                 | Self::IdentityTooLarge
@@ -744,6 +778,7 @@ fn insufficient_scope(require: Option<&Requirements>) -> HeaderValue {
             | Requirement::Email(_)
             | Requirement::Group(_)
             | Requirement::Ip(_)
+            | Requirement::Mtls { .. }
             | Requirement::PathEquals { .. }
             | Requirement::Role(_)
             | Requirement::User(_) => None,
@@ -812,6 +847,7 @@ mod tests {
             return_to: "/app?x=1&y=2",
             bearer: true,
             require: None,
+            certificate: false,
             signed_in_as: None,
         }
     }

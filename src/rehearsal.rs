@@ -23,6 +23,7 @@ use crate::{
 pub struct Rehearsal {
     head: Parts,
     connection: Connection,
+    certified: bool,
     now: Timestamp,
 }
 
@@ -61,16 +62,31 @@ impl Rehearsal {
         if let Ok(host) = authority.to_string().try_into() {
             head.headers.insert(HOST, host);
         }
-        let tls = (scheme == Scheme::Https)
-            .then(|| Tls { server_name: Some(authority.host.as_str().into()), version: "1.3" });
+        let tls = (scheme == Scheme::Https).then(|| Tls {
+            server_name: Some(authority.host.as_str().into()),
+            version: "1.3",
+            asked: None,
+            certificate: None,
+        });
         let peer = PeerAddr::Ip(([127, 0, 0, 1], 0).into());
         let local_port = authority.port.unwrap_or_else(|| scheme.default_port());
-        Self { head, connection: Connection { id: 0, peer, local_port, tls, cutter: Cutter::default() }, now }
+        Self {
+            head,
+            connection: Connection { id: 0, peer, local_port, tls, cutter: Cutter::default() },
+            certified: false,
+            now,
+        }
     }
 
     /// The same, from another address.
     pub fn from(mut self, address: IpAddr) -> Self {
         self.connection.peer = PeerAddr::Ip((address, 0).into());
+        self
+    }
+
+    /// The same, with a valid client certificate or without, whoever asks.
+    pub const fn certified(mut self, certified: bool) -> Self {
+        self.certified = certified;
         self
     }
 
@@ -81,11 +97,17 @@ impl Rehearsal {
     }
 
     /// Judges it as sent by `identity`.
-    pub fn run(self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
+    pub fn run(mut self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
+        if let Some(tls) = &mut self.connection.tls {
+            // A connection that was opened for this host.
+            let host = tls.server_name.as_ref().and_then(|name| name.parse().ok());
+            tls.asked = host.and_then(|host| snapshot.mtls.asked.of_host(&host).cloned());
+        }
         let mut steps = Steps::default();
         let question =
             Question { head: &self.head, connection: &self.connection, malformed: None, now: self.now, waited: true };
-        let Decision { findings, verdict } = decide::decide_as(snapshot, question, identity, &mut steps);
+        let Decision { findings, verdict } =
+            decide::decide_as(snapshot, question, identity, self.certified, &mut steps);
         let is_cross_site = self.is_cross_site(&findings);
         let judged = match verdict {
             Verdict::Allow(permit) => self.relay(snapshot, permit, &findings),
@@ -103,7 +125,7 @@ impl Rehearsal {
         let (Some(route), Some(view), Some(identity)) = (&findings.route, &findings.view, &findings.identity) else {
             return false;
         };
-        *identity.via() == Via::Session && csrf::check(&route.csrf, &self.head, false, view).is_err()
+        matches!(identity.via(), Via::Mtls | Via::Session) && csrf::check(&route.csrf, &self.head, false, view).is_err()
     }
 
     fn relay(

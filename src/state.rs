@@ -23,7 +23,7 @@ use crate::{
     change::Reloads,
     clock::Clock,
     durable::Durable,
-    headers, login, page, rate_limit,
+    headers, login, mtls, page, rate_limit,
     revocation::Revocations,
     route::RouteTable,
     session,
@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub token_places: TokenPlaces,
     /// `[[api_key]]`.
     pub api_keys: ApiKeys,
+    /// `[[mtls.ca]]`, and who is asked for a certificate.
+    pub mtls: mtls::Settings,
     /// `[session]`.
     pub session: session::Settings,
     /// `[login]`.

@@ -179,6 +179,8 @@ pub struct Context<'a> {
     pub max_api_keys: usize,
     /// What was revoked.
     pub revocations: &'a Revocations,
+    /// Realms whose subjects come with client certificates.
+    pub certified_realms: &'a [Arc<str>],
     /// `limits.max_revocations`.
     pub max_revocations: usize,
     /// The time.

@@ -4,7 +4,7 @@
 //! to that realm only (R5). What is pasted (a JWT, a session's cookie) is in the body, and in no answer and no log.
 //!
 //! ```text
-//! { "kind": "subject", "subject": "alice", "realm": "staff" }   log out everywhere: sessions, and JWTs issued so far, API keys
+//! { "kind": "subject", "subject": "alice", "realm": "staff" }   log out everywhere: sessions; JWTs and certificates issued so far; API keys
 //! { "kind": "token",   "token": "eyJ…" }                        one JWT or API key, or the session of a cookie
 //! { "kind": "jti",     "issuer": "keycloak", "jti": "…" }       one JWT by its id
 //! { "kind": "api_key", "id": "…" }                              one API key by its id, for good
@@ -172,8 +172,13 @@ async fn strike_subject(
         return Err(bad("`subject` has 1 to 255 bytes"));
     }
     let keep = context.issuers.iter().filter(|issuer| *issuer.realm == *realm).map(|issuer| issuer.keep).max();
+    // A certificate may be good for years, and nothing says for how many.
+    let keep = match context.certified_realms.iter().any(|certified| **certified == *realm) {
+        true => Keep::Forever,
+        false => Keep::For(keep.unwrap_or_default()),
+    };
     let target = Target::Subject { realm: realm.clone(), subject: subject.clone() };
-    let mut done = strike(context, token, target, Keep::For(keep.unwrap_or_default()))?;
+    let mut done = strike(context, token, target, keep)?;
     let (mut keys, commits) = context.api_keys.made.revoke_subject(&realm, &subject);
     done.commits.extend(commits);
     for id in context.api_keys.fixed_of(&realm, &subject) {

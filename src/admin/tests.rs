@@ -111,6 +111,7 @@ impl Bench {
             api_keys: Known { fixed: &self.fixed_keys, made: &self.made_keys },
             max_api_keys: 3,
             revocations: &self.revocations,
+            certified_realms: &[],
             max_revocations: 1000,
             clock: &self.clock,
             audit: self.telemetry.audit(),

@@ -300,6 +300,8 @@ mod tests {
             session,
             api_key: None,
             issuers: if jwt { [0].into() } else { [].into() },
+            mtls: [].into(),
+            certificates: [].into(),
             optional: false,
             require: Requirements::default(),
             forward_credential: false,

@@ -15,6 +15,7 @@ use self::{
 };
 use crate::{clock::Timestamp, policy::AccessRule, refusal::BadCredential};
 
+mod certificate;
 pub mod credential;
 mod json;
 pub mod jwks;
@@ -25,6 +26,8 @@ pub mod proof;
 #[cfg(test)]
 mod signer;
 pub mod token_cache;
+
+pub use certificate::{Vouched, authenticate_certificate};
 
 /// What an authenticator says of a request (R3).
 #[derive(Clone, Debug)]
@@ -135,6 +138,8 @@ mod tests {
             session: false,
             api_key: None,
             issuers: issuers.into(),
+            mtls: [].into(),
+            certificates: [].into(),
             optional: false,
             require: Requirements::default(),
             forward_credential: false,
@@ -163,7 +168,9 @@ mod tests {
             Answer::Valid(_) => "valid",
             Answer::Absent => "absent",
             Answer::Invalid(BadCredential::Bearer(label)) => label,
-            Answer::Invalid(BadCredential::Ambiguous(_) | BadCredential::Session) => "not of a bearer",
+            Answer::Invalid(BadCredential::Ambiguous(_) | BadCredential::Certificate(_) | BadCredential::Session) => {
+                "not of a bearer"
+            }
             Answer::Unavailable(_) => "unavailable",
         }
     }

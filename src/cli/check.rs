@@ -70,7 +70,8 @@ fn failure(config: &Config, test: &TestCase) -> Option<String> {
         Err(error) => return Some(format!("{}: `as` is nobody: {error}", test.place)),
     };
     let request = Rehearsal::new(test.method.clone(), test.scheme, &test.authority, &test.uri, now);
-    let outcome = request.run(&config.snapshot, identity);
+    let outcome =
+        request.certified(test.identity.as_ref().is_some_and(|who| who.certificate)).run(&config.snapshot, identity);
 
     let mut differences = Vec::new();
     let route = outcome.findings.route.as_ref().map(|route| Arc::clone(&route.name));

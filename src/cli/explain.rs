@@ -46,10 +46,13 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let rule = anonymous.findings.route.as_deref().and_then(rule_of);
     let identity = match (&arguments.who, &arguments.token) {
         (Some(who), _) => Some(described(who, &config, rule, now)?),
-        (None, Some(token)) => Some(proved(token, &config, rule, now)?),
+        (None, Some(token)) => Some((proved(token, &config, rule, now)?, false)),
         (None, None) => None,
     };
-    let outcome = if identity.is_some() { rehearsal().run(&config.snapshot, identity) } else { anonymous };
+    let outcome = match identity {
+        Some((identity, certified)) => rehearsal().certified(certified).run(&config.snapshot, Some(identity)),
+        None => anonymous,
+    };
     print(&arguments.method, &arguments.url, &config, &outcome, now);
     Ok(())
 }
@@ -72,12 +75,25 @@ fn rule_of(route: &Route) -> Option<&AccessRule> {
     }
 }
 
-/// `sub=alice,roles=admin,user`: words without `=` continue the list before them.
-fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timestamp) -> Result<Arc<Identity>, Failure> {
+/// `sub=alice,roles=admin,user`: words without `=` continue the list before them. Whether a client certificate came
+/// along, too.
+fn described(
+    who: &str,
+    config: &Config,
+    rule: Option<&AccessRule>,
+    now: Timestamp,
+) -> Result<(Arc<Identity>, bool), Failure> {
     let issuer = rule.and_then(|rule| config.snapshot.issuers.get(*rule.issuers.first()?));
     let provider = config.snapshot.login.providers.first();
+    let only_certificates = rule.filter(|rule| !rule.session && rule.issuers.is_empty() && rule.api_key.is_none());
+    let authority = only_certificates.and_then(|rule| config.snapshot.mtls.authorities.get(*rule.mtls.first()?));
+    let mut certified = false;
     let mut parts = IdentityParts {
-        realm: provider.map(|p| &p.realm).or_else(|| issuer.map(|i| &i.realm)).map_or_else(|| "any".into(), Arc::clone),
+        realm: authority
+            .map(|a| a.realm())
+            .or_else(|| provider.map(|p| &p.realm))
+            .or_else(|| issuer.map(|i| &i.realm))
+            .map_or_else(|| "any".into(), Arc::clone),
         subject: String::new(),
         name: None,
         email: None,
@@ -90,6 +106,7 @@ fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timesta
         factor: Factor::One,
         via: match issuer {
             Some(issuer) if rule.is_some_and(|rule| !rule.session) => Via::Jwt(Arc::clone(&issuer.name)),
+            _ if authority.is_some() => Via::Mtls,
             _ => Via::Session,
         },
     };
@@ -116,6 +133,13 @@ fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timesta
                     .and_then(Factor::from_count)
                     .ok_or_else(|| Failure::new(format!("--as factor={value}: a login has 1 or 2 factors")))?;
             }
+            "certificate" => {
+                certified = match value {
+                    "yes" => true,
+                    "no" => false,
+                    _ => return Err(Failure::new(format!("--as certificate={value}: yes or no"))),
+                };
+            }
             "scopes" | "scope" => parts.scopes.push(value.to_owned()),
             other => match other.strip_prefix("claim:") {
                 Some(claim) => {
@@ -124,14 +148,14 @@ fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timesta
                 None => {
                     return Err(Failure::new(format!(
                         "--as does not know {other:?}; it knows sub, name, email, realm, roles, groups, scopes, \
-                         factor and claim:NAME"
+                         factor, certificate and claim:NAME"
                     )));
                 }
             },
         }
     }
     Identity::new(parts)
-        .map(Arc::new)
+        .map(|identity| (Arc::new(identity), certified))
         .map_err(|error| Failure::new(format!("--as {who:?} is nobody: {error}; write sub=alice,roles=admin,user")))
 }
 

@@ -26,6 +26,7 @@ use crate::{
     headers::{ForwardedFamily, Profile},
     host::Host,
     listener::Listener,
+    mtls::SubjectFrom,
     page,
     refusal::Refusal,
     session::SameSite,
@@ -59,6 +60,8 @@ table! {
         jwt: Tried<Section<Jwt>>,
         /// Keys of programs.
         api_key: Tried<List<ApiKey>>,
+        /// Client certificates.
+        mtls: Tried<Section<Mtls>>,
         /// Where people log in.
         login: Tried<Section<Login>>,
         /// Error pages of the operator's own, by status.
@@ -273,6 +276,36 @@ table! {
         expires: Option<Moment>,
         /// Whence it counts.
         from: Vec<IpNet>,
+    }
+
+    /// `[mtls]`.
+    struct Mtls {
+        /// Who signs client certificates.
+        ca: List<MtlsCa>,
+    }
+
+    /// `[[mtls.ca]]`.
+    struct MtlsCa {
+        /// In `mtls:<name>`, logs and metrics.
+        name: At<Name>,
+        /// What subjects and roles mean something in (R5).
+        realm: Option<Name>,
+        /// The authorities' certificates, in PEM.
+        file: At<FilePath>,
+        /// Their revocation lists, in PEM or DER.
+        crl: Option<OneOrMany<FilePath>>,
+        /// Further hosts that ask for them, beside those with routes that name this.
+        hosts: Vec<At<Host>>,
+        /// Which name of a certificate is the subject.
+        subject: SubjectFrom,
+        /// Roles of every holder.
+        roles: Vec<NonEmpty>,
+        /// Groups of every holder.
+        groups: Vec<NonEmpty>,
+        /// OAuth scopes of every holder.
+        scopes: Vec<NonEmpty>,
+        /// Whether email addresses in certificates count as verified.
+        trust_email: Option<bool>,
     }
 
     /// `[jwt]`.
@@ -633,8 +666,10 @@ table! {
         claims: Named<Json>,
         /// The source's realm if it is not written.
         realm: Option<At<Name>>,
-        /// `session`, `jwt` or `jwt:<name>`.
+        /// `session`, `jwt`, `jwt:<name>`, `api_key`, `mtls` or `mtls:<name>`.
         via: Option<At<AuthName>>,
+        /// Whether a valid client certificate came along, besides.
+        certificate: Option<bool>,
         /// How long ago the person logged in.
         auth_age: Option<Duration>,
         /// How many factors that took.
@@ -666,6 +701,13 @@ pub(super) enum OddNames {
     Keep,
 }
 choices!(OddNames { "drop" => Self::Drop, "keep" => Self::Keep, });
+
+choices!(SubjectFrom {
+    "dns" => Self::Dns,
+    "email" => Self::Email,
+    "uri" => Self::Uri,
+    "cn" => Self::CommonName,
+});
 
 choices!(MinVersion { "1.2" => Self::Tls12, "1.3" => Self::Tls13, });
 choices!(Group {

@@ -23,6 +23,7 @@ use crate::{
     host::{Authority, Host},
     identity::Via,
     listener::Listener,
+    mtls,
     secret::Secret,
     state::Snapshot,
     telemetry,
@@ -90,6 +91,8 @@ pub struct Tls {
     pub min_version: edge::MinVersion,
     /// Key exchange groups, the preferred first; at least one.
     pub groups: Box<[edge::Group]>,
+    /// Who is asked for a certificate.
+    pub asked: Arc<mtls::Asked>,
 }
 
 /// Where certificates come from.
@@ -157,6 +160,8 @@ pub struct AsIdentity {
     pub claims: serde_json::Map<String, serde_json::Value>,
     /// How the caller came.
     pub via: Via,
+    /// Whether a valid client certificate came along, besides.
+    pub certificate: bool,
     /// How long ago the person logged in; `None`: not known.
     pub auth_age: Option<Duration>,
     /// How many factors that took.

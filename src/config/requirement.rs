@@ -40,7 +40,7 @@ table! {
 impl Decode for Rule {
     fn expected() -> String {
         String::from(
-            "`role:`, `group:`, `scope:`, `user:`, `email:`, `claim:PATH=`, `ip:` with a value, or `path:PARAMETER == sub`",
+            "`role:`, `group:`, `scope:`, `user:`, `email:`, `claim:PATH=`, `ip:` with a value, `path:PARAMETER == sub`, or `mtls`",
         )
     }
 
@@ -108,6 +108,9 @@ impl Decode for RequiredClaim {
 }
 
 fn parse(text: &str) -> Result<Requirement, Unreadable> {
+    if text == "mtls" {
+        return Ok(Requirement::Mtls { ca: None });
+    }
     let Some((kind, value)) = text.split_once(':') else {
         return Err(match did_you_mean(text, KINDS) {
             Some(kind) => Unreadable::because(format!("with a value: `{kind}:…`")),
@@ -126,6 +129,7 @@ fn parse(text: &str) -> Result<Requirement, Unreadable> {
         "email" => Ok(Requirement::Email(value.into())),
         "group" => Ok(Requirement::Group(value.into())),
         "ip" => Ok(Requirement::Ip(<IpNet as Text>::parse(value)?)),
+        "mtls" => Ok(Requirement::Mtls { ca: Some(value.into()) }),
         "path" => path(value),
         "role" => Ok(Requirement::Role(value.into())),
         "scope" if value.contains(' ') => Err(Unreadable::because("a scope has no blanks: write one rule for each")),
@@ -164,7 +168,7 @@ fn path(value: &str) -> Result<Requirement, Unreadable> {
     Ok(Requirement::PathEquals { parameter: parameter.into(), value })
 }
 
-const KINDS: [&str; 8] = ["claim", "email", "group", "ip", "path", "role", "scope", "user"];
+const KINDS: [&str; 9] = ["claim", "email", "group", "ip", "mtls", "path", "role", "scope", "user"];
 
 #[cfg(test)]
 mod tests {
@@ -181,6 +185,8 @@ mod tests {
             "claim:a.b=c=d",
             "ip:10.0.0.0/8",
             "ip:2001:db8::/32",
+            "mtls",
+            "mtls:devices",
             "path:id == sub",
             "path:id == email",
             "path:id == name",

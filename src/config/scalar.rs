@@ -144,6 +144,7 @@ pub(super) struct RoutePath {
 pub(super) enum AuthName {
     ApiKey,
     Jwt(Option<String>),
+    Mtls(Option<String>),
     None,
     Session,
 }
@@ -769,17 +770,19 @@ impl RoutePath {
 
 impl Text for AuthName {
     fn expected() -> String {
-        String::from("`session`, `jwt`, `jwt:<issuer>`, `api_key` or `none`")
+        String::from("`session`, `jwt`, `jwt:<issuer>`, `api_key`, `mtls`, `mtls:<ca>` or `none`")
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
         match text.split_once(':') {
             None if text == "api_key" => Ok(Self::ApiKey),
             None if text == "jwt" => Ok(Self::Jwt(None)),
+            None if text == "mtls" => Ok(Self::Mtls(None)),
             None if text == "none" => Ok(Self::None),
             None if text == "session" => Ok(Self::Session),
             Some(("jwt", name)) if !name.is_empty() => Ok(Self::Jwt(Some(name.to_owned()))),
-            None | Some(_) => Err(match did_you_mean(text, ["api_key", "jwt", "none", "session"]) {
+            Some(("mtls", name)) if !name.is_empty() => Ok(Self::Mtls(Some(name.to_owned()))),
+            None | Some(_) => Err(match did_you_mean(text, ["api_key", "jwt", "mtls", "none", "session"]) {
                 Some(meant) => Unreadable::because(format!("did you mean `{meant}`?")),
                 None => Unreadable::default(),
             }),

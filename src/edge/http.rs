@@ -35,7 +35,7 @@ use tokio::{
     net::{TcpStream, UnixStream},
     task::{AbortHandle, spawn_local},
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor, server::TlsStream};
 
 use crate::{
     client::{Connection, Cutter, PeerAddr, Tls},
@@ -45,12 +45,13 @@ use crate::{
         accept::Arrival,
         framing::HeadBounds,
         progress::{Progress, Waiting},
-        tls::{self, TlsSlot},
+        tls::{self, Spoken, TlsSlot},
         wire::{Socket, SocketIo, Stream, Wire},
     },
     host::Host,
     id::RequestId,
     inbound::{Inbound, Malformed},
+    mtls::ClientCertificate,
 };
 
 /// What all connections of one worker share.
@@ -81,7 +82,7 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
     let Ok(socket) = socket else { return };
     let socket = Socket::new(socket, Arc::clone(&progress));
     let (stream, tls, http2) = if encrypted {
-        let Ok(stream) = handshake(&worker, socket).await else {
+        let Ok((stream, asked)) = handshake(&worker, socket).await else {
             worker.counters.handshakes_failed.fetch_add(1, Relaxed);
             return;
         };
@@ -93,6 +94,8 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
                 Some(ProtocolVersion::TLSv1_2) => "1.2",
                 _ => "1.3",
             },
+            certificate: session.peer_certificates().filter(|_| asked.is_some()).and_then(ClientCertificate::new),
+            asked,
         };
         (Stream::Tls(Box::new(stream)), Some(tls), http2)
     } else {
@@ -117,9 +120,29 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
     }
 }
 
-async fn handshake<H: Handler>(worker: &Worker<H>, socket: Socket) -> io::Result<TlsStream<Socket>> {
-    let config = worker.tls.as_ref().ok_or_else(|| io::Error::other("no TLS here"))?.current();
-    TlsAcceptor::from(config).accept(socket).await
+/// With the word for the settings that the client's server name has chosen, if a certificate was asked for.
+async fn handshake<H: Handler>(
+    worker: &Worker<H>,
+    socket: Socket,
+) -> io::Result<(TlsStream<Socket>, Option<Arc<str>>)> {
+    let spoken = worker.tls.as_ref().ok_or_else(|| io::Error::other("no TLS here"))?.current();
+    if let Some(config) = spoken.for_everybody() {
+        return Ok((TlsAcceptor::from(Arc::clone(config)).accept(socket).await?, None));
+    }
+    // Boxed: where nobody is asked, nobody should make room for it.
+    Box::pin(handshake_by_name(&spoken, socket)).await
+}
+
+async fn handshake_by_name(spoken: &Spoken, socket: Socket) -> io::Result<(TlsStream<Socket>, Option<Arc<str>>)> {
+    let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+    let name = begun.client_hello().server_name().map(str::to_owned);
+    // A name that is no host is not the absence of a name.
+    let (config, asked) = match name.as_deref().map(str::parse::<Host>) {
+        None => spoken.by_name(None),
+        Some(Ok(host)) => spoken.by_name(Some(host.as_str())),
+        Some(Err(_)) => spoken.by_name(Some("")),
+    };
+    Ok((begun.into_stream(Arc::clone(config)).await?, asked.cloned()))
 }
 
 async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {

@@ -49,7 +49,7 @@ use self::{
 pub use self::{
     accept::{Bound, bind, raise_descriptor_limit},
     redirect::Redirect,
-    tls::{Group, MinVersion, TlsSlot, server_config},
+    tls::{Group, MinVersion, Spoken, TlsSlot},
 };
 use crate::{
     clock::{self, Clock},

@@ -15,7 +15,7 @@ use ::http::{HeaderValue, Method, Request, StatusCode, Version, header};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivatePkcs8KeyDer, ServerName},
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
@@ -219,13 +219,14 @@ impl ResolvesServerCert for OneCertificate {
     }
 }
 
-fn test_tls() -> (Arc<ServerConfig>, CertificateDer<'static>) {
+fn test_tls() -> (Spoken, CertificateDer<'static>) {
     let made = rcgen::generate_simple_self_signed(vec!["edge.example".to_owned()]).unwrap();
     let root = made.cert.der().clone();
     let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der()).into();
     let provider = rustls::crypto::aws_lc_rs::default_provider();
     let key = CertifiedKey::from_der(vec![root.clone()], key, &provider).unwrap();
-    let config = server_config(Arc::new(OneCertificate(Arc::new(key))), MinVersion::Tls12, &[]).unwrap();
+    let resolver: Certificates = Arc::new(OneCertificate(Arc::new(key)));
+    let config = Spoken::new(&resolver, MinVersion::Tls12, &[], Arc::default(), None).unwrap();
     (config, root)
 }
 

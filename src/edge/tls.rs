@@ -2,7 +2,8 @@
 //!
 //! In: a certificate resolver and settings. Out: one `rustls` configuration, held in a slot that a reload can fill anew
 //! without touching a socket: connections take the configuration that is there when they arrive (R37).
-//! A session is resumed only under the server name it was made for (rustls checks the name sealed in the ticket, R10).
+//! A session is resumed only under the server name it was made for (rustls checks the name sealed in the ticket, R10),
+//! and where certificates are asked for only under the settings it was made under: each have ticket keys of their own.
 
 use std::sync::Arc;
 
@@ -10,8 +11,10 @@ use arc_swap::ArcSwap;
 use rustls::{
     ServerConfig, SupportedProtocolVersion,
     crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
-    server::{NoServerSessionStorage, ResolvesServerCert},
+    server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
 };
+
+use crate::mtls::{Asked, Group as AskedGroup, Possession};
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -72,16 +75,72 @@ impl Group {
     }
 }
 
-/// Builds the configuration of an HTTPS listener. `groups` in order of preference; empty: [`Group::DEFAULT`].
-///
-/// # Errors
-/// When no group fits `min_version` or the ticket keys cannot be made.
-pub fn server_config(
+/// How TLS is spoken, with everybody and, by server name, with those who are asked for a certificate.
+#[derive(Debug)]
+pub struct Spoken {
+    min_version: MinVersion,
+    groups: Box<[Group]>,
+    plain: Arc<ServerConfig>,
+    asked: Arc<Asked>,
+    /// In the order of `asked`'s groups.
+    asking: Box<[(AskedGroup, Arc<ServerConfig>)]>,
+}
+
+impl Spoken {
+    /// `groups` in order of preference; empty: [`Group::DEFAULT`]. Of `earlier`, what would be the same stays, and with
+    /// it the keys of tickets: with new ones, every client's next handshake is a full one.
+    ///
+    /// # Errors
+    /// When no group fits `min_version` or the ticket keys cannot be made.
+    pub fn new(
+        resolver: &Arc<dyn ResolvesServerCert>,
+        min_version: MinVersion,
+        groups: &[Group],
+        asked: Arc<Asked>,
+        earlier: Option<&Self>,
+    ) -> Result<Self, rustls::Error> {
+        let groups: Box<[Group]> = if groups.is_empty() { Group::DEFAULT.into() } else { groups.into() };
+        let earlier = earlier.filter(|earlier| (earlier.min_version, &earlier.groups) == (min_version, &groups));
+        let plain = match earlier {
+            Some(earlier) => Arc::clone(&earlier.plain),
+            None => server_config(Arc::clone(resolver), min_version, &groups, None)?,
+        };
+        let mut asking = Vec::new();
+        for wanted in asked.groups() {
+            let known = earlier.and_then(|earlier| earlier.asking.iter().find(|(group, _)| group == wanted));
+            let config = match known {
+                Some((_, config)) => Arc::clone(config),
+                None => server_config(Arc::clone(resolver), min_version, &groups, Some(wanted))?,
+            };
+            asking.push((wanted.clone(), config));
+        }
+        Ok(Self { min_version, groups, plain, asked, asking: asking.into() })
+    }
+
+    /// Who is asked for a certificate.
+    pub const fn asked(&self) -> &Arc<Asked> {
+        &self.asked
+    }
+
+    /// The configuration for everybody, if nobody is asked for a certificate.
+    pub(crate) fn for_everybody(&self) -> Option<&Arc<ServerConfig>> {
+        self.asking.is_empty().then_some(&self.plain)
+    }
+
+    /// The configuration for who asks for this name, and the word for its settings if a certificate is asked for.
+    pub(crate) fn by_name(&self, server_name: Option<&str>) -> (&Arc<ServerConfig>, Option<&Arc<str>>) {
+        let wanted = self.asked.on_connection(server_name);
+        let asking = wanted.and_then(|wanted| self.asking.iter().find(|(group, _)| group.word == wanted.word));
+        asking.map_or((&self.plain, None), |(group, config)| (config, Some(&group.word)))
+    }
+}
+
+fn server_config(
     resolver: Arc<dyn ResolvesServerCert>,
     min_version: MinVersion,
     groups: &[Group],
+    asked: Option<&AskedGroup>,
 ) -> Result<Arc<ServerConfig>, rustls::Error> {
-    let groups = if groups.is_empty() { &Group::DEFAULT } else { groups };
     let provider = CryptoProvider {
         kx_groups: groups.iter().map(|group| group.implementation()).collect(),
         ..aws_lc_rs::default_provider()
@@ -90,9 +149,13 @@ pub fn server_config(
         MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
         MinVersion::Tls13 => &[&rustls::version::TLS13],
     };
+    let verifier = match asked {
+        None => WebPkiClientVerifier::no_client_auth(),
+        Some(group) => Arc::new(Possession::new(&group.hints)),
+    };
     let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)?
-        .with_no_client_auth()
+        .with_client_cert_verifier(verifier)
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
@@ -107,23 +170,23 @@ pub fn server_config(
 /// The protocol name of HTTP/2 in ALPN.
 pub(crate) const H2: &[u8] = b"h2";
 
-/// The configuration that new connections get. A reload stores another one; connections that stand keep theirs.
+/// How TLS is spoken with new connections. A reload stores something else; connections that stand keep theirs.
 #[derive(Debug)]
-pub struct TlsSlot(ArcSwap<ServerConfig>);
+pub struct TlsSlot(ArcSwap<Spoken>);
 
 impl TlsSlot {
-    /// With its first configuration.
-    pub fn new(config: Arc<ServerConfig>) -> Self {
-        Self(ArcSwap::new(config))
+    /// With what is spoken first.
+    pub fn new(spoken: Spoken) -> Self {
+        Self(ArcSwap::from_pointee(spoken))
     }
 
-    /// What a connection that arrives now is served with.
-    pub fn current(&self) -> Arc<ServerConfig> {
+    /// How a connection that arrives now is spoken with.
+    pub fn current(&self) -> Arc<Spoken> {
         self.0.load_full()
     }
 
     /// Replaces it for all connections to come.
-    pub fn replace(&self, config: Arc<ServerConfig>) {
-        self.0.store(config);
+    pub fn replace(&self, spoken: Spoken) {
+        self.0.store(Arc::new(spoken));
     }
 }

@@ -24,6 +24,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
             sessions_and_tokens(exposition, &live);
             keys(exposition, &live);
             own_keys(exposition, &live);
+            client_certificates(exposition, &live);
             if let Some(durable) = &live.shared.durable {
                 state(exposition, durable);
             }
@@ -187,6 +188,40 @@ fn own_keys(exposition: &mut Exposition, live: &Live) {
         exposition.counter("portcullis_signing_key_rotations_total", "Keys that began to sign, by purpose.");
     for keys in [&signing.access, &signing.assertion] {
         rotations.value(&[("purpose", keys.purpose().label())], keys.rotations());
+    }
+}
+
+fn client_certificates(exposition: &mut Exposition, live: &Live) {
+    let snapshot = live.snapshot();
+    let authorities = &snapshot.mtls.authorities;
+    if authorities.is_empty() {
+        return;
+    }
+    let mut judged = exposition.counter(
+        "portcullis_client_certificates_total",
+        "Client certificates judged, once for each connection and authority, by result.",
+    );
+    for authority in authorities {
+        let counts = authority.counts();
+        for (result, counter) in
+            [("valid", &counts.valid), ("void", &counts.void), ("unavailable", &counts.unavailable)]
+        {
+            judged.value(&[("ca", authority.name()), ("result", result)], counter.load(Relaxed));
+        }
+    }
+    let mut ends = exposition.gauge(
+        "portcullis_crl_expiry_seconds",
+        "When the first of an authority's revocation lists ends, Unix time; then its certificates count no more.",
+    );
+    for authority in authorities {
+        if let Some(end) = authority.list_ends().last() {
+            ends.value(&[("ca", authority.name())], *end);
+        }
+    }
+    let mut ends = exposition
+        .gauge("portcullis_client_ca_expiry_seconds", "When the last certificate of a client CA ends, Unix time.");
+    for authority in authorities {
+        ends.value(&[("ca", authority.name())], authority.ends());
     }
 }
 

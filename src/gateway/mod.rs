@@ -30,7 +30,7 @@ use crate::{
     clock::{self, Clock, Timestamp},
     config::{Config, Startup, Tls},
     durable::{Durable, Unavailable},
-    edge::{self, Bound, Counters, Handler, Peers, Redirect, TlsSlot},
+    edge::{self, Bound, Counters, Handler, Peers, Redirect, Spoken, TlsSlot},
     factor::Factors,
     inbound::Inbound,
     listener::Listener,
@@ -111,9 +111,9 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
     };
 
     let Certificates { all, authority, warnings } = certificates(tls.as_ref(), &clock)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings.iter().chain(&snapshot.mtls.warnings(clock.now())).for_each(|warning| tracing::warn!("{warning}"));
     let resolver = Arc::new(CertificateResolver::new(all));
-    let tls = tls.map(|settings| slot(settings, &resolver)).transpose()?;
+    let tls = tls.map(|settings| slot(&settings, &resolver)).transpose()?;
 
     let own_listeners = [&addresses.gateway[..], addresses.admin.as_slice(), addresses.telemetry.as_slice()].concat();
     let (reloads, asks) = Reloads::new(clock.now());
@@ -122,7 +122,7 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
     let counters = Arc::<Counters>::default();
     metrics::register(&live, &counters, &resolver);
 
-    let base = Base { startup: &startup, tls: tls.as_ref().map(|tls| &tls.slot), live: &live, clock: &clock };
+    let base = Base { startup: &startup, tls: tls.as_ref(), live: &live, clock: &clock };
     let mut edges = vec![base.gateway(listeners, counters)?];
     edges.extend(redirect.map(|bound| base.redirect(bound, &addresses)).transpose()?);
     edges.extend(probes.map(|bound| base.probes(bound)).transpose()?);
@@ -300,6 +300,7 @@ impl Handler for Administration {
         };
         let hosts: Vec<_> = snapshot.routes.known_hosts().cloned().collect();
         let issuers: Vec<_> = snapshot.issuers.iter().map(admin_issuer).collect();
+        let certified: Vec<_> = snapshot.mtls.authorities.iter().map(|ca| Arc::clone(ca.realm())).collect();
         let upstreams: Vec<_> = snapshot.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
         let context = admin::Context {
             settings,
@@ -312,6 +313,7 @@ impl Handler for Administration {
             api_keys: snapshot.keys(shared),
             max_api_keys: snapshot.max_api_keys,
             revocations: &shared.revocations,
+            certified_realms: &certified,
             max_revocations: snapshot.max_revocations,
             generation: snapshot.generation,
             reloads: &shared.reloads,
@@ -429,9 +431,10 @@ fn sessions(durable: Option<&Durable>, settings: &session::Settings, clock: &Clo
     Ok(store)
 }
 
-fn slot(settings: Tls, resolver: &Arc<CertificateResolver>) -> Result<reload::Slot, StartError> {
-    edge::server_config(Arc::clone(resolver) as _, settings.min_version, &settings.groups)
-        .map(|config| reload::Slot { slot: Arc::new(TlsSlot::new(config)), settings })
+fn slot(settings: &Tls, resolver: &Arc<CertificateResolver>) -> Result<Arc<TlsSlot>, StartError> {
+    let certificates: edge::Certificates = Arc::clone(resolver) as _;
+    Spoken::new(&certificates, settings.min_version, &settings.groups, Arc::clone(&settings.asked), None)
+        .map(|spoken| Arc::new(TlsSlot::new(spoken)))
         .map_err(failed("the TLS settings cannot be used"))
 }
 

@@ -109,6 +109,11 @@ const PREFIXES: &[(&str, Kind)] = &[
     ("x-forwarded-", Kind::Forwarding),
     ("x-auth-request-", Kind::Identity),
     ("x-original-", Kind::Forwarding),
+    // What proxies tell of client certificates: only what we set may be believed.
+    ("x-client-cert", Kind::Identity),
+    ("x-ssl-", Kind::Identity),
+    ("x-tls-client-", Kind::Identity),
+    ("x-amzn-mtls-", Kind::Identity),
 ];
 
 /// Ordered by length, or it does not compile.
@@ -132,6 +137,8 @@ const KNOWN: &[(&str, Kind)] = &[
     ("remote-name", Kind::Identity),
     ("remote-user", Kind::Identity),
     ("traceparent", Kind::Traceparent),
+    // RFC 9440.
+    ("client-cert", Kind::Identity),
     ("x-client-ip", Kind::Forwarding),
     ("x-forwarded", Kind::Forwarding),
     ("x-remote-ip", Kind::Forwarding),
@@ -149,19 +156,27 @@ const KNOWN: &[(&str, Kind)] = &[
     ("true-client-ip", Kind::Forwarding),
     ("x-proxyuser-ip", Kind::Forwarding),
     ("front-end-https", Kind::Forwarding),
+    ("ssl-client-cert", Kind::Identity),
     ("cf-connecting-ip", Kind::Forwarding),
     ("fastly-client-ip", Kind::Forwarding),
     ("proxy-connection", Kind::Hop),
+    ("x-arr-clientcert", Kind::Identity),
     ("x-azure-clientip", Kind::Forwarding),
     ("x-azure-socketip", Kind::Forwarding),
     ("x-originating-ip", Kind::Forwarding),
     ("transfer-encoding", Kind::Hop),
+    ("client-cert-chain", Kind::Identity),
+    ("ssl-client-serial", Kind::Identity),
+    ("ssl-client-verify", Kind::Identity),
     ("x-method-override", Kind::MethodOverride),
     ("cf-connecting-ipv6", Kind::Forwarding),
     ("proxy-authenticate", Kind::Hop),
     ("x-cluster-client-ip", Kind::Forwarding),
     ("x-appengine-user-ip", Kind::Forwarding),
     ("proxy-authorization", Kind::Hop),
+    ("ssl-client-issuer-dn", Kind::Identity),
+    ("wl-proxy-client-cert", Kind::Identity),
+    ("ssl-client-subject-dn", Kind::Identity),
     ("x-http-method-override", Kind::MethodOverride),
     ("x-envoy-external-address", Kind::Forwarding),
 ];

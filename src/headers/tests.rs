@@ -70,6 +70,8 @@ fn guarded_route(forward_credential: bool) -> Route {
         session: true,
         api_key: None,
         issuers: Box::new([0]),
+        mtls: [].into(),
+        certificates: [].into(),
         optional: true,
         require: Requirements::default(),
         forward_credential,

@@ -23,7 +23,7 @@ use std::{
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    authn::proof::{Proof, Standing},
+    authn::proof::{Present, Proof, Standing},
     client::Connection,
     csrf,
     rate_limit::Slots,
@@ -51,7 +51,7 @@ enum Slot {
         waker: Waker,
         /// The client's.
         connection: Arc<Connection>,
-        ended: bool,
+        ended: Option<Ended>,
     },
     /// Ended from outside.
     Tunnel {
@@ -80,6 +80,8 @@ pub(super) enum Ended {
     Token,
     /// The API key.
     ApiKey,
+    /// The client certificate.
+    Certificate,
 }
 
 /// One exchange: as long as this lives, it is watched over.
@@ -116,10 +118,14 @@ impl Exchanges {
                 continue;
             }
             let (snapshot, shared) = (live.snapshot(), &live.shared);
-            let now = shared.clock.now();
-            let standing =
-                |proof: &Proof| proof.standing(&snapshot.session, snapshot.keys(shared), &shared.revocations, now);
-            let cut = self.0.borrow_mut().judge(standing);
+            let present = Present {
+                sessions: &snapshot.session,
+                api_keys: snapshot.keys(shared),
+                authorities: &snapshot.mtls.authorities,
+                revocations: &shared.revocations,
+                now: shared.clock.now(),
+            };
+            let cut = self.0.borrow_mut().judge(&present);
             live.shared.exchanges_cut.fetch_add(cut, Relaxed);
         }
     }
@@ -148,25 +154,26 @@ impl Table {
     }
 
     /// Ends what has lost its proof, and forgets tunnels that are gone. Returns how many it ended.
-    fn judge(&mut self, standing: impl Fn(&Proof) -> Standing) -> u64 {
+    fn judge(&mut self, present: &Present<'_>) -> u64 {
         let mut cut = 0;
         for index in 0..self.slots.len() {
             let gone = match self.slots.get_mut(index) {
                 // Woken before, and still there: its client takes nothing, so nobody asks it for more.
-                Some(Slot::Exchange { stage: Stage::Answered, connection, ended: true, .. }) => {
+                Some(Slot::Exchange { stage: Stage::Answered, connection, ended: Some(_), .. }) => {
                     connection.cutter.cut();
                     false
                 }
-                Some(Slot::Exchange { proof, stage, waker, ended, .. }) if !*ended => {
-                    *ended = stage.is_over(standing(proof));
-                    if *ended {
+                Some(Slot::Exchange { proof, stage, waker, ended, .. }) if ended.is_none() => {
+                    let (standing, proof) = proof.standing(present);
+                    if stage.is_over(standing) {
+                        *ended = Some(Ended::of(proof));
                         cut += 1;
                         waker.wake_by_ref();
                     }
                     false
                 }
                 Some(Slot::Tunnel { proof, tunnel }) => {
-                    let over = Stage::Answered.is_over(standing(proof));
+                    let over = Stage::Answered.is_over(proof.standing(present).0);
                     if over && tunnel.is_open() {
                         cut += 1;
                         tunnel.end();
@@ -223,7 +230,10 @@ impl Watched {
     pub(super) fn goes_on(&self, live: &Live) -> bool {
         let State::Listed(index) = self.state else { return false };
         let table = self.exchanges.0.borrow();
-        let Some(Slot::Exchange { proof: Proof::Session(session), .. }) = table.slots.get(index) else { return false };
+        let Some(Slot::Exchange { proof, ended: Some(Ended::Session), .. }) = table.slots.get(index) else {
+            return false;
+        };
+        let Some(session) = proof.session() else { return false };
         let (snapshot, now) = (live.snapshot(), live.shared.clock.now());
         live.shared.sessions.find(session.key()).is_some_and(|session| !session.is_expired(&snapshot.session, now))
     }
@@ -255,7 +265,7 @@ impl Watched {
         match std::mem::replace(&mut self.state, State::Unbound) {
             State::Unbound => return Poll::Pending,
             State::Fresh(proof, stage, connection) => {
-                let slot = Slot::Exchange { proof, stage, waker: waker.clone(), connection, ended: false };
+                let slot = Slot::Exchange { proof, stage, waker: waker.clone(), connection, ended: None };
                 self.state = State::Listed(self.exchanges.0.borrow_mut().insert(slot));
                 return Poll::Pending;
             }
@@ -263,7 +273,7 @@ impl Watched {
         }
         let State::Listed(index) = self.state else { return Poll::Pending };
         match self.exchanges.0.borrow_mut().slots.get_mut(index) {
-            Some(Slot::Exchange { proof, ended: true, .. }) => Poll::Ready(Ended::of(proof)),
+            Some(Slot::Exchange { ended: Some(ended), .. }) => Poll::Ready(*ended),
             Some(Slot::Exchange { waker: known, .. }) => {
                 known.clone_from(waker);
                 Poll::Pending
@@ -302,6 +312,8 @@ impl Ended {
     const fn of(proof: &Proof) -> Self {
         match proof {
             Proof::ApiKey(_) => Self::ApiKey,
+            // Of several, the one that has ended is told by itself; there are never none.
+            Proof::Certificate(_) | Proof::Each(_) => Self::Certificate,
             Proof::Session(_) => Self::Session,
             Proof::Token { .. } => Self::Token,
         }
@@ -317,6 +329,7 @@ impl Ended {
             Self::Session => BadCredential::Session,
             Self::Token => BadCredential::Bearer("token_ended"),
             Self::ApiKey => BadCredential::Bearer("api_key_ended"),
+            Self::Certificate => BadCredential::Certificate("certificate_ended"),
         }
     }
 }

@@ -8,8 +8,8 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, Response, StatusCode,
-    header::{ACCEPT_LANGUAGE, CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
+    HeaderName, HeaderValue, Response, StatusCode,
+    header::{ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
     request::Parts,
 };
 use http_body::Body as _;
@@ -127,6 +127,9 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     }
     let Decision { mut findings, verdict } = decision;
     note(&mut outcome, &findings);
+    if let Some(certificate) = connection.tls.as_ref().and_then(|tls| tls.certificate.as_ref()) {
+        outcome.certificate(certificate.short_thumbprint());
+    }
     let opened = if findings.waited { exchange(worker, snapshot, &mut findings, now).await } else { None };
     let (verdict, admitted) = within_limits(worker, snapshot, verdict, &findings, now);
 
@@ -345,6 +348,7 @@ fn refuse(
         return_to: head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
         bearer: rule.is_some_and(|rule| !rule.issuers.is_empty() || rule.api_key.is_some()),
         require: rule.map(|rule| &rule.require),
+        certificate: rule.is_some_and(|rule| !rule.mtls.is_empty() || !rule.certificates.is_empty()),
         signed_in_as: findings.session.as_ref().map(|session| {
             let identity = session.identity();
             identity.name().unwrap_or_else(|| identity.subject())
@@ -352,6 +356,10 @@ fn refuse(
         face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
     });
     let mut response = answer.map(Content::own);
+    if matches!(refusal, Refusal::WrongConnection) && head.version == http::Version::HTTP_11 {
+        // It serves other hosts only, or was opened before certificates were asked for.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     if matches!(refusal, Refusal::BadCredential(BadCredential::Session) | Refusal::FormKept { .. }) {
         response.headers_mut().append(SET_COOKIE, cookie::clear(&snapshot.session));
     }

@@ -20,7 +20,7 @@ use crate::{
     change::{Applied, Ask, Cause, Outcome},
     clock::Timestamp,
     config::{Config, Report, Startup, Tls},
-    edge::{self, TlsSlot},
+    edge::{self, Spoken, TlsSlot},
     state::{Live, Snapshot},
     telemetry::audit::{Event, Origin, What},
     upstream,
@@ -47,24 +47,16 @@ pub struct Reloader {
     /// Where certificates are served from.
     pub resolver: Arc<CertificateResolver>,
     /// How TLS is spoken; `None`: no listener speaks it.
-    pub tls: Option<Slot>,
+    pub tls: Option<Arc<TlsSlot>>,
     /// Where the configuration comes from.
     pub source: Source,
-}
-
-/// TLS as it is spoken, and the settings that it was made from.
-pub struct Slot {
-    /// What new connections get.
-    pub slot: Arc<TlsSlot>,
-    /// The settings.
-    pub settings: Tls,
 }
 
 /// Everything that a reload needs, built; nothing of it is in use yet.
 struct Built {
     snapshot: Snapshot,
     certificates: Option<Vec<Certificate>>,
-    tls: Option<(Tls, Arc<rustls::ServerConfig>)>,
+    tls: Option<Spoken>,
     trust: Option<Arc<rustls::ClientConfig>>,
     warnings: Vec<String>,
 }
@@ -119,6 +111,7 @@ impl Reloader {
             let until = humantime::format_rfc3339_seconds(until.to_system_time());
             tracing::warn!(certificate = name, "the certificate expires at {until}; renew it");
         }
+        self.live.snapshot().mtls.warnings(now).iter().for_each(|warning| tracing::warn!("{warning}"));
     }
 
     /// One reload, told to everybody who should know.
@@ -213,14 +206,13 @@ impl Reloader {
                 Some(loaded.all)
             }
         };
-        // A new configuration makes new ticket keys, and every client's next handshake is a full one: only if it must.
         let tls = match (tls, &self.tls) {
-            (Some(new), Some(Slot { settings: old, .. }))
-                if (new.min_version, &new.groups) != (old.min_version, &old.groups) =>
-            {
-                let config = edge::server_config(Arc::clone(&self.resolver) as _, new.min_version, &new.groups)
+            (Some(new), Some(slot)) => {
+                let (resolver, earlier): (edge::Certificates, _) = (Arc::clone(&self.resolver) as _, slot.current());
+                let Tls { min_version, groups, asked, .. } = new;
+                let spoken = Spoken::new(&resolver, min_version, &groups, asked, Some(&earlier))
                     .map_err(|error| format!("the TLS settings cannot be used: {error}"))?;
-                Some((new, config))
+                Some(spoken)
             }
             (Some(_) | None, _) => None,
         };
@@ -240,11 +232,13 @@ impl Reloader {
                 key.was_used(used.unix_millis());
             }
         }
+        snapshot.mtls.carry_over(&before.mtls);
+        warnings.extend(snapshot.mtls.warnings(shared.clock.now()));
         Ok(Built { snapshot, certificates, tls, trust, warnings })
     }
 
     /// Takes everything into use. Nothing here can fail.
-    fn apply(&mut self, built: Built) -> Applied {
+    fn apply(&self, built: Built) -> Applied {
         let Built { snapshot, certificates, tls, trust, warnings } = built;
         let shared = &self.live.shared;
         let generation = snapshot.generation;
@@ -254,9 +248,8 @@ impl Reloader {
         if let Some(certificates) = certificates {
             self.resolver.replace(certificates);
         }
-        if let (Some(slot), Some((settings, config))) = (&mut self.tls, tls) {
-            slot.slot.replace(config);
-            slot.settings = settings;
+        if let (Some(slot), Some(spoken)) = (&self.tls, tls) {
+            slot.replace(spoken);
         }
         let before = self.live.snapshot();
         self.live.swap(snapshot);

@@ -277,6 +277,16 @@ impl Revocations {
         self.unless_checked(checked, || self.find(self.name_of(API_KEY, id, "")).is_some())
     }
 
+    /// Whether the holder of a client certificate is struck: their moment is not before the one from which on the
+    /// certificate is valid. Authorities date certificates back; one that is to count again says a later moment.
+    pub fn is_holder_struck(&self, realm: &str, subject: &str, not_before: Timestamp) -> bool {
+        if self.version() == 0 {
+            return false;
+        }
+        let entry = self.find(self.name_of(SUBJECT, realm, subject));
+        entry.is_some_and(|entry| not_before <= Timestamp::from_unix_seconds(entry.at.into()))
+    }
+
     /// Entries, those included that have ended and were not swept yet.
     pub fn len(&self) -> usize {
         self.entries.load(Ordering::Relaxed)

@@ -33,6 +33,8 @@ fn requiring(route: Route, all: &[Requirement]) -> Route {
         session: true,
         api_key: None,
         issuers: Box::new([]),
+        mtls: [].into(),
+        certificates: [].into(),
         optional: false,
         require: Requirements { all: all.into(), ..Requirements::default() },
         forward_credential: false,

@@ -111,6 +111,7 @@ struct Facts {
     authority: Option<Authority>,
     via: Option<&'static str>,
     realm: Option<Arc<str>>,
+    certificate: Option<[u8; 8]>,
     subject: Option<HeaderValue>,
     upstream: Option<(Arc<str>, Duration)>,
     detail: Option<&'static str>,
@@ -134,6 +135,7 @@ impl Outcome {
                 authority: None,
                 via: None,
                 realm: None,
+                certificate: None,
                 subject: None,
                 upstream: None,
                 detail: None,
@@ -177,6 +179,13 @@ impl Outcome {
             facts.via = Some(via);
             facts.realm = Some(Arc::clone(realm));
             facts.subject = subject();
+        }
+    }
+
+    /// The beginning of the SHA-256 of the client's certificate, whatever that is worth.
+    pub const fn certificate(&mut self, fingerprint: [u8; 8]) {
+        if let Some(facts) = &mut self.facts {
+            facts.certificate = Some(fingerprint);
         }
     }
 
@@ -338,6 +347,9 @@ impl Outcome {
         }
         if let Some(via) = facts.via {
             line.plain("via", via);
+        }
+        if let Some(fingerprint) = facts.certificate {
+            line.display("certificate", &format_args!("{:016x}", u64::from_be_bytes(fingerprint)));
         }
         if let Some(realm) = &facts.realm {
             line.text("realm", realm.as_bytes());

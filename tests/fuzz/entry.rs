@@ -173,6 +173,8 @@ pub(crate) fn credential(data: &[u8]) {
         session: true,
         api_key: Some(key_header.clone()),
         issuers: [0].into(),
+        mtls: [].into(),
+        certificates: [].into(),
         optional: false,
         require: Requirements::default(),
         forward_credential: false,

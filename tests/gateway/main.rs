@@ -131,6 +131,8 @@ mod admin_client;
 mod api_keys;
 /// API keys that are made while the gateway runs.
 mod made_keys;
+/// Client certificates.
+mod mtls;
 /// A new configuration for a running gateway (R37).
 mod reload;
 

@@ -3,7 +3,7 @@
 //!
 //! Order: what others refer to first: server and TLS, sources of identities, upstreams, then routes, then tests.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use super::{
     Config, DemoInfo, Startup, TestCase, Tls,
@@ -17,6 +17,7 @@ use super::{
 use crate::{policy, state::Snapshot};
 
 mod look;
+mod mtls;
 mod route;
 mod secret;
 mod server;
@@ -72,6 +73,7 @@ impl Build<'_> {
 
         let startup = self.startup(&file);
         let tls = self.tls(&file);
+        let authorities = self.authorities(&file);
         let login = self.login(&file);
         let look = self.look(&file);
         let issuers = self.issuers(&file);
@@ -88,6 +90,12 @@ impl Build<'_> {
         let mut sources = source::Sources::new(&file);
         login.iter().for_each(|login| sources.note_second_factors(login));
         let (routes, known_hosts) = self.routes(&file, &upstream_names, &sources);
+        let asked = mtls::asked(
+            &file,
+            routes.as_deref().unwrap_or_default(),
+            &known_hosts,
+            authorities.as_deref().unwrap_or_default(),
+        );
         let tests = self.test_cases(&file, &sources);
 
         let table = match (routes, &upstreams) {
@@ -106,6 +114,7 @@ impl Build<'_> {
             issuers: issuers?,
             token_places: token_places?,
             api_keys: api_keys?,
+            mtls: crate::mtls::Settings { authorities: authorities?, asked: Arc::clone(&asked) },
             session: session?,
             login: login?,
             look: look?,
@@ -121,7 +130,8 @@ impl Build<'_> {
             query_log: file.log.0?.query.unwrap_or_default(),
         };
         let watch = file.server.0?.table.watch.unwrap_or(true);
-        Some(Parts { startup, tls: tls?, watch, snapshot, tests: tests? })
+        let tls = tls?.map(|tls| Tls { asked, ..tls });
+        Some(Parts { startup, tls, watch, snapshot, tests: tests? })
     }
 
     /// Adds what `include` names, in the order of the patterns and, within one, of the file names.

@@ -318,10 +318,21 @@ impl Build<'_> {
                 )
                 .depends(&["api_key", "admin"]);
         }
+        let mut authorities = Vec::new();
+        for At { value, place } in names {
+            if let AuthName::Mtls(wanted) = value
+                && let Some(index) = self.authority_index(wanted.as_deref(), place, around.sources)
+                && !authorities.contains(&index)
+            {
+                authorities.push(index);
+            }
+        }
+        let through_certificate = authorities.iter().filter_map(|index| around.sources.authorities.get(*index));
         let through_key = around.sources.keys.iter().filter(|_| api_key.is_some());
         let through_session = around.sources.session.iter().filter(|_| session.is_some());
         let through_jwt = issuers.iter().filter_map(|index| around.sources.issuers.get(*index));
-        let sources: Vec<&Source> = through_session.chain(through_jwt).chain(through_key).collect();
+        let sources: Vec<&Source> =
+            through_session.chain(through_jwt).chain(through_key).chain(through_certificate).collect();
         self.judge_realms(&sources, auth_place, around);
 
         let own = &route.options;
@@ -329,14 +340,29 @@ impl Build<'_> {
         let optional = own.optional.as_ref().or_else(|| inherited?.optional.as_ref());
         let require = own.require.as_ref().or_else(|| inherited?.require.as_ref());
         let require = match require {
-            Some(require) => self.requirements(require, route, &sources, optional)?,
+            Some(require) => self.requirements(require, route, &sources, optional, around)?,
             None => Requirements::default(),
         };
+        let named = require.any.iter().chain(&require.all).filter_map(|requirement| match requirement {
+            Requirement::Mtls { ca } => Some(ca.as_deref()),
+            Requirement::Claim { .. }
+            | Requirement::Email(_)
+            | Requirement::Group(_)
+            | Requirement::Ip(_)
+            | Requirement::PathEquals { .. }
+            | Requirement::Role(_)
+            | Requirement::Scope(_)
+            | Requirement::User(_) => None,
+        });
+        // Unknown names are noted where the rules are judged.
+        let certificates = named.filter_map(|ca| around.sources.authority(ca)).collect::<BTreeSet<_>>();
         let forward = own.forward_credential.as_ref().or_else(|| inherited?.forward_credential.as_ref());
         Some(Access::Authenticated(AccessRule {
             session: session.is_some(),
             api_key: api_key.and_then(|_| around.api_key_header.clone()),
             issuers: issuers.into(),
+            mtls: authorities.into(),
+            certificates: certificates.into_iter().collect(),
             optional: optional.is_some_and(|at| at.value),
             require,
             forward_credential: forward.is_some_and(|at| at.value),
@@ -349,7 +375,7 @@ impl Build<'_> {
         let At { value, place } = name;
         let wanted = match value {
             AuthName::Jwt(wanted) => wanted,
-            AuthName::ApiKey | AuthName::None | AuthName::Session => return None,
+            AuthName::ApiKey | AuthName::Mtls(_) | AuthName::None | AuthName::Session => return None,
         };
         let names = || sources.issuers.iter().map(|issuer| &*issuer.name);
         let Some(wanted) = wanted else {
@@ -376,6 +402,29 @@ impl Build<'_> {
         index
     }
 
+    /// The authority that `mtls` or `mtls:<name>` means; `None` after a problem.
+    pub(super) fn authority_index(&mut self, wanted: Option<&str>, place: &Place, sources: &Sources) -> Option<usize> {
+        let found = sources.authority(wanted);
+        if found.is_none() {
+            let names: Vec<String> =
+                sources.authorities.iter().map(|authority| format!("mtls:{}", authority.name)).collect();
+            let written = wanted.map_or_else(|| String::from("mtls"), |wanted| format!("mtls:{wanted}"));
+            let (what, expected) = match &names[..] {
+                [] => (format!("`{written}`, but no authority"), String::from("an [[mtls.ca]]")),
+                [_, ..] if wanted.is_some() => (format!("`{written}`"), String::from("the name of an [[mtls.ca]]")),
+                [_, ..] => {
+                    (format!("`mtls`, and {} authorities", names.len()), one_of(names.iter().map(String::as_str)))
+                }
+            };
+            let problem = self.findings.problem(place, what, expected);
+            problem.depends(&["mtls"]);
+            if let Some(meant) = wanted.and_then(|_| did_you_mean(&written, names.iter().map(String::as_str))) {
+                problem.help(format!("did you mean `{meant}`?"));
+            }
+        }
+        found
+    }
+
     /// Subjects and roles of two realms must not meet behind one route unless upstreams can tell them apart (R5).
     fn judge_realms(&mut self, sources: &[&Source], place: &Place, around: &Surroundings<'_>) {
         let realms = source::realms(sources.iter().copied());
@@ -397,6 +446,7 @@ impl Build<'_> {
         route: &file::Route,
         sources: &[&Source],
         optional: Option<&At<bool>>,
+        around: &Surroundings<'_>,
     ) -> Option<Requirements> {
         let At { value: require, place } = at;
         let lists = [("any", &require.any), ("all", &require.all), ("none", &require.none)];
@@ -407,6 +457,14 @@ impl Build<'_> {
             }
             for rule in &list.value {
                 self.judge_rule(rule, route, sources);
+                if let Requirement::Mtls { ca } = &rule.value.0 {
+                    self.authority_index(ca.as_deref(), &rule.place, around.sources);
+                    if key == "none" {
+                        self.findings
+                            .problem(&rule.place, "`mtls` in `none`", "`mtls` in `any` or `all`")
+                            .help("whoever has a certificate could leave it at home");
+                    }
+                }
             }
         }
         let nothing =
@@ -469,6 +527,7 @@ impl Build<'_> {
             Requirement::Claim { .. }
             | Requirement::Group(_)
             | Requirement::Ip(_)
+            | Requirement::Mtls { .. }
             | Requirement::Role(_)
             | Requirement::Scope(_)
             | Requirement::User(_) => {}
@@ -612,6 +671,8 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
             session: true,
             api_key: None,
             issuers,
+            mtls: [].into(),
+            certificates: [].into(),
             optional,
             require: Requirements::default(),
             forward_credential: false,

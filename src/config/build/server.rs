@@ -5,6 +5,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     num::NonZeroUsize,
     path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -119,7 +120,7 @@ impl Build<'_> {
                 value.as_slice().into()
             }
         };
-        Some(Some(Tls { source, min_version: tls.min_version.unwrap_or_default(), groups }))
+        Some(Some(Tls { source, min_version: tls.min_version.unwrap_or_default(), groups, asked: Arc::default() }))
     }
 
     fn certificate_files(&mut self, files: &[file::CertificateFiles]) -> Option<Box<[CertificateFiles]>> {

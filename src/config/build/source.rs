@@ -37,6 +37,8 @@ pub(super) struct Sources {
     pub(super) issuers: Vec<Source>,
     /// API keys: one for each realm of those that are written down, and those admin tokens that make some.
     pub(super) keys: Vec<Source>,
+    /// Authorities for client certificates, in the order of the snapshot.
+    pub(super) authorities: Vec<Source>,
     /// Login providers and those admin tokens that open sessions.
     pub(super) session: Vec<Source>,
 }
@@ -101,15 +103,39 @@ impl Sources {
             let written = source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), false, place);
             keys.push(Source { second_factor: false, repeated: may(value, Scope::SessionsCreate), ..written });
         }
-        Self { keys, issuers: issuers.collect(), session: providers.chain(implied).chain(creators).collect() }
+        let authorities = file.mtls.0.iter().flat_map(|mtls| &mtls.ca.0).map(|At { value, place }| {
+            let can_vouch = value.trust_email.unwrap_or(false);
+            let written = source(&value.name.value, value.realm.as_ref(), None, can_vouch, place);
+            // What its holders get is written beside it, and nothing else of theirs counts.
+            Source { grants_written: true, second_factor: false, ..written }
+        });
+        let authorities = authorities.collect();
+        Self {
+            keys,
+            authorities,
+            issuers: issuers.collect(),
+            session: providers.chain(implied).chain(creators).collect(),
+        }
     }
 
     fn all(&self) -> impl Iterator<Item = &Source> {
-        self.issuers.iter().chain(&self.session).chain(self.keys.iter().filter(|source| !source.repeated))
+        self.issuers
+            .iter()
+            .chain(&self.session)
+            .chain(self.keys.iter().filter(|source| !source.repeated))
+            .chain(&self.authorities)
     }
 }
 
 impl Sources {
+    /// The index of the authority of this name; without a name, of the only one.
+    pub(super) fn authority(&self, name: Option<&str>) -> Option<usize> {
+        match name {
+            Some(name) => self.authorities.iter().position(|authority| *authority.name == *name),
+            None => (self.authorities.len() == 1).then_some(0),
+        }
+    }
+
     /// Notes which providers have users with a second factor, users files included.
     pub(super) fn note_second_factors(&mut self, login: &login::Settings) {
         for provider in &login.providers {
@@ -736,7 +762,7 @@ fn implied_provider(file: &File) -> Option<Place> {
     without_providers.then(|| first.place.clone())
 }
 
-fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {
+pub(super) fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {
     realm.unwrap_or(name).0.as_str().into()
 }
 

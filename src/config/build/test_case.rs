@@ -117,6 +117,7 @@ impl Build<'_> {
             scopes: texts(&written.scopes),
             claims,
             via,
+            certificate: written.certificate.unwrap_or(false),
             auth_age: written.auth_age,
             factor: written.factor.and_then(|count| Factor::from_count(count.0)).unwrap_or_default(),
         })
@@ -144,6 +145,10 @@ impl Build<'_> {
                 None
             }
             AuthName::ApiKey => Some((Via::ApiKey, sources.keys.iter().collect())),
+            AuthName::Mtls(wanted) => {
+                let index = self.authority_index(wanted.as_deref(), &via.place, sources)?;
+                Some((Via::Mtls, vec![sources.authorities.get(index)?]))
+            }
             AuthName::Session if sources.session.is_empty() => {
                 self.findings
                     .problem(&via.place, "`session`, but no way to open one", "`jwt` or `jwt:<issuer>`")

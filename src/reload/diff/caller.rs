@@ -34,6 +34,8 @@ enum Who {
     Session(Arc<str>),
     /// A token of the issuer of this name.
     Token(Arc<str>),
+    /// A client certificate of the authority of this name.
+    Certificate(Arc<str>),
 }
 
 /// Which page a browser is on when it asks.
@@ -62,7 +64,7 @@ pub(super) fn callers(routes: &[Option<&Arc<Route>>; 2], snapshots: [&Snapshot; 
         for (rule, _) in &rules {
             callers.extend(around(&who, &rule.require));
         }
-        if matches!(who, Who::Session(_)) {
+        if matches!(who, Who::Certificate(_) | Who::Session(_)) {
             callers.extend(from_elsewhere(&who, &rules, routes));
         }
     }
@@ -80,6 +82,8 @@ fn known(rules: &[(&AccessRule, &Snapshot)]) -> Vec<Who> {
         }
         let issuers = rule.issuers.iter().filter_map(|index| snapshot.issuers.get(*index));
         all.extend(issuers.map(|issuer| Who::Token(Arc::clone(&issuer.name))));
+        let authorities = rule.mtls.iter().filter_map(|index| snapshot.mtls.authorities.get(*index));
+        all.extend(authorities.map(|authority| Who::Certificate(Arc::clone(authority.name()))));
     }
     let mut seen = HashSet::new();
     all.retain(|who| seen.insert(who.clone()));
@@ -145,6 +149,11 @@ impl Caller {
         Self { meets, address, ..Self::of(who) }
     }
 
+    /// Whether a client certificate comes along.
+    pub(super) fn is_certified(&self) -> bool {
+        self.meets.iter().any(|requirement| matches!(requirement, Requirement::Mtls { .. }))
+    }
+
     /// Who this is on a route with this rule; `None`: nobody, as no credential of theirs counts there.
     pub(super) fn identity(&self, snapshot: &Snapshot, rule: &AccessRule, now: Timestamp) -> Option<Arc<Identity>> {
         let (realm, grants, via) = match &self.who {
@@ -157,6 +166,10 @@ impl Caller {
                 let mut issuers = rule.issuers.iter().filter_map(|index| snapshot.issuers.get(*index));
                 let issuer = issuers.find(|issuer| issuer.name == *name)?;
                 (&issuer.realm, &issuer.grants, Via::Jwt(Arc::clone(name)))
+            }
+            Who::Certificate(name) => {
+                let mut authorities = rule.mtls.iter().filter_map(|index| snapshot.mtls.authorities.get(*index));
+                (authorities.find(|authority| authority.name() == name)?.realm(), &Grants::All, Via::Mtls)
             }
         };
         let mut parts = IdentityParts {
@@ -185,8 +198,8 @@ fn meet(requirement: &Requirement, parts: &mut IdentityParts) {
         Requirement::Claim { path, equals } => path.set(&mut parts.claims, Value::from(&**equals)),
         Requirement::Email(email) => parts.email = Some(email.to_string()),
         Requirement::Group(group) => parts.groups.push(group.to_string()),
-        // An address is the connection's.
-        Requirement::Ip(_) => {}
+        // An address is the connection's, as is a certificate.
+        Requirement::Ip(_) | Requirement::Mtls { .. } => {}
         Requirement::PathEquals { value, .. } => match value {
             IdentityValue::Claim(path) => path.set(&mut parts.claims, Caller::SUBJECT.into()),
             IdentityValue::Email => parts.email = Some(Caller::SUBJECT.to_owned()),
@@ -217,6 +230,7 @@ impl fmt::Display for Caller {
             Who::Nobody => f.write_str("nobody known")?,
             Who::Session(name) => write!(f, "a session of {name}")?,
             Who::Token(name) => write!(f, "a token of {name}")?,
+            Who::Certificate(name) => write!(f, "a certificate of {name}")?,
         }
         for (i, requirement) in self.meets.iter().enumerate() {
             write!(f, "{} {requirement}", if i == 0 { " with" } else { "," })?;

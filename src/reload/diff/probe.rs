@@ -108,7 +108,7 @@ impl Probe {
                 request = request.header(name, value);
             }
         }
-        Answer::of(request.run(snapshot, identity), snapshot)
+        Answer::of(request.certified(caller.is_certified()).run(snapshot, identity), snapshot)
     }
 }
 

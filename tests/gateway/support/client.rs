@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
 
-use super::patience;
+use super::{ClientId, patience};
 
 /// Whom to ask, and how.
 #[derive(Clone)]
@@ -24,6 +24,12 @@ pub(crate) struct Client {
     host: String,
     /// `None`: plain HTTP.
     roots: Option<Arc<RootCertStore>>,
+    /// What it shows when it is asked for a certificate.
+    id: Option<Arc<ClientId>>,
+    /// How it speaks TLS, instead of as all do.
+    config: Option<Arc<ClientConfig>>,
+    /// The name in SNI, if it is not the host.
+    server_name: Option<String>,
     headers: Vec<(String, String)>,
 }
 
@@ -63,17 +69,54 @@ enum Stream {
 impl Client {
     /// Speaks TLS to `address` and calls it `host`.
     pub(crate) fn tls(address: SocketAddr, host: &str, roots: Arc<RootCertStore>) -> Self {
-        Self { address, host: host.to_owned(), roots: Some(roots), headers: Vec::new() }
+        Self {
+            address,
+            host: host.to_owned(),
+            roots: Some(roots),
+            id: None,
+            config: None,
+            server_name: None,
+            headers: Vec::new(),
+        }
     }
 
     /// Speaks plain HTTP.
     pub(crate) fn plain(address: SocketAddr) -> Self {
-        Self { address, host: address.to_string(), roots: None, headers: Vec::new() }
+        Self {
+            address,
+            host: address.to_string(),
+            roots: None,
+            id: None,
+            config: None,
+            server_name: None,
+            headers: Vec::new(),
+        }
     }
 
     /// The same client that asks for another host, in SNI and in `Host`.
     pub(crate) fn host(&self, host: &str) -> Self {
         Self { host: host.to_owned(), ..self.clone() }
+    }
+
+    /// The same client that shows this certificate when it is asked for one.
+    pub(crate) fn certificate(&self, id: &ClientId) -> Self {
+        Self { id: Some(Arc::new(id.clone())), ..self.clone() }
+    }
+
+    /// The same client that asks for another name in SNI than in `Host`.
+    pub(crate) fn server_name(&self, name: &str) -> Self {
+        Self { server_name: Some(name.to_owned()), ..self.clone() }
+    }
+
+    /// The same client that speaks TLS in this way, with HTTP/1.1.
+    pub(crate) fn speaking(&self, config: ClientConfig) -> Self {
+        Self { config: Some(Arc::new(config)), ..self.clone() }
+    }
+
+    /// How it would speak TLS with HTTP/1.1, to be changed.
+    pub(crate) fn tls_settings(&self) -> ClientConfig {
+        let roots = self.roots.as_ref().expect("a client that speaks TLS");
+        tls_config(roots, self.id.as_deref(), &["http/1.1"])
     }
 
     /// The same client that sends this with every request.
@@ -131,7 +174,10 @@ impl Client {
         socket.set_write_timeout(Some(patience()))?;
         let stream = if let Some(roots) = &self.roots {
             let name = ServerName::try_from(self.sni()).map_err(io::Error::other)?;
-            let config = tls_config(roots, protocols);
+            let config = match &self.config {
+                Some(config) => Arc::clone(config),
+                None => Arc::new(tls_config(roots, self.id.as_deref(), protocols)),
+            };
             let session = ClientConnection::new(config, name).map_err(io::Error::other)?;
             let mut stream = StreamOwned::new(session, socket);
             while stream.conn.is_handshaking() {
@@ -145,7 +191,8 @@ impl Client {
     }
 
     fn sni(&self) -> String {
-        self.host.rsplit_once(':').map_or(self.host.as_str(), |(name, _)| name).to_owned()
+        let host = self.server_name.as_ref().unwrap_or(&self.host);
+        host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name).to_owned()
     }
 }
 
@@ -233,7 +280,8 @@ impl Request {
     async fn exchange_http2(&self) -> Result<Response, Box<dyn std::error::Error>> {
         let socket = tokio::net::TcpStream::connect(self.client.address).await?;
         let roots = self.client.roots.as_ref().ok_or("HTTP/2 is spoken over TLS only")?;
-        let connector = tokio_rustls::TlsConnector::from(tls_config(roots, &["h2"]));
+        let connector =
+            tokio_rustls::TlsConnector::from(Arc::new(tls_config(roots, self.client.id.as_deref(), &["h2"])));
         let stream = connector.connect(ServerName::try_from(self.client.sni())?, socket).await?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
@@ -494,15 +542,20 @@ impl Connection {
     }
 }
 
-fn tls_config(roots: &Arc<RootCertStore>, protocols: &[&str]) -> Arc<ClientConfig> {
+fn tls_config(roots: &Arc<RootCertStore>, id: Option<&ClientId>, protocols: &[&str]) -> ClientConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("the provider speaks TLS 1.2 and 1.3")
-        .with_root_certificates(Arc::clone(roots))
-        .with_no_client_auth();
+        .with_root_certificates(Arc::clone(roots));
+    let mut config = match id {
+        None => config.with_no_client_auth(),
+        Some(id) => {
+            config.with_client_auth_cert(id.chain.clone(), id.key.clone_key()).expect("a certificate and its key")
+        }
+    };
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    Arc::new(config)
+    config
 }
 
 /// Bytes as text, one character each, so that none is lost.

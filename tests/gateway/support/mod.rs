@@ -6,6 +6,7 @@
 pub(crate) mod browser;
 pub(crate) mod cli;
 pub(crate) mod client;
+pub(crate) mod client_ca;
 mod entry;
 pub(crate) mod gateway;
 pub(crate) mod http2;
@@ -25,6 +26,7 @@ pub(crate) use self::{
     browser::Browser,
     cli::Shell,
     client::{Client, Connection, Response},
+    client_ca::{ClientCa, ClientId, Leaf},
     gateway::Gateway,
     person::{Form, Person},
     pki::Pki,

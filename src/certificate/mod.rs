@@ -33,7 +33,13 @@ use rustls_pki_types::{
 };
 use zeroize::Zeroizing;
 
+use self::der::{
+    BOOLEAN, DNS_NAME, Der, EXTENSIONS, INTEGER, IP_ADDRESS, ISSUER_UNIQUE_ID, OBJECT_IDENTIFIER, OCTET_STRING,
+    SEQUENCE, SUBJECT_ALTERNATIVE_NAME, SUBJECT_UNIQUE_ID, VERSION,
+};
 use crate::{clock::Timestamp, host::Host, secret};
+
+pub(crate) mod der;
 
 /// A name that a certificate is good for.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -623,74 +629,6 @@ fn alternative_names(extensions: &[u8]) -> Option<Vec<CertificateName>> {
     }
     Some(names)
 }
-
-/// DER elements, one after the other (X.690 section 8.1): tag, length, content.
-struct Der<'a>(&'a [u8]);
-
-impl<'a> Der<'a> {
-    const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn next(&mut self) -> Option<(u8, &'a [u8])> {
-        let (tag, rest) = self.0.split_first()?;
-        let (first, rest) = rest.split_first()?;
-        let (length, rest) = match first {
-            0..=0x7f => (usize::from(*first), rest),
-            0x81..=0x84 => {
-                let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
-                (digits.iter().fold(0, |length, digit| (length << 8) | usize::from(*digit)), rest)
-            }
-            _ => return None,
-        };
-        let (content, rest) = rest.split_at_checked(length)?;
-        self.0 = rest;
-        Some((*tag, content))
-    }
-
-    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
-        self.next().filter(|(found, _)| *found == tag).map(|(_, content)| content)
-    }
-
-    fn take_if(&mut self, tag: u8) -> Option<&'a [u8]> {
-        if self.0.first() == Some(&tag) { self.take(tag) } else { None }
-    }
-
-    /// A time of RFC 5280 section 4.1.2.5: `YYMMDDHHMMSSZ` up to 2049, `YYYYMMDDHHMMSSZ` after.
-    fn time(&mut self) -> Option<Timestamp> {
-        let (tag, digits) = self.next()?;
-        let digits = std::str::from_utf8(digits).ok()?.strip_suffix('Z')?;
-        let full = match tag {
-            UTC_TIME if digits.len() == 12 => format!("{}{digits}", if digits < "5" { "20" } else { "19" }),
-            GENERALIZED_TIME if digits.len() == 14 => digits.to_owned(),
-            _ => return None,
-        };
-        let part = |range: std::ops::Range<usize>| full.get(range);
-        let (year, month, day) = (part(0..4)?, part(4..6)?, part(6..8)?);
-        let (hour, minute, second) = (part(8..10)?, part(10..12)?, part(12..14)?);
-        let text = format!("{year}-{month}-{day}T{hour}:{minute}:{second}Z");
-        let time = humantime::parse_rfc3339(&text).ok()?;
-        // Before 1970 is as good as 1970.
-        let since = time.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        Some(Timestamp::from_unix_seconds(since.as_secs()))
-    }
-}
-
-const BOOLEAN: u8 = 0x01;
-const INTEGER: u8 = 0x02;
-const OCTET_STRING: u8 = 0x04;
-const OBJECT_IDENTIFIER: u8 = 0x06;
-const UTC_TIME: u8 = 0x17;
-const GENERALIZED_TIME: u8 = 0x18;
-const SEQUENCE: u8 = 0x30;
-const VERSION: u8 = 0xa0;
-const ISSUER_UNIQUE_ID: u8 = 0x81;
-const SUBJECT_UNIQUE_ID: u8 = 0x82;
-const EXTENSIONS: u8 = 0xa3;
-const DNS_NAME: u8 = 0x82;
-const IP_ADDRESS: u8 = 0x87;
-/// 2.5.29.17
-const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
 const AUTHORITY_NAME: &str = "Portcullis local CA";
 const DAY: Duration = Duration::from_secs(86_400);
