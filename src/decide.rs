@@ -14,8 +14,9 @@ use crate::{
     api_key::{self, ApiKey},
     authn::{
         self, Answer,
+        awaited::Awaited,
         credential::{self, Credential},
-        jwks::KeysAwaited,
+        introspection,
         jwt::{JwtError, VerifiedToken},
         possession::Presented,
         proof::Proof,
@@ -70,9 +71,9 @@ pub struct Findings {
     /// The certificates of the connection that proved it, or that were asked for besides, by the authorities that vouch
     /// for it; hardly ever more than one.
     pub certificates: Vec<Certified>,
-    /// What could still turn the refusal into something else: keys that are being fetched. Wait for them and decide
-    /// again.
-    pub awaited: Option<KeysAwaited>,
+    /// What could still turn the refusal into something else: keys that are being fetched, or what an issuer says of a
+    /// token. Wait for it and decide again.
+    pub awaited: Option<Awaited>,
 }
 
 /// The end of a decision.
@@ -265,7 +266,14 @@ fn identify(
             }
             let certificate = presented_certificate(question, view);
             let presented = Presented { certificate: certificate.map(|certificate| certificate.thumbprint()) };
-            match authn::authenticate_bearer(token, &presented, &snapshot.issuers, rule, &shared.tokens, now, waited) {
+            let issuers = &snapshot.issuers;
+            let endpoint = introspection::is_opaque(token).then(|| introspection::of_route(issuers, rule)).flatten();
+            let answer = match endpoint {
+                Some(endpoint) => introspection::authenticate(token, endpoint, view.address, now, waited)
+                    .filter(|token| token.confirmation().check(&presented)),
+                None => authn::authenticate_bearer(token, &presented, issuers, rule, &shared.tokens, now, waited),
+            };
+            match answer {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
                     Err(Refusal::BadCredential(JwtError::Revoked.into()))
                 }

@@ -272,6 +272,15 @@ impl Identity {
         self.email_verified
     }
 
+    /// Whether it says the same of the same subject, as far as roles, groups and scopes go.
+    pub fn stands_for_the_same(&self, other: &Self) -> bool {
+        *self.realm() == *other.realm()
+            && self.subject() == other.subject()
+            && self.roles().eq(other.roles())
+            && self.groups().eq(other.groups())
+            && self.scopes().eq(other.scopes())
+    }
+
     /// Roles.
     pub fn roles(&self) -> impl Iterator<Item = &str> {
         List::items(self.roles.as_ref())

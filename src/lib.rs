@@ -22,6 +22,7 @@
 //! | Where is a cookie read, a JWT checked, a key loaded? | [`authn::credential`], [`authn::jwt`], [`authn::keys`] |
 //! | When are an issuer's keys fetched, and how? | [`authn::jwks`], [`fetch`] |
 //! | How many requests are let through, and whose? | [`rate_limit`] |
+//! | Who is asked about a token that is no JWT? | [`authn::introspection`] |
 //! | Who may create a permit? | [`authz`], nobody else |
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
@@ -87,6 +88,8 @@
 //! | An issuer's key set is hostile, broken or down: HTML, endless, redirected, weak, private or doubled keys | strict and bounded in bytes and time; the last good set stays; never "anonymous" | `src/fetch/mod.rs` | `the_last_good_keys_count_through_outages_and_nonsense`, `fifty_megabytes_are_not_read`, `an_answer_that_drips_ends_at_the_deadline`, `an_issuer_that_is_down_at_the_start_stops_nobody_else` |
 //! | Somebody else answers for an issuer: mix-up in metadata, a foreign certificate | `issuer` byte for byte, https only, certificates verified | `src/authn/jwks.rs` | `metadata_of_another_issuer_is_refused`, `an_authority_that_is_not_believed_publishes_nothing` |
 //! | Made-up key ids make us storm the issuer or keep a new key out (gateway#4791) | one fetch at a time, within a token bucket | `src/authn/jwks.rs` | `made_up_kids_neither_wear_the_issuer_down_nor_keep_a_new_key_out`, `a_real_providers_new_key_counts_within_ten_seconds_whatever_kids_a_stranger_makes_up` |
+//! | An introspection endpoint is hostile, broken or down, answers for others, or is used to wear us or it down | only `active: true` in strict JSON; judged as claims are; never "anonymous"; one question a token, bounded by address and in number | `src/authn/introspection/mod.rs` | `nonsense_and_outages_are_unavailable`, `what_is_said_is_judged_as_a_jwts_claims_are`, `one_address_cannot_make_us_ask_without_end`, `an_endpoint_that_is_away_is_left_alone_and_found_again` |
+//! | A tunnel outlives the end of its opaque token | asked about again for as long as it lives | `src/authn/introspection/mod.rs` | `a_tunnel_ends_when_its_token_is_active_no_more`, `a_tunnel_whose_token_cannot_be_asked_about_ends_after_a_while` |
 //! | A withdrawn key goes on opening doors through the cache | what was verified with it ends with it | `src/authn/keys.rs` | `a_key_that_leaves_ends_its_tokens_at_once_and_one_that_stays_keeps_them` |
 //! | A cache skips checks, or confuses tokens | compared in full; times and requirements are judged on every request | `src/authn/token_cache.rs` | `only_the_exact_bytes_of_a_token_are_known`, `a_known_token_expires`, `a_known_token_opens_no_route_whose_requirements_it_does_not_meet` |
 //! | Our credentials reach the backend, or its answer touches our cookies | cut out of `Cookie`; `Set-Cookie` and `Clear-Site-Data` are limited | `src/headers/response.rs` | `our_cookie_reaches_no_upstream_on_any_route`, `a_token_in_a_cookie_or_a_header_reaches_no_upstream_on_any_route`, `an_upstream_cannot_set_or_clear_our_cookie`, `clear_site_data_loses_the_cookies` |

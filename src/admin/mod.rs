@@ -148,6 +148,8 @@ pub struct Issuer {
     pub issuer: Arc<str>,
     /// What its subjects mean something in (R5).
     pub realm: Arc<str>,
+    /// Whether it has tokens that are no JWTs.
+    pub opaque: bool,
     /// After this long, none of the tokens that it has issued by now counts any more.
     pub keep: Duration,
 }

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! { "kind": "subject", "subject": "alice", "realm": "staff" }   log out everywhere: sessions; JWTs and certificates issued so far; API keys
-//! { "kind": "token",   "token": "eyJ…" }                        one JWT or API key, or the session of a cookie
+//! { "kind": "token",   "token": "eyJ…" }                        one JWT, opaque token or API key, or a cookie's session
 //! { "kind": "jti",     "issuer": "keycloak", "jti": "…" }       one JWT by its id
 //! { "kind": "api_key", "id": "…" }                              one API key by its id, for good
 //! { "kind": "issuer",  "issuer": "keycloak" }                   every JWT that an issuer has signed so far
@@ -226,6 +226,16 @@ async fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) 
         // With another's id and a made-up secret, nobody talks an administrator into revoking another's key.
         let known = context.api_keys.of_text(&key).is_some();
         return if known { strike_key(context, token, key.id()) } else { Err(Problem::NoKey) };
+    }
+    let opaque = || context.issuers.iter().filter(|issuer| issuer.opaque);
+    if let Some(signing_input) = PastedToken::opaque(pasted)
+        && let Some(keep) = opaque().map(|issuer| issuer.keep).max()
+    {
+        // It does not say whose it is: any of them could be meant.
+        if !opaque().all(|issuer| token.reaches(&issuer.realm)) {
+            return Err(Problem::ForeignRealm);
+        }
+        return strike(context, token, Target::Token { signing_input }, Keep::For(keep));
     }
     let pasted = PastedToken::read(pasted).map_err(|_| {
         bad("`token` is neither a JWT that could ever count (no `Bearer `, no padding) nor the value of a session cookie")

@@ -102,6 +102,7 @@ impl Bench {
                 name: "keycloak".into(),
                 issuer: "https://id.example".into(),
                 realm: "staff".into(),
+                opaque: false,
                 keep: Duration::from_secs(86_460),
             }],
             upstreams: &["legacy".into()],

@@ -27,6 +27,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use super::{
+    awaited::Awaited,
     json,
     keys::{Algorithm, KeyError, KeySet},
 };
@@ -62,10 +63,6 @@ pub enum Place {
     /// `jwks = { url = "…" }`.
     At(Url),
 }
-
-/// Waits for keys that are being fetched.
-#[derive(Clone, Debug)]
-pub struct KeysAwaited(watch::Receiver<u64>);
 
 /// What is told of fetched keys in metrics.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -208,10 +205,10 @@ impl KeySlot {
 
     /// For a token whose key nobody knows: whether it is worth waiting for a fetch, which is begun if none is under
     /// way and the bounds allow it.
-    pub(super) fn ask_for_more(&self, now: Timestamp) -> Option<KeysAwaited> {
+    pub(super) fn ask_for_more(&self, now: Timestamp) -> Option<Awaited> {
         let fetched = self.fetched.as_ref()?;
         // Before the look at `under_way`: a fetch that ends in between is not missed.
-        let awaited = KeysAwaited(fetched.ended.subscribe());
+        let awaited = Awaited::new(fetched.ended.subscribe());
         let mut state = fetched.state();
         if !state.under_way {
             if !state.take(now) {
@@ -225,9 +222,9 @@ impl KeySlot {
 
     /// For a token of an issuer without keys: whether the first fetch is still under way. Once it has failed nobody
     /// waits; the task tries again by itself.
-    pub(super) fn first_fetch(&self) -> Option<KeysAwaited> {
+    pub(super) fn first_fetch(&self) -> Option<Awaited> {
         let fetched = self.fetched.as_ref()?;
-        let awaited = KeysAwaited(fetched.ended.subscribe());
+        let awaited = Awaited::new(fetched.ended.subscribe());
         let first = fetched.state().failed == 0;
         first.then_some(awaited)
     }
@@ -286,14 +283,6 @@ impl KeySlot {
         }
         drop(state);
         fetched.ended.send_modify(|ended| *ended = ended.wrapping_add(1));
-    }
-}
-
-impl KeysAwaited {
-    /// Ends when the fetch has ended, whatever it brought; after [`PATIENCE`] in any case.
-    pub async fn wait(mut self) {
-        // An error says that nobody fetches any more, which is an end too.
-        let _ = tokio::time::timeout(PATIENCE, self.0.changed()).await;
     }
 }
 
@@ -443,9 +432,6 @@ const RETRY_LAST: Duration = Duration::from_secs(60);
 /// Fetches on demand: this many at once, and one more each time that [`REFILL`] has passed.
 const BURST: u32 = 3;
 const REFILL: Duration = Duration::from_secs(10);
-
-/// How long a request waits for a fetch.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 

@@ -15,6 +15,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Number, Value};
 
 use super::{
+    introspection::{Active, Endpoint, Origin},
     json::{self, JsonError},
     jwks::KeySlot,
     keys::{Algorithm, BadSignature, Candidates, Generation, Key, Tenure, UnknownAlgorithm, Unmatched},
@@ -49,6 +50,8 @@ pub struct Issuer {
     pub grants: Grants,
     /// Tolerated clock difference for `exp`, `nbf`, `iat`.
     pub leeway: Duration,
+    /// Where it says what tokens are that are no JWS; `None`: such tokens are none of its.
+    pub introspection: Option<Arc<Endpoint>>,
     /// Upper bound of `exp − iat`.
     pub max_token_life: Duration,
     /// What its tokens must say besides, to count at all.
@@ -72,6 +75,11 @@ impl Issuer {
         if let Some(mixed) = self.keys.with_keys_of(&earlier.keys) {
             self.keys = mixed;
         }
+        if let (Some(endpoint), Some(before)) = (&mut self.introspection, &earlier.introspection)
+            && endpoint.source() == before.source()
+        {
+            *endpoint = Arc::clone(before);
+        }
         if !Arc::ptr_eq(&self.keys, &earlier.keys) {
             return;
         }
@@ -84,6 +92,7 @@ impl Issuer {
             claims,
             grants,
             leeway,
+            introspection,
             max_token_life,
             required_claims,
             access_tokens_only,
@@ -91,11 +100,13 @@ impl Issuer {
             trust_email,
             generation: _,
         } = &*self;
+        let endpoint = |endpoint: &Option<Arc<Endpoint>>| endpoint.as_ref().map(Arc::as_ptr);
         let same = (name, realm, issuer, audience, claims, grants)
             == (&earlier.name, &earlier.realm, &earlier.issuer, &earlier.audience, &earlier.claims, &earlier.grants)
             && (leeway, max_token_life, id_tokens, trust_email)
                 == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email)
-            && (required_claims, access_tokens_only) == (&earlier.required_claims, &earlier.access_tokens_only);
+            && (required_claims, access_tokens_only) == (&earlier.required_claims, &earlier.access_tokens_only)
+            && endpoint(introspection) == endpoint(&earlier.introspection);
         if same {
             self.generation = earlier.generation;
         }
@@ -179,6 +190,8 @@ pub struct VerifiedToken {
     signing_input_hash: [u8; 32],
     dropped_grants: usize,
     checked: Checked,
+    /// Whom to ask again; `None`: it says everything itself.
+    origin: Option<Box<Origin>>,
 }
 
 impl VerifiedToken {
@@ -200,7 +213,46 @@ impl VerifiedToken {
             signing_input_hash: [0; 32],
             dropped_grants: 0,
             checked: Checked::default(),
+            origin: None,
         }
+    }
+
+    /// One of which its issuer said that it is active, with these members (RFC 7662 section 2.2). They are judged as the
+    /// claims of a JWT are.
+    ///
+    /// # Errors
+    /// The first reason found why it is no credential.
+    pub fn introspected(issuer: &Issuer, active: Active<'_>) -> Result<Self, JwtError> {
+        let Active { endpoint, token, members, now } = active;
+        if text(&members, "iss")?.ok_or(JwtError::MissingClaim("iss"))? != &*issuer.issuer {
+            return Err(JwtError::UnknownIssuer);
+        }
+        let registered = Registered::read(&members, issuer, now)?;
+        check_required(&members, issuer)?;
+        check_kind(&members, &registered.confirmation)?;
+        let (identity, dropped_grants) = identity(members, issuer, now)?;
+        Ok(Self {
+            identity: Arc::new(identity),
+            issuer: Arc::clone(&issuer.name),
+            iss: Arc::clone(&issuer.issuer),
+            generation: issuer.generation,
+            tenure: Arc::default(),
+            expires_at: registered.expires_at,
+            not_before: registered.not_before,
+            issued_at: registered.issued_at,
+            counts: registered.counts,
+            jti: registered.jti,
+            confirmation: registered.confirmation,
+            signing_input_hash: sha256(token),
+            dropped_grants,
+            checked: Checked::default(),
+            origin: Some(Box::new(endpoint.origin(token, now))),
+        })
+    }
+
+    /// Whom to ask again; `None`: it says everything itself.
+    pub(super) fn origin(&self) -> Option<&Origin> {
+        self.origin.as_deref()
     }
 
     /// The caller.
@@ -248,7 +300,7 @@ impl VerifiedToken {
         &self.confirmation
     }
 
-    /// SHA-256 of header and payload as signed: names the token whatever its signature looks like (R28).
+    /// SHA-256 of header and payload as signed, or of an opaque token: names the token whatever its signature looks like (R28).
     pub const fn signing_input_hash(&self) -> &[u8; 32] {
         &self.signing_input_hash
     }
@@ -359,6 +411,8 @@ pub enum JwtError {
     LivesTooLong,
     /// `nbf` lies ahead.
     NotYetValid,
+    /// Its issuer says so.
+    Inactive,
     /// An administrator has revoked it.
     Revoked,
     /// The subject is empty, too long or holds control bytes (R13).
@@ -383,6 +437,7 @@ impl JwtError {
             Self::Event => "event_token",
             Self::Expired => "expired",
             Self::ForbiddenHeader(_) => "forbidden_header",
+            Self::Inactive => "inactive",
             Self::IssuedAhead => "issued_ahead",
             Self::Json => "not_json",
             Self::KeyAmbiguous => "key_ambiguous",
@@ -453,8 +508,6 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     let key = check_signature(&keys, header.algorithm, &parts, set.generation())?;
 
     let (identity, dropped_grants) = identity(claims, issuer, now)?;
-    let mut signing_input_hash = [0; 32];
-    signing_input_hash.copy_from_slice(digest::digest(&digest::SHA256, parts.signing_input.as_bytes()).as_ref());
     Ok(VerifiedToken {
         identity: Arc::new(identity),
         issuer: Arc::clone(&issuer.name),
@@ -467,9 +520,10 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         counts: registered.counts,
         jti: registered.jti,
         confirmation: registered.confirmation,
-        signing_input_hash,
+        signing_input_hash: sha256(parts.signing_input.as_bytes()),
         dropped_grants,
         checked: Checked::default(),
+        origin: None,
     })
 }
 
@@ -495,6 +549,28 @@ impl<'a> Parts<'a> {
             _ => Err(JwtError::Parts),
         }
     }
+}
+
+/// An endpoint may know other tokens than access tokens, such as refresh tokens, which are no bearers (R22): the kind
+/// must be told, and be the right one. `typ` and `token_use` tell it at some.
+fn check_kind(members: &Map<String, Value>, confirmation: &Confirmation) -> Result<(), JwtError> {
+    let kind = text(members, "token_type")?.ok_or(JwtError::MissingClaim("token_type"))?;
+    let bound = confirmation.key.is_some() && kind.eq_ignore_ascii_case("DPoP");
+    let is = |name, kinds: &[&str]| {
+        Ok::<_, JwtError>(
+            text(members, name)?.is_none_or(|told| kinds.iter().any(|kind| told.eq_ignore_ascii_case(kind))),
+        )
+    };
+    let right = (bound || kind.eq_ignore_ascii_case("Bearer"))
+        && is("typ", &["Bearer", "DPoP", "JWT", "at+jwt"])?
+        && is("token_use", &["access", "access_token"])?;
+    if right { Ok(()) } else { Err(JwtError::Type) }
+}
+
+fn sha256(bytes: &[u8]) -> [u8; 32] {
+    let mut hash = [0; 32];
+    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
+    hash
 }
 
 /// Appends the decoded bytes and returns how many they are.

@@ -252,6 +252,11 @@ impl fmt::Debug for KeySet {
 }
 
 impl KeySet {
+    /// The set of an issuer that signs nothing for us: every token that says it is signed by it is void.
+    pub fn none() -> Self {
+        Self { keys: [].into(), algorithms: AlgorithmSet(0), generation: Generation::fresh() }
+    }
+
     /// The set of an issuer whose keys are not known yet: its tokens can be neither accepted nor refused (R24).
     ///
     /// # Errors

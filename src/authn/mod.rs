@@ -1,13 +1,13 @@
 //! Authentication: from what the request carries to an identity (R2, R3).
 //!
 //! `credential` finds the one credential that counts; for a bearer token [`authenticate_bearer`] composes the cache of
-//! verified tokens with `jwt::verify`. A session cookie is looked up in the session store by `decide`. Whatever the
+//! verified tokens with `jwt::verify`, and of those that are no JWS `introspection` asks their issuer. A session cookie is looked up in the session store by `decide`. Whatever the
 //! authenticator, its answer is one of the four of [`Answer`]; only `Valid` goes on.
 
 use std::sync::Arc;
 
 use self::{
-    jwks::KeysAwaited,
+    awaited::Awaited,
     jwt::{Issuer, JwtError, VerifiedToken},
     keys::Generation,
     possession::Presented,
@@ -15,8 +15,10 @@ use self::{
 };
 use crate::{clock::Timestamp, policy::AccessRule, refusal::BadCredential};
 
+pub mod awaited;
 mod certificate;
 pub mod credential;
+pub mod introspection;
 mod json;
 pub mod jwks;
 pub mod jwt;
@@ -40,7 +42,21 @@ pub enum Answer<T> {
     Invalid(BadCredential),
     /// Whether it is good cannot be told at present: 503, never anonymous. Or, if there is something to wait for, after
     /// waiting for it: then ask once more.
-    Unavailable(Option<KeysAwaited>),
+    Unavailable(Option<Awaited>),
+}
+
+impl<T> Answer<T> {
+    /// Valid only if `check` says so, too.
+    #[must_use]
+    pub fn filter(self, check: impl FnOnce(&T) -> Result<(), JwtError>) -> Self {
+        match self {
+            Self::Valid(value) => match check(&value) {
+                Ok(()) => Self::Valid(value),
+                Err(error) => Self::Invalid(error.into()),
+            },
+            other @ (Self::Absent | Self::Invalid(_) | Self::Unavailable(_)) => other,
+        }
+    }
 }
 
 impl From<JwtError> for BadCredential {
@@ -63,13 +79,8 @@ pub fn authenticate_bearer(
     now: Timestamp,
     waited: bool,
 ) -> Answer<Arc<VerifiedToken>> {
-    match verified_token(token, issuers, rule, cache, now, waited) {
-        Answer::Valid(token) => match token.confirmation().check(presented) {
-            Ok(()) => Answer::Valid(token),
-            Err(error) => Answer::Invalid(error.into()),
-        },
-        other @ (Answer::Absent | Answer::Invalid(_) | Answer::Unavailable(_)) => other,
-    }
+    let answer = verified_token(token, issuers, rule, cache, now, waited);
+    answer.filter(|token| token.confirmation().check(presented))
 }
 
 /// The token, from the cache or verified now. Whose it is, is still to be proven where it is bound.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::jwt::VerifiedToken;
+use super::{introspection, jwt::VerifiedToken};
 use crate::{
     api_key::{ApiKey, Known},
     clock::Timestamp,
@@ -106,7 +106,9 @@ impl Proof {
             Self::Token { ends, .. } if now >= *ends => Standing::Expired,
             Self::Token { token, .. } if !token.key_stands() => Standing::Revoked,
             Self::Token { token, .. } if token.is_revoked(revocations) => Standing::Revoked,
-            Self::ApiKey(_) | Self::Session(_) | Self::Token { .. } => Standing::Holds,
+            // One that somebody else vouches for is asked about again.
+            Self::Token { token, .. } => introspection::standing(token, now),
+            Self::ApiKey(_) | Self::Session(_) => Standing::Holds,
         };
         (standing, self)
     }

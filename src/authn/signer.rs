@@ -213,6 +213,7 @@ pub(super) fn issuer(keys: KeySet) -> Issuer {
         claims: ClaimMapping::default(),
         grants: Grants::All,
         leeway: Duration::from_secs(30),
+        introspection: None,
         max_token_life: Duration::from_secs(86_400),
         required_claims: [].into(),
         access_tokens_only: false,

@@ -399,7 +399,7 @@ impl WrongSignatures {
 }
 
 /// What a verified token owns on the heap, as closely as can be told without asking the allocator.
-fn verified_bytes(verified: &VerifiedToken) -> usize {
+pub(super) fn verified_bytes(verified: &VerifiedToken) -> usize {
     let identity = verified.identity();
     let fields = [Field::Email, Field::Groups, Field::Id, Field::Name, Field::Roles, Field::Scopes];
     // Once as header value; again in plain form, item by item, where encoding changed it.

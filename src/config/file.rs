@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     admin::Scope,
-    authn::keys::Algorithm,
+    authn::{introspection::ClientAuth, keys::Algorithm},
     edge::{Group, MinVersion},
     fetch,
     headers::{ForwardedFamily, Profile},
@@ -326,8 +326,10 @@ table! {
         realm: Option<Name>,
         /// The exact `iss`.
         issuer: At<NonEmpty>,
-        /// Its keys.
-        jwks: At<KeySource>,
+        /// Its keys; not needed of one that is asked.
+        jwks: Option<At<KeySource>>,
+        /// Where it is asked what tokens are that are no JWTs.
+        introspection: Option<At<Introspection>>,
         /// Whom to believe when they are fetched.
         ca: Option<At<FilePath>>,
         /// Whom tokens must be meant for.
@@ -335,7 +337,7 @@ table! {
         /// Why tokens for anybody are accepted.
         insecure_any_audience: Option<At<NonEmpty>>,
         /// With which its keys may be used.
-        algorithms: At<Vec<Algorithm>>,
+        algorithms: Option<At<Vec<Algorithm>>>,
         /// Where in the claims things are.
         claims: Section<ClaimNames>,
         /// What it may say of its subjects.
@@ -352,6 +354,24 @@ table! {
         id_tokens: Option<At<bool>>,
         /// Whether emails count without `email_verified`.
         trust_email: Option<bool>,
+    }
+
+    /// `introspection` of an issuer (RFC 7662).
+    struct Introspection {
+        /// Where.
+        url: At<fetch::Url>,
+        /// Who we are there.
+        client_id: NonEmpty,
+        /// And what proves it.
+        client_secret: At<Secret>,
+        /// How we say so.
+        client_auth: Option<ClientAuth>,
+        /// For one question.
+        timeout: Option<At<Positive>>,
+        /// How long an answer counts.
+        remember: Option<At<Positive>>,
+        /// Questions in a minute that one address may cause.
+        rate: Option<Number<1, 1_000_000>>,
     }
 
     /// `claims` of an issuer.

@@ -19,7 +19,7 @@ use crate::{
     accounts,
     admin::Scope,
     api_key::{KeyId, PREFIX},
-    authn::keys::Algorithm,
+    authn::{introspection::ClientAuth, keys::Algorithm},
     client::Scheme,
     clock::Timestamp,
     fetch,
@@ -244,6 +244,7 @@ choices!(Profile {
     "remote-user" => Self::RemoteUser,
 });
 choices!(QueryLog { "omit" => Self::Omit, "names" => Self::Names, "keep" => Self::Keep, });
+choices!(ClientAuth { "basic" => Self::Basic, "post" => Self::Post, });
 choices!(SameSite { "lax" => Self::Lax, "strict" => Self::Strict, "none" => Self::None, });
 choices!(Scope {
     "keys.create" => Self::KeysCreate,

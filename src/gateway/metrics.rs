@@ -23,6 +23,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
         if let Some(live) = live.upgrade() {
             sessions_and_tokens(exposition, &live);
             keys(exposition, &live);
+            introspection(exposition, &live);
             own_keys(exposition, &live);
             client_certificates(exposition, &live);
             if let Some(durable) = &live.shared.durable {
@@ -149,6 +150,29 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
     exposition
         .counter("portcullis_grants_dropped_total", "Roles and groups that a source claimed and may not grant.")
         .value(&[], tokens.dropped_grants);
+}
+
+fn introspection(exposition: &mut Exposition, live: &Live) {
+    let snapshot = live.snapshot();
+    let asked = snapshot.issuers.iter().filter_map(|issuer| Some((&*issuer.name, issuer.introspection.as_ref()?)));
+    let asked: Vec<_> = asked.collect();
+    if asked.is_empty() {
+        return;
+    }
+    let mut questions =
+        exposition.counter("portcullis_introspections_total", "Questions what an opaque token is, by what came of it.");
+    for (issuer, endpoint) in &asked {
+        let counts = endpoint.counts();
+        for (result, count) in
+            [("good", &counts.good), ("void", &counts.void), ("failed", &counts.failed), ("withheld", &counts.withheld)]
+        {
+            questions.value(&[("issuer", issuer), ("result", result)], count.load(Relaxed));
+        }
+    }
+    let mut remembered = exposition.gauge("portcullis_introspections_remembered", "Opaque tokens remembered.");
+    for (issuer, endpoint) in &asked {
+        remembered.value(&[("issuer", issuer)], endpoint.remembered());
+    }
 }
 
 fn keys(exposition: &mut Exposition, live: &Live) {

@@ -331,6 +331,7 @@ fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
         name: Arc::clone(&issuer.name),
         issuer: Arc::clone(&issuer.issuer),
         realm: Arc::clone(&issuer.realm),
+        opaque: issuer.introspection.is_some(),
         keep: issuer.max_token_life.max(SHORTEST_KEEP) + 2 * issuer.leeway,
     }
 }

@@ -52,6 +52,7 @@ fn believer(keys: &Keys) -> Issuer {
         claims: ClaimMapping::default(),
         grants: Grants::All,
         leeway: Duration::ZERO,
+        introspection: None,
         max_token_life: Duration::from_secs(300),
         required_claims: [].into(),
         access_tokens_only: false,

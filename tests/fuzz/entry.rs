@@ -4,7 +4,12 @@
 //! A broken promise is a panic.
 #![allow(dead_code, reason = "each fuzz target is a program of its own that needs one of these")]
 
-use std::{net::IpAddr, path::Path, sync::OnceLock, time::Duration};
+use std::{
+    net::IpAddr,
+    path::Path,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -12,8 +17,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
 use portcullis::{
     authn::{
         credential::{self, Carrier, Credential, TokenPlaces},
+        introspection::{self, Active, ClientAuth, Credentials, Endpoint, Said},
         jwks::KeySlot,
-        jwt::{self, Audience, ClaimMapping, Issuer, RequiredClaim},
+        jwt::{self, Audience, ClaimMapping, Issuer, RequiredClaim, VerifiedToken},
         keys::{Algorithm, Generation, KeySet},
     },
     client::{Connection, Cutter, PeerAddr},
@@ -25,6 +31,7 @@ use portcullis::{
     page::{Parsed, Template},
     policy::{AccessRule, ClaimPath, Grants, Requirements},
     route::path::{CanonicalPath, PathPattern, Quirks},
+    secret::Secret,
     session::SessionToken,
 };
 use serde_json::Value;
@@ -221,6 +228,40 @@ pub(crate) fn jwks(data: &[u8]) {
     }
 }
 
+/// R3, R21: only the boolean `true` makes a token active, and what is said of it is judged like a JWT's claims.
+pub(crate) fn introspection(data: &[u8]) {
+    introspected(data);
+}
+
+/// Whether an answer makes a token good.
+pub(crate) fn introspected(data: &[u8]) -> bool {
+    static ENDPOINT: OnceLock<Arc<Endpoint>> = OnceLock::new();
+    let Ok(Said::Active(members)) = introspection::read_body(data) else { return false };
+    assert_eq!(members.get("active"), Some(&Value::Bool(true)));
+    let endpoint = ENDPOINT.get_or_init(endpoint);
+    let (issuer, now) = (issuer(), Timestamp::from_unix_seconds(JWT_NOW));
+    let Ok(verified) = VerifiedToken::introspected(&issuer, Active { endpoint, token: b"abc", members, now }) else {
+        return false;
+    };
+    assert!(!verified.identity().subject().is_empty());
+    assert_eq!(&**verified.identity().realm(), "fuzz");
+    assert!(verified.expires_at().plus(issuer.leeway) > now);
+    assert!(verified.check_time(now).is_ok());
+    true
+}
+
+fn endpoint() -> Arc<Endpoint> {
+    let trust = fetch::Trust::from_pem(AUTHORITY.as_bytes()).unwrap_or_else(|_| panic!("an authority"));
+    Endpoint::new(introspection::Source {
+        url: "https://issuer.example/introspect".parse().unwrap_or_else(|_| panic!("a URL")),
+        client: fetch::Client::new(trust, None),
+        credentials: Credentials::new("fuzz".into(), Secret::new(b"fuzz".to_vec()), ClientAuth::Basic),
+        timeout: Duration::from_secs(1),
+        remember: Duration::from_secs(1),
+        rate: 1,
+    })
+}
+
 pub(crate) fn issuer() -> Issuer {
     let keys =
         KeySet::from_secret(JWT_SECRET, &[Algorithm::HS256]).unwrap_or_else(|_| panic!("the secret is long enough"));
@@ -233,6 +274,7 @@ pub(crate) fn issuer() -> Issuer {
         claims: ClaimMapping { roles: ClaimPath::dotted("realm_access.roles"), ..ClaimMapping::default() },
         grants: Grants::All,
         leeway: Duration::from_secs(30),
+        introspection: None,
         max_token_life: Duration::from_secs(86_400),
         required_claims: [].into(),
         access_tokens_only: false,
@@ -317,6 +359,9 @@ fn settings(family: ForwardedFamily) -> headers::Settings {
 }
 
 /// What good seeds of `jwt` are signed with.
+/// Whom the endpoint that nobody asks would be believed by.
+const AUTHORITY: &str = include_str!("../configs/accepted/authority.pem");
+
 pub(crate) const JWT_SECRET: &[u8] = b"the fuzz targets' shared secret, known to all";
 /// When they are good: 2026-01-01.
 pub(crate) const JWT_NOW: u64 = 1_767_225_600;

@@ -129,6 +129,8 @@ mod admin_client;
 
 /// API keys.
 mod api_keys;
+/// Opaque tokens, of which their issuer says what they are (RFC 7662).
+mod introspection;
 /// API keys that are made while the gateway runs.
 mod made_keys;
 /// Client certificates.

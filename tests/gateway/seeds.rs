@@ -37,6 +37,7 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("claims", entry::claims, 15),
         ("credential", entry::credential, 15),
         ("jwks", entry::jwks, 12),
+        ("introspection", entry::introspection, 15),
         ("config", entry::config, 8),
         ("forwarded", entry::forwarded, 10),
         ("template", entry::template, 8),
@@ -63,6 +64,9 @@ fn good_seeds_are_good() {
         let seed = String::from_utf8(read(name)).expect("UTF-8");
         let token = entry::signed(seed.split_once('\n').expect("two lines").1);
         assert!(portcullis::authn::jwt::verify(token.as_bytes(), &issuers, &[0], now).is_ok(), "{name}");
+    }
+    for name in ["introspection/good", "introspection/good-with-everything"] {
+        assert!(entry::introspected(&read(name)), "{name}");
     }
     let key_set = read("jwks/good");
     let algorithms = ["ES256", "EdDSA", "RS256"].map(|name| name.parse().expect("an algorithm"));

@@ -328,6 +328,14 @@ impl Build<'_> {
             }
         }
         let through_certificate = authorities.iter().filter_map(|index| around.sources.authorities.get(*index));
+        let asked = issuers.iter().filter_map(|index| around.sources.issuers.get(*index));
+        let asked: Vec<&str> = asked.filter(|issuer| issuer.introspects).map(|issuer| &*issuer.name).collect();
+        if let [_, second, ..] = asked[..] {
+            let found = format!("a second issuer with `introspection`, `{second}`");
+            self.findings
+                .problem(auth_place, found, "one at most")
+                .help("an opaque token does not say whose it is, and nobody else is to see it: write two routes");
+        }
         let through_key = around.sources.keys.iter().filter(|_| api_key.is_some());
         let through_session = around.sources.session.iter().filter(|_| session.is_some());
         let through_jwt = issuers.iter().filter_map(|index| around.sources.issuers.get(*index));

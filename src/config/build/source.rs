@@ -12,6 +12,7 @@ use crate::{
     api_key::{ApiKey, ApiKeys, Description},
     authn::{
         credential::TokenPlaces,
+        introspection::{self, Credentials, Endpoint},
         jwks::{self, KeySlot},
         jwt::{Audience, ClaimMapping, Issuer},
         keys::{Algorithm, Generation, KeyError, KeySet},
@@ -52,6 +53,8 @@ pub(super) struct Source {
     pub(super) can_vouch: bool,
     /// Whether it can prove two factors: issuers and admin tokens may say so of their users.
     pub(super) second_factor: bool,
+    /// Whether it is asked what opaque tokens are.
+    pub(super) introspects: bool,
     /// Whether it said what it may grant, and where it was written.
     grants_written: bool,
     /// Whether it is among `session` already.
@@ -70,12 +73,14 @@ impl Sources {
                 can_vouch,
                 second_factor: true,
                 grants_written: written.is_some(),
+                introspects: false,
                 repeated: false,
                 place: place.clone(),
             };
         let issuers = file.jwt.0.iter().flat_map(|jwt| &jwt.issuer.0);
         let issuers = issuers.map(|At { value, place }| {
-            source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place)
+            let written = source(&value.name.value, value.realm.as_ref(), value.grants.as_ref(), true, place);
+            Source { introspects: value.introspection.is_some(), ..written }
         });
         let providers = file.login.0.iter().flat_map(|login| &login.provider.0).map(|At { value, place }| {
             let can_vouch = value.trust_email.unwrap_or(false);
@@ -236,7 +241,8 @@ impl Build<'_> {
         if let Some(written) = issuer.id_tokens.as_ref().filter(|at| at.value && access_tokens_only) {
             self.findings.problem(&written.place, "ID tokens beside `token_type = \"at+jwt\"`", "one of the two");
         }
-        let keys = self.keys(issuer, audience.as_ref(), proxy);
+        let keys = self.keys(issuer, &at.place, audience.as_ref(), proxy);
+        let introspection = self.introspection(issuer, proxy);
         let claim = |written: &Option<Claim>, default| {
             written.as_ref().map_or_else(|| ClaimPath::dotted(default), |claim| claim.0.clone())
         };
@@ -257,6 +263,7 @@ impl Build<'_> {
             },
             grants: grants(issuer.grants.as_ref()),
             leeway: self.leeway(issuer),
+            introspection: introspection?,
             max_token_life: issuer.max_token_life.map_or(Duration::from_secs(24 * 60 * 60), |positive| positive.0),
             required_claims: issuer.required_claims.iter().map(|required| required.0.clone()).collect(),
             access_tokens_only,
@@ -307,10 +314,28 @@ impl Build<'_> {
     fn keys(
         &mut self,
         issuer: &file::Issuer,
+        at: &Place,
         audience: Option<&Audience>,
         proxy: Option<&Arc<fetch::Proxy>>,
     ) -> Option<Arc<KeySlot>> {
-        let At { value: algorithms, place: algorithms_place } = &issuer.algorithms;
+        let (At { value: algorithms, place: algorithms_place }, At { value: source, place }) = match (
+            &issuer.algorithms,
+            &issuer.jwks,
+        ) {
+            (Some(algorithms), Some(jwks)) => (algorithms, jwks),
+            (None, None) if issuer.introspection.is_some() => return Some(KeySlot::fixed(KeySet::none())),
+            (_, None) => {
+                self.findings
+                        .problem(&at.inside("jwks"), "no `jwks`", "where its keys are")
+                        .help("jwks = \"discover\", { url }, { file }, { pem } or { secret }; or `introspection`, where its tokens are no JWTs");
+                return None;
+            }
+            (None, Some(_)) => {
+                let expected = "what its keys sign with, such as [\"RS256\"]";
+                self.findings.problem(&at.inside("algorithms"), "no `algorithms`", expected);
+                return None;
+            }
+        };
         let hmac = algorithms.iter().filter(|algorithm| is_hmac(**algorithm)).count();
         if algorithms.is_empty() {
             self.findings.problem(algorithms_place, "no algorithm", "at least one, such as [\"RS256\"]");
@@ -322,7 +347,6 @@ impl Build<'_> {
                 .help("a public key could be taken for a shared secret: write two issuers (R21)");
             return None;
         }
-        let At { value: source, place } = &issuer.jwks;
         let nothing = KeyFiles { url: None, file: None, pem: None, secret: None };
         let (discover, written) = match source {
             KeySource::Discover => (true, &nothing),
@@ -349,9 +373,9 @@ impl Build<'_> {
             url.as_ref().map(|at| jwks::Place::At(at.value.clone()))
         };
         if let Some(keys_place) = keys_place {
-            return self.fetched_keys(issuer, keys_place, proxy);
+            return self.fetched_keys(issuer, place, keys_place, proxy);
         }
-        if let Some(ca) = &issuer.ca {
+        if let Some(ca) = issuer.ca.as_ref().filter(|_| issuer.introspection.is_none()) {
             self.findings.problem(&ca.place, "`ca` where nothing is fetched", "jwks = \"discover\" or { url = \"…\" }");
         }
         let (loaded, place) = if let Some(At { value, place }) = file {
@@ -384,11 +408,29 @@ impl Build<'_> {
     fn fetched_keys(
         &mut self,
         issuer: &file::Issuer,
+        jwks: &Place,
         keys_place: jwks::Place,
         proxy: Option<&Arc<fetch::Proxy>>,
     ) -> Option<Arc<KeySlot>> {
+        let client = self.client_of(issuer, jwks, proxy)?;
+        let algorithms = issuer.algorithms.as_ref()?;
+        let source = jwks::Source { place: keys_place, algorithms: algorithms.value.as_slice().into(), client };
+        KeySlot::fetched(source)
+            .map_err(|KeyError(message)| {
+                self.findings.problem(&algorithms.place, message, "algorithms with public keys");
+            })
+            .ok()
+    }
+
+    /// Whom we believe when an issuer is asked, and which way that goes; `place` says why it is.
+    fn client_of(
+        &mut self,
+        issuer: &file::Issuer,
+        place: &Place,
+        proxy: Option<&Arc<fetch::Proxy>>,
+    ) -> Option<fetch::Client> {
         let (trust, place) = match &issuer.ca {
-            None => (fetch::Trust::system(), &issuer.jwks.place),
+            None => (fetch::Trust::system(), place),
             Some(At { value, place }) => {
                 let pem = self.file(&place.resolve(&value.0), place, "certificate authorities in PEM")?;
                 (fetch::Trust::from_pem(&pem), place)
@@ -397,16 +439,47 @@ impl Build<'_> {
         let trust = trust.map_err(|error| {
             let problem = self.findings.problem(place, error.to_string(), "certificate authorities to believe");
             if issuer.ca.is_none() {
-                problem.help("install the package ca-certificates, or write ca = \"…\" beside `jwks`");
+                problem.help("install the package ca-certificates, or write ca = \"…\" beside it");
             }
         });
-        let client = fetch::Client::new(trust.ok()?, proxy.cloned());
-        let algorithms = issuer.algorithms.value.as_slice().into();
-        let slot = KeySlot::fetched(jwks::Source { place: keys_place, algorithms, client });
-        slot.map_err(|KeyError(message)| {
-            self.findings.problem(&issuer.algorithms.place, message, "algorithms with public keys");
-        })
-        .ok()
+        Some(fetch::Client::new(trust.ok()?, proxy.cloned()))
+    }
+
+    /// `introspection` of an issuer.
+    fn introspection(
+        &mut self,
+        issuer: &file::Issuer,
+        proxy: Option<&Arc<fetch::Proxy>>,
+    ) -> Option<Option<Arc<Endpoint>>> {
+        const LONGEST_TIMEOUT: Duration = Duration::from_secs(30);
+        const LONGEST_REMEMBERED: Duration = Duration::from_secs(60);
+        let Some(At { value: written, place }) = &issuer.introspection else {
+            return Some(None);
+        };
+        let mut within = |written: &Option<At<Positive>>, default: u64, longest: Duration| match written {
+            None => Duration::from_secs(default),
+            Some(At { value, place }) => {
+                if value.0 > longest {
+                    let longest = longest.as_secs();
+                    self.findings.problem(place, "too long a time", format!("at most \"{longest}s\""));
+                }
+                value.0
+            }
+        };
+        let timeout = within(&written.timeout, 3, LONGEST_TIMEOUT);
+        let remember = within(&written.remember, 30, LONGEST_REMEMBERED);
+        let client = self.client_of(issuer, place, proxy);
+        let secret = &written.client_secret;
+        let secret = self.secret(&secret.value.0, &secret.place)?.value;
+        let auth = written.client_auth.unwrap_or_default();
+        Some(Some(Endpoint::new(introspection::Source {
+            url: written.url.value.clone(),
+            client: client?,
+            credentials: Credentials::new(written.client_id.0.as_str().into(), secret, auth),
+            timeout,
+            remember,
+            rate: written.rate.map_or(600, |rate| u32::try_from(rate.0).unwrap_or(u32::MAX)),
+        })))
     }
 
     /// `issuer` as the place where discovery begins.
@@ -461,7 +534,11 @@ impl Build<'_> {
                     Some(Audience::OneOf(list)) => list.first().cloned(),
                     Some(Audience::Any) | None => None,
                 },
-                algorithm: issuer.algorithms.value.first().copied().unwrap_or(Algorithm::HS256),
+                algorithm: issuer
+                    .algorithms
+                    .as_ref()
+                    .and_then(|written| written.value.first().copied())
+                    .unwrap_or(Algorithm::HS256),
                 secret: loaded.value,
                 file,
             });

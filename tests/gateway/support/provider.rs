@@ -27,6 +27,8 @@ type Manner = dyn Fn(&Asked, &mut dyn Write) -> io::Result<()> + Send + Sync;
 pub(crate) struct Asked {
     /// The head as it was sent.
     pub(crate) head: String,
+    /// As many bytes as its length says.
+    pub(crate) body: String,
 }
 
 /// A server of keys. Dropping it stops it.
@@ -97,7 +99,11 @@ impl Provider {
                 let (manner, asked, tls) = (Arc::clone(&manner), Arc::clone(&asked), tls.clone());
                 thread::spawn(move || {
                     let serve = |stream: &mut dyn ReadWrite| {
-                        let request = Asked { head: read_head(stream)? };
+                        let mut request = Asked { head: read_head(stream)?, body: String::new() };
+                        let length = request.header("content-length").and_then(|length| length.parse().ok());
+                        let mut body = vec![0; length.unwrap_or_default()];
+                        stream.read_exact(&mut body)?;
+                        request.body = String::from_utf8_lossy(&body).into_owned();
                         let manner = Arc::clone(&manner.lock().expect("no test panics here"));
                         asked.lock().expect("no test panics here").push(request.clone());
                         manner(&request, &mut WriteOnly(stream))
