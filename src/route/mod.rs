@@ -146,12 +146,20 @@ impl Own {
 #[derive(Debug)]
 pub struct RouteTable {
     routes: Vec<Arc<Route>>,
-    sites: HashMap<Host, Site, RandomState>,
+    sites: Sites,
     /// Routes without hosts.
     any_host: Site,
     /// What answers on unknown hosts too: `livez`.
     everywhere: Node,
     tolerated: Quirks,
+}
+
+/// The known hosts with their routes.
+#[derive(Debug, Default)]
+struct Sites {
+    all: Vec<(Host, Site)>,
+    /// Where in `all` each host stands; asked only where looking through them would take longer.
+    index: HashMap<Host, usize, RandomState>,
 }
 
 /// The routes of one host.
@@ -219,10 +227,7 @@ impl RouteTable {
         known_hosts: &[Host],
         quirks_of: impl Fn(&Route) -> Quirks,
     ) -> Result<Self, Vec<RouteConflict>> {
-        let mut sites: HashMap<Host, Site, RandomState> = HashMap::default();
-        for host in known_hosts.iter().chain(routes.iter().flat_map(|route| &*route.hosts)) {
-            sites.entry(host.clone()).or_default();
-        }
+        let sites = Sites::of(known_hosts.iter().chain(routes.iter().flat_map(|route| &*route.hosts)));
         let tolerated = routes.iter().fold(Quirks::default(), |all, route| all.union(quirks_of(route)));
         let mut table = Self { routes, sites, any_host: Site::default(), everywhere: Node::default(), tolerated };
         let mut conflicts: Vec<RouteConflict> = Vec::new();
@@ -248,7 +253,7 @@ impl RouteTable {
                     }
                     continue;
                 }
-                for (host, site) in &mut table.sites {
+                for (host, site) in &mut table.sites.all {
                     if (own && route.hosts.is_empty() || route.hosts.contains(host))
                         && let Err(first) = site.insert(pattern, entry(), tolerated)
                     {
@@ -270,7 +275,7 @@ impl RouteTable {
     /// # Errors
     /// [`Miss`], in this order: unknown host, method that is never served, bad path, no route, method.
     pub fn find<'a>(&'a self, host: &Host, path: &'a CanonicalPath, method: &Method) -> Result<Found<'a>, Miss> {
-        let Some(site) = self.sites.get(host) else {
+        let Some((_, site)) = self.sites.get(host.as_str().as_bytes()) else {
             return self.find_everywhere(path, method);
         };
         if is_never_served(method) {
@@ -299,12 +304,12 @@ impl RouteTable {
 
     /// Whether the host is one of ours (R10).
     pub fn is_known(&self, host: &Host) -> bool {
-        self.sites.contains_key(host)
+        self.sites.get(host.as_str().as_bytes()).is_some()
     }
 
     /// All known hosts, in no order.
     pub fn known_hosts(&self) -> impl Iterator<Item = &Host> {
-        self.sites.keys()
+        self.sites.all.iter().map(|(host, _)| host)
     }
 
     /// All routes, ordered by their index.
@@ -314,12 +319,11 @@ impl RouteTable {
 
     /// The authority that a `Host` field's bytes spell, if it is a known host in canonical spelling: no allocation.
     pub fn authority(&self, text: &[u8]) -> Option<Authority> {
-        let text = std::str::from_utf8(text).ok()?;
-        if let Some((host, _)) = self.sites.get_key_value(text) {
+        if let Some((host, _)) = self.sites.get(text) {
             return Some(Authority { host: host.clone(), port: None });
         }
-        let (host, port) = text.rsplit_once(':')?;
-        let (host, _) = self.sites.get_key_value(host)?;
+        let (host, port) = std::str::from_utf8(text).ok()?.rsplit_once(':')?;
+        let (host, _) = self.sites.get(host.as_bytes())?;
         let plain = matches!(port.len(), 1..=5) && port.bytes().all(|b| b.is_ascii_digit());
         let port = port.parse().ok().filter(|port| plain && *port != 0)?;
         Some(Authority { host: host.clone(), port: Some(port) })
@@ -431,6 +435,27 @@ impl Entry {
     }
 }
 
+impl Sites {
+    fn of<'h>(hosts: impl Iterator<Item = &'h Host>) -> Self {
+        let mut sites = Self::default();
+        for host in hosts {
+            let next = sites.all.len();
+            if *sites.index.entry(host.clone()).or_insert(next) == next {
+                sites.all.push((host.clone(), Site::default()));
+            }
+        }
+        sites
+    }
+
+    /// The host of this spelling.
+    fn get(&self, text: &[u8]) -> Option<&(Host, Site)> {
+        if self.all.len() <= trie::FEW {
+            return self.all.iter().find(|(host, _)| host.as_str().as_bytes() == text);
+        }
+        self.all.get(*self.index.get(std::str::from_utf8(text).ok()?)?)
+    }
+}
+
 impl Site {
     fn insert(&mut self, pattern: &PathPattern, entry: Entry, tolerated: Quirks) -> Result<(), Arc<Route>> {
         if tolerated.case_insensitive {
@@ -446,6 +471,9 @@ impl Site {
 
 /// R11. In any case: `trace` is another method to us, and the same one to backends that fold methods.
 fn is_never_served(method: &Method) -> bool {
+    if matches!(*method, Method::GET | Method::POST | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS) {
+        return false;
+    }
     ["CONNECT", "TRACE", "TRACK"].iter().any(|never| method.as_str().eq_ignore_ascii_case(never))
 }
 

@@ -390,6 +390,16 @@ fn is_canonical(path: &[u8]) -> bool {
     let Some((b'/', rest)) = path.split_first() else {
         return false;
     };
+    // Nearly all paths are letters between single slashes, which one look without a branch for each byte tells.
+    let (mut before, mut unusual) = (SLASH, 0);
+    for &byte in rest {
+        let kind = USUAL[usize::from(byte)];
+        unusual |= (kind & before) | (kind & UNUSUAL);
+        before = kind;
+    }
+    if unusual == 0 {
+        return true;
+    }
     let mut length = 0usize;
     let mut only_dots = true;
     for &byte in rest {
@@ -551,6 +561,26 @@ enum Class {
 const fn class(byte: u8) -> Class {
     CLASSES[byte as usize]
 }
+
+/// For the first look at a path: a slash, what says nothing, and everything that asks for a closer look.
+const USUAL: [u8; 256] = {
+    let mut table = [UNUSUAL; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = match class(byte) {
+            Class::Plain if byte == b'.' => UNUSUAL,
+            Class::Plain => 0,
+            Class::Slash => SLASH,
+            Class::Backslash | Class::Bad | Class::Delimiter | Class::Encode | Class::Percent | Class::Semicolon => {
+                UNUSUAL
+            }
+        };
+        byte += 1;
+    }
+    table
+};
+const SLASH: u8 = 1;
+const UNUSUAL: u8 = 2;
 
 const CLASSES: [Class; 256] = {
     let mut table = [Class::Bad; 256];

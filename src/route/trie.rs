@@ -4,7 +4,7 @@
 //! that matches (literal before `{id}` before `{*rest}`, segment by segment), as a [`Terminal`] with the routes that
 //! share it. Invariant: in a tree that does not fold case, one terminal's routes never tie on a method.
 
-use std::{borrow::Cow, collections::HashMap, ops::Range, sync::Arc};
+use std::{collections::HashMap, ops::Range, sync::Arc};
 
 use ahash::RandomState;
 use http::{HeaderValue, Method};
@@ -118,6 +118,15 @@ impl Node {
         self.literals.get(*self.index.get(text)?).map(|(_, child)| child)
     }
 
+    /// The child for a segment of a path, as it stands there.
+    fn child_of(&self, segment: &str, encoded: bool, blind: Blind) -> Option<&Self> {
+        if !encoded && !blind.case {
+            return self.child(segment);
+        }
+        let text = decode(segment);
+        if blind.case { self.child(&folded(&text)) } else { self.child(&text) }
+    }
+
     /// The most specific pattern that matches, and where its parameters lie. `path` begins with `/`.
     pub(super) fn find(&self, path: &str, blind: Blind) -> Option<Match<'_>> {
         let mut found = Match { terminal: None, rival: None, ranges: Ranges::new() };
@@ -138,20 +147,23 @@ impl Node {
         }
         let start = at + 1;
         // Segments are short: a plain loop ends before a vectorised search has begun.
-        let mut after = path.as_bytes().get(start..).unwrap_or_default().iter();
-        let end = after.position(|byte| *byte == b'/').map_or(path.len(), |length| start + length);
-        let segment = path.get(start..end).unwrap_or_default();
-        if !self.literals.is_empty() {
-            let text = decode(segment);
-            let text = if blind.case { Cow::Owned(folded(&text)) } else { text };
-            if let Some(child) = self.child(&text)
-                && child.descend(path, end, blind, found)
-            {
-                return true;
+        let mut end = start;
+        let mut encoded = false;
+        for byte in path.as_bytes().get(start..).unwrap_or_default() {
+            if *byte == b'/' {
+                break;
             }
+            encoded |= *byte == b'%';
+            end += 1;
+        }
+        if !self.literals.is_empty()
+            && let Some(child) = self.child_of(path.get(start..end).unwrap_or_default(), encoded, blind)
+            && child.descend(path, end, blind, found)
+        {
+            return true;
         }
         if let Some(child) = self.parameter.as_deref()
-            && !segment.is_empty()
+            && end > start
         {
             let depth = found.ranges.len();
             found.ranges.push(range(start, end));
@@ -261,4 +273,4 @@ fn range(start: usize, end: usize) -> Range<u16> {
 }
 
 /// As many literals are compared one by one.
-const FEW: usize = 8;
+pub(super) const FEW: usize = 8;
