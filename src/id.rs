@@ -30,6 +30,11 @@ impl RequestId {
         &self.0
     }
 
+    /// The header value itself.
+    pub fn into_header(self) -> HeaderValue {
+        self.0
+    }
+
     /// As text.
     pub fn as_str(&self) -> &str {
         self.0.to_str().unwrap_or("-")
@@ -45,10 +50,10 @@ impl fmt::Display for RequestId {
 /// A fresh `traceparent` (W3C Trace Context, section 3.2): version 00, random ids, not sampled.
 pub fn new_traceparent() -> [u8; 55] {
     let trace = hex(next_pair());
-    let span = hex(next_pair());
+    let (span, _) = next_pair();
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     text[3..35].copy_from_slice(&trace);
-    text[36..52].copy_from_slice(&span[..16]);
+    text[36..52].copy_from_slice(&hex_word(span));
     text
 }
 
@@ -92,24 +97,27 @@ const fn mix(mut z: u64) -> u64 {
 
 fn hex((a, b): (u64, u64)) -> [u8; 32] {
     let mut text = [0; 32];
-    let bytes = a.to_be_bytes().into_iter().chain(b.to_be_bytes());
-    for (pair, byte) in text.chunks_exact_mut(2).zip(bytes) {
-        pair.copy_from_slice(&PAIRS[usize::from(byte)]);
-    }
+    text[..16].copy_from_slice(&hex_word(a));
+    text[16..].copy_from_slice(&hex_word(b));
     text
 }
 
-/// Every byte as two digits.
-const PAIRS: [[u8; 2]; 256] = {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut pairs = [[0; 2]; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
-        byte += 1;
-    }
-    pairs
-};
+fn hex_word(word: u64) -> [u8; 16] {
+    let mut text = [0; 16];
+    text[..8].copy_from_slice(&digits(word >> 32));
+    text[8..].copy_from_slice(&digits(word & 0xffff_ffff));
+    text
+}
+
+/// The eight digits of a number below 2^32, all at once: each of its four-bit parts gets a byte of its own.
+const fn digits(number: u64) -> [u8; 8] {
+    let spread = (number | (number << 16)) & 0x0000_ffff_0000_ffff;
+    let spread = (spread | (spread << 8)) & 0x00ff_00ff_00ff_00ff;
+    let spread = (spread | (spread << 4)) & 0x0f0f_0f0f_0f0f_0f0f;
+    // 1 in each byte that is ten or more.
+    let letters = ((spread + 0x0606_0606_0606_0606) >> 4) & 0x0101_0101_0101_0101;
+    (spread + 0x3030_3030_3030_3030 + letters * 39).to_be_bytes()
+}
 
 #[cfg(test)]
 mod tests {
@@ -121,6 +129,16 @@ mod tests {
 
         assert_eq!(ids.len(), 10_000);
         assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())));
+    }
+
+    #[test]
+    fn a_word_is_spelled_as_the_standard_library_does() {
+        for shift in 0..64 {
+            for word in [u64::MAX >> shift, 1 << shift, 0x0123_4567_89ab_cdef_u64.rotate_left(shift), mix(shift.into())]
+            {
+                assert_eq!(std::str::from_utf8(&hex_word(word)).unwrap(), format!("{word:016x}"));
+            }
+        }
     }
 
     #[test]

@@ -4,7 +4,14 @@
 //! joined by commas, all slices of one allocation); the decoded form is kept only where it differs. Cloning a
 //! prepared header value is a reference count.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::{
+    borrow::Cow,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 
 use arc_swap::ArcSwapOption;
 use bytes::{Bytes, BytesMut};
@@ -155,6 +162,8 @@ pub enum Source {
 /// A caller. Immutable but for the slot with prepared extra headers.
 #[derive(Debug)]
 pub struct Identity {
+    /// Of this identity alone, in the life of the process; never 0.
+    serial: u64,
     realm: Arc<str>,
     subject: Text,
     name: Option<Text>,
@@ -220,6 +229,7 @@ impl Identity {
         let text = |(range, plain): PackedText| Text { value: slice(&packed, range), plain };
         let list = |(range, plain): PackedList| List { value: slice(&packed, range), plain };
         Ok(Self {
+            serial: NEXT_SERIAL.fetch_add(1, Ordering::Relaxed),
             realm: parts.realm,
             subject: text(subject),
             name: name.map(text),
@@ -235,6 +245,11 @@ impl Identity {
             source: None,
             extra: ArcSwapOption::empty(),
         })
+    }
+
+    /// A number that no other identity has, however alike they are; for what is made of one and kept elsewhere.
+    pub const fn serial(&self) -> u64 {
+        self.serial
     }
 
     /// The same, opened by this.
@@ -425,6 +440,8 @@ impl List {
         encoded.chain(plain.into_iter().flatten().map(|item| &**item))
     }
 }
+
+static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
 type PackedText = (std::ops::Range<usize>, Option<Box<str>>);
 type PackedList = (std::ops::Range<usize>, Option<Box<[Box<str>]>>);

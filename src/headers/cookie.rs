@@ -9,13 +9,14 @@ use http::{
 use memchr::memchr;
 
 use super::Lines;
+use crate::session::cookie::{pairs, semicolon};
 
 /// Adds `Cookie` without our own; several fields become one (RFC 9113 section 8.2.3), none is left if all were ours.
-pub(super) fn put_others(headers: &HeaderMap, own: &[Box<str>], lines: &mut Lines) {
+pub(super) fn put_others<'v>(values: impl IntoIterator<Item = &'v HeaderValue>, own: &[Box<str>], lines: &mut Lines) {
     let is_ours = |pair: &[u8]| own.iter().any(|name| has_name(pair, name.as_bytes()));
     lines.put_with(&COOKIE, |line| {
         let begin = line.len();
-        for value in headers.get_all(COOKIE) {
+        for value in values {
             keep_others(value.as_bytes(), &is_ours, line, begin);
         }
     });
@@ -41,44 +42,47 @@ pub(super) fn drop_set_cookies(headers: &mut HeaderMap, own: &[Box<str>]) {
     }
 }
 
-/// Appends every pair that is not ours, with the blanks that stood before it, to what begins at `begin`.
+/// Appends every pair that is not ours, with the blanks that stood before it, to what begins at `begin`; pairs that
+/// stand together go together.
 fn keep_others(value: &[u8], is_ours: &impl Fn(&[u8]) -> bool, line: &mut Vec<u8>, begin: usize) {
+    let mut keep = |kept: &[u8], is_first: bool| {
+        if line.len() == begin {
+            // Neither blanks nor nothing at all come first.
+            let text = kept.iter().position(|byte| *byte != b';' && !byte.is_ascii_whitespace());
+            line.extend_from_slice(kept.get(text.unwrap_or(kept.len())..).unwrap_or_default());
+        } else if is_first {
+            line.extend_from_slice(b"; ");
+            line.extend_from_slice(kept.trim_ascii_start());
+        } else {
+            line.extend_from_slice(b";");
+            line.extend_from_slice(kept);
+        }
+    };
     let mut is_first = true;
-    for pair in pairs(value) {
-        if is_ours(pair) {
-            continue;
+    // Where the pairs begin that are kept and not written yet.
+    let mut pending = None;
+    let mut start = 0;
+    while start <= value.len() {
+        let rest = value.get(start..).unwrap_or_default();
+        let end = semicolon(rest).map_or(value.len(), |length| start + length);
+        let ours = is_ours(value.get(start..end).unwrap_or_default());
+        if !ours {
+            pending.get_or_insert(start);
+        } else if let Some(from) = pending.take() {
+            keep(value.get(from..start - 1).unwrap_or_default(), is_first);
+            is_first = false;
         }
-        match (line.len() == begin, is_first) {
-            (true, _) => line.extend_from_slice(pair.trim_ascii_start()),
-            (false, true) => {
-                line.extend_from_slice(b"; ");
-                line.extend_from_slice(pair.trim_ascii_start());
-            }
-            (false, false) => {
-                line.extend_from_slice(b";");
-                line.extend_from_slice(pair);
-            }
-        }
-        is_first = false;
+        start = end + 1;
     }
-}
-
-/// `value` cut at its semicolons; quotes protect nothing (RFC 6265 section 5.4).
-fn pairs(value: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = Some(value);
-    std::iter::from_fn(move || {
-        let text = rest?;
-        let Some(end) = memchr(b';', text) else {
-            return rest.take();
-        };
-        rest = text.get(end + 1..);
-        text.get(..end)
-    })
+    if let Some(from) = pending {
+        keep(value.get(from..).unwrap_or_default(), is_first);
+    }
 }
 
 /// Whether `name`, blanks around it aside, is all that stands before the pair's `=`.
 fn has_name(pair: &[u8], name: &[u8]) -> bool {
-    let rest = pair.trim_ascii_start().strip_prefix(name);
+    let pair = pair.trim_ascii_start();
+    let rest = if pair.first() == name.first() { pair.strip_prefix(name) } else { None };
     rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), None | Some(b'=')))
 }
 
@@ -103,7 +107,7 @@ mod tests {
             headers.append(COOKIE, value.parse().unwrap());
         }
         let mut lines = Lines::new();
-        put_others(&headers, &own(), &mut lines);
+        put_others(headers.get_all(COOKIE), &own(), &mut lines);
         lines.to_map().get_all(COOKIE).iter().map(|v| v.to_str().unwrap().to_owned()).collect()
     }
 
@@ -156,6 +160,32 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn pairs_that_go_together_go_as_one_by_one(
+            values in prop::collection::vec("([ ;=]|__Host-p=1|old|x|=| ){0,10}", 0..4)
+        ) {
+            // One after the other, as the rule says it: the first without blanks, the others behind a semicolon.
+            let mut line = String::new();
+            for value in &values {
+                let mut is_first = true;
+                let is_ours = |pair: &&str| own().iter().any(|name| has_name(pair.as_bytes(), name.as_bytes()));
+                for pair in value.split(';').filter(|pair| !is_ours(pair)) {
+                    match (line.is_empty(), is_first) {
+                        (true, _) => line.push_str(pair.trim_start()),
+                        (false, true) => line.push_str(&format!("; {}", pair.trim_start())),
+                        (false, false) => line.push_str(&format!(";{pair}")),
+                    }
+                    is_first = false;
+                }
+            }
+            let fields: Vec<HeaderValue> = values.iter().map(|value| value.parse().unwrap()).collect();
+            let mut lines = Lines::new();
+            put_others(&fields, &own(), &mut lines);
+
+            let expect = if line.is_empty() { String::new() } else { format!("cookie: {line}\r\n") };
+            prop_assert_eq!(std::str::from_utf8(lines.as_bytes()).unwrap(), expect);
+        }
+
         #[test]
         fn cutting_keeps_exactly_the_others(
             pairs in prop::collection::vec(prop_oneof![

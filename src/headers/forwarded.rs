@@ -7,12 +7,10 @@
 
 use std::{
     cell::RefCell,
-    fmt::Display,
-    hash::Hash,
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use smallvec::SmallVec;
 
 use super::{ForwardedFamily, Lines, Settings, X_REQUEST_ID};
@@ -34,22 +32,25 @@ pub fn client_view(
 ) -> ClientView {
     let (peer, trusted) = peer(connection, settings);
     let own_scheme = if connection.tls.is_some() { Scheme::Https } else { Scheme::Http };
-    let mut told = Told { hops: peer.into_iter().collect(), scheme: None };
-    if trusted {
-        match settings.family {
-            ForwardedFamily::Forwarded => told.read_forwarded(headers, settings),
-            ForwardedFamily::XForwarded => told.read_x_forwarded(headers, settings),
+    let of = |address: Option<IpAddr>, scheme: Scheme, chain| {
+        let port = authority.port.filter(|port| *port != scheme.default_port());
+        ClientView {
+            address: address.unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            scheme,
+            authority: Authority { host: authority.host, port },
+            through_trusted_proxy: trusted,
+            chain,
         }
+    };
+    if !trusted {
+        return of(peer, own_scheme, None);
     }
-    let scheme = told.scheme.unwrap_or(own_scheme);
-    let port = authority.port.filter(|port| *port != scheme.default_port());
-    ClientView {
-        address: told.hops.last().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-        scheme,
-        authority: Authority { host: authority.host, port },
-        through_trusted_proxy: trusted,
-        chain: told.chain(),
+    let mut told = Told { hops: peer.into_iter().collect(), scheme: None };
+    match settings.family {
+        ForwardedFamily::Forwarded => told.read_forwarded(headers, settings),
+        ForwardedFamily::XForwarded => told.read_x_forwarded(headers, settings),
     }
+    of(told.hops.last().copied(), told.scheme.unwrap_or(own_scheme), told.chain())
 }
 
 /// The id that a believed peer gave this request (R34); `None` unless it gave exactly one that is fit for logs.
@@ -62,21 +63,20 @@ pub fn request_id(connection: &Connection, headers: &HeaderMap, settings: &Setti
     values.next().filter(|_| values.next().is_none()).and_then(RequestId::from_trusted)
 }
 
-/// Adds the `X-Forwarded-` headers and returns the `Host`; nothing that came in under such names is copied.
-pub(super) fn put(lines: &mut Lines, headers: &HeaderMap, view: &ClientView) -> HeaderValue {
-    let host = host(headers, &view.authority);
-    match &view.chain {
-        Some(chain) => lines.put(&X_FORWARDED_FOR, chain),
-        None => ADDRESSES.with_borrow_mut(|cache| lines.put(&X_FORWARDED_FOR, cache.value(&view.address))),
-    }
-    lines.put_bytes(X_FORWARDED_PROTO.as_str(), view.scheme.as_str().as_bytes());
-    lines.put(&X_FORWARDED_HOST, &host);
-    match view.port() {
-        443 => lines.put_bytes(X_FORWARDED_PORT.as_str(), b"443"),
-        80 => lines.put_bytes(X_FORWARDED_PORT.as_str(), b"80"),
-        port => PORTS.with_borrow_mut(|cache| lines.put(&X_FORWARDED_PORT, cache.value(&port))),
-    }
-    host
+/// Adds the `X-Forwarded-` headers and returns the `Host`, the authority in canonical form; nothing that came in under
+/// such names is copied.
+pub(super) fn put(lines: &mut Lines, view: &ClientView) -> HeaderValue {
+    KNOWN.with_borrow_mut(|known| {
+        let known = known.of(view);
+        match &view.chain {
+            None => lines.put_lines(&known.lines),
+            Some(chain) => {
+                lines.put(&X_FORWARDED_FOR, chain);
+                lines.put_lines(known.lines.get(known.address_ends..).unwrap_or_default());
+            }
+        }
+        known.host.clone()
+    })
 }
 
 /// What the trusted proxies told of the client.
@@ -225,51 +225,80 @@ fn is_trusted(address: IpAddr, settings: &Settings) -> bool {
     settings.trusted_proxies.iter().any(|network| network.contains(&address))
 }
 
-/// The authority as `Host`: the client's own bytes where they are canonical.
-fn host(headers: &HeaderMap, authority: &Authority) -> HeaderValue {
-    if let Some(value) = headers.get(HOST)
-        && authority.port.is_none()
-        && value.as_bytes() == authority.host.as_str().as_bytes()
-    {
-        // There is no second one: a request with two was refused with its authority.
-        return value.clone();
-    }
-    AUTHORITIES.with_borrow_mut(|cache| cache.value(authority).clone())
+/// The lines made last, so that the clients of a worker's connections are not spelled out on each request.
+struct Known(Vec<Option<Spelled>>);
+
+/// How one client is told of.
+struct Spelled {
+    address: IpAddr,
+    scheme: Scheme,
+    authority: Authority,
+    /// The authority.
+    host: HeaderValue,
+    /// All four fields, that of the address first.
+    lines: Vec<u8>,
+    /// Where the field of the address ends.
+    address_ends: usize,
 }
 
-/// The header values made last, so that the clients of a worker's connections are not spelled out on each request.
-struct Prepared<K> {
-    slots: [Option<(K, HeaderValue)>; PREPARED],
-    hasher: ahash::RandomState,
-}
-
-impl<K: Clone + Display + Eq + Hash> Prepared<K> {
-    fn new() -> Self {
-        Self { slots: [const { None }; PREPARED], hasher: ahash::RandomState::new() }
-    }
-
-    fn value(&mut self, key: &K) -> &HeaderValue {
-        #[expect(clippy::cast_possible_truncation, reason = "any part of a hash will do")]
-        let at = self.hasher.hash_one(key) as usize % PREPARED;
-        let slot = &mut self.slots[at];
-        if slot.as_ref().is_none_or(|(known, _)| known != key) {
-            // Addresses, ports and hosts are plain ASCII.
-            let value = HeaderValue::try_from(key.to_string()).unwrap_or(HeaderValue::from_static(""));
-            *slot = Some((key.clone(), value));
+impl Known {
+    #[expect(clippy::indexing_slicing, reason = "a remainder is within")]
+    fn of(&mut self, view: &ClientView) -> &Spelled {
+        // With a chain the address is told there: one entry does for all clients behind the same proxies.
+        let address = if view.chain.is_some() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { view.address };
+        let slot = &mut self.0[place(address, &view.authority)];
+        let fits = |known: &Spelled| {
+            known.address == address && known.scheme == view.scheme && known.authority == view.authority
+        };
+        if !slot.as_ref().is_some_and(fits) {
+            *slot = None;
         }
-        slot.as_ref().map_or(&EMPTY, |(_, value)| value)
+        slot.get_or_insert_with(|| Spelled::new(address, view))
     }
 }
 
-static EMPTY: HeaderValue = HeaderValue::from_static("");
+impl Spelled {
+    #[cold]
+    fn new(address: IpAddr, view: &ClientView) -> Self {
+        // Addresses, ports and hosts are plain ASCII.
+        let authority = view.authority.to_string();
+        let mut lines = format!("{X_FORWARDED_FOR}: {address}\r\n").into_bytes();
+        let address_ends = lines.len();
+        let (scheme, port) = (view.scheme, view.port());
+        let rest = format!(
+            "{X_FORWARDED_PROTO}: {scheme}\r\n{X_FORWARDED_HOST}: {authority}\r\n{X_FORWARDED_PORT}: {port}\r\n"
+        );
+        lines.extend_from_slice(rest.as_bytes());
+        Self {
+            address,
+            scheme,
+            authority: view.authority.clone(),
+            host: HeaderValue::try_from(authority).unwrap_or(HeaderValue::from_static("")),
+            lines,
+            address_ends,
+        }
+    }
+}
+
+/// Any mixture will do: whoever finds a place whose entries others push out pays for the spelling, no more.
+fn place(address: IpAddr, authority: &Authority) -> usize {
+    let address = match address {
+        IpAddr::V4(address) => u32::from(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, e, f, g, h] = address.segments().map(u32::from);
+            ((a ^ c ^ e ^ g) << 16) | (b ^ d ^ f ^ h)
+        }
+    };
+    let host = authority.host.as_str();
+    let host = host.len() ^ usize::from(authority.port.unwrap_or(0));
+    ((address.wrapping_mul(0x9e37_79b1) >> 20) as usize ^ host) % PREPARED
+}
 
 thread_local! {
-    static ADDRESSES: RefCell<Prepared<IpAddr>> = RefCell::new(Prepared::new());
-    static AUTHORITIES: RefCell<Prepared<Authority>> = RefCell::new(Prepared::new());
-    static PORTS: RefCell<Prepared<u16>> = RefCell::new(Prepared::new());
+    static KNOWN: RefCell<Known> = RefCell::new(Known((0..PREPARED).map(|_| None).collect()));
 }
 
-/// Of each kind, for each worker.
+/// For each worker; a power of two.
 const PREPARED: usize = 64;
 /// Proxies between us and the client that are followed.
 const MOST_HOPS: usize = 32;
@@ -430,7 +459,7 @@ mod tests {
                 let view =
                     client_view(&connection("192.0.2.1", true), &map(&[]), authority.parse().unwrap(), &settings);
                 let mut lines = Lines::new();
-                assert_eq!(put(&mut lines, &map(&[("host", host)]), &view), expect_host, "{host}");
+                assert_eq!(put(&mut lines, &view), expect_host, "{host}");
                 let headers = lines.to_map();
                 for (name, value) in [
                     ("x-forwarded-host", expect_host),

@@ -4,7 +4,7 @@
 //! out before. An absent value is an absent header; a set that is too large is refused, never cut.
 //! Values are prepared once: those of `fields` with the identity, those of `extra` once for each generation.
 
-use std::sync::Arc;
+use std::{cell::RefCell, sync::Arc};
 
 use http::{HeaderName, HeaderValue};
 use serde_json::Value;
@@ -37,6 +37,48 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
 
 /// Adds the headers of an identity.
 pub(super) fn put(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
+    RECENT.with_borrow_mut(|recent| recent.put(lines, identity, settings))
+}
+
+/// The lines of callers that came twice of late, so that whoever asks often is not spelled out each time.
+struct Recent(Vec<Spelled>);
+
+/// One caller, under one generation of the settings.
+#[derive(Default)]
+struct Spelled {
+    /// The serial number of the identity.
+    of: u64,
+    generation: u64,
+    lines: Vec<u8>,
+    /// Who came last and is not `of`: if they come again, `of` did not come between.
+    next: u64,
+}
+
+impl Recent {
+    #[expect(clippy::indexing_slicing, reason = "a remainder is within")]
+    fn put(&mut self, lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
+        let serial = identity.serial();
+        #[expect(clippy::cast_possible_truncation, reason = "any part of a number will do")]
+        let known = &mut self.0[serial as usize % RECENT_CALLERS];
+        if known.of == serial && known.generation == settings.generation {
+            known.next = 0;
+            lines.put_lines(&known.lines);
+            return Ok(());
+        }
+        let begin = lines.len();
+        put_each(lines, identity, settings)?;
+        if known.next == serial {
+            (known.of, known.generation, known.next) = (serial, settings.generation, 0);
+            known.lines.clear();
+            known.lines.extend_from_slice(lines.since(begin));
+        } else {
+            known.next = serial;
+        }
+        Ok(())
+    }
+}
+
+fn put_each(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
     let mut bytes = 0;
     let mut put = |name: &HeaderName, value: &HeaderValue| {
         bytes += name.as_str().len() + value.len();
@@ -107,6 +149,13 @@ fn header_value(claim: &Value) -> Option<HeaderValue> {
     };
     if text.is_empty() { None } else { HeaderValue::try_from(text).ok() }
 }
+
+thread_local! {
+    static RECENT: RefCell<Recent> = RefCell::new(Recent((0..RECENT_CALLERS).map(|_| Spelled::default()).collect()));
+}
+
+/// Callers for each worker whose lines are kept; a power of two.
+const RECENT_CALLERS: usize = 128;
 
 #[cfg(test)]
 mod tests {
@@ -200,6 +249,26 @@ mod tests {
         settings.generation += 1;
         settings.extra = Box::new([extra("x-other", "n")]);
         assert_eq!(shown(&identity, &settings).unwrap(), ["x-other: 7"]);
+    }
+
+    #[test]
+    fn a_caller_is_told_alike_however_often_and_with_whom_in_turn() {
+        let callers: Vec<Identity> = (0..3 * RECENT_CALLERS)
+            .map(|number| {
+                Identity::new(IdentityParts { subject: number.to_string(), ..identity().to_parts() }).unwrap()
+            })
+            .collect();
+        let mut settings = settings();
+        for round in 0..4 {
+            settings.generation += round / 2;
+            for caller in callers.iter().flat_map(|caller| [caller, caller, &callers[0]]) {
+                let mut each = Lines::new();
+                put_each(&mut each, caller, &settings).unwrap();
+                let mut lines = Lines::new();
+                put(&mut lines, caller, &settings).unwrap();
+                assert_eq!(lines, each, "{} in round {round}", caller.subject());
+            }
+        }
     }
 
     #[test]

@@ -44,6 +44,21 @@ impl Lines {
         map
     }
 
+    /// How many bytes they are.
+    pub(super) const fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// What was put behind the first `begin` bytes.
+    pub(super) fn since(&self, begin: usize) -> &[u8] {
+        self.0.get(begin..).unwrap_or_default()
+    }
+
+    /// Lines that were put before, to others of this type.
+    pub(super) fn put_lines(&mut self, lines: &[u8]) {
+        self.0.extend_from_slice(lines);
+    }
+
     #[inline]
     pub(super) fn put(&mut self, name: &HeaderName, value: &HeaderValue) {
         self.put_bytes(name.as_str(), value.as_bytes());

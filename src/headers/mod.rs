@@ -8,7 +8,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{AUTHORIZATION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
     uri::PathAndQuery,
 };
@@ -267,10 +267,12 @@ fn rewrite_head(
         survey
     };
     let websocket = if survey.upgrade && route.websocket { websocket_key(head) } else { None };
-    if survey.cookie {
-        cookie::put_others(headers, &settings.own_cookies, &mut lines);
+    match survey.cookie {
+        Cookies::None => {}
+        Cookies::One(value) => cookie::put_others([value], &settings.own_cookies, &mut lines),
+        Cookies::Several => cookie::put_others(headers.get_all(COOKIE), &settings.own_cookies, &mut lines),
     }
-    let host = forwarded::put(&mut lines, headers, view);
+    let host = forwarded::put(&mut lines, view);
     lines.put(&X_REQUEST_ID, request_id.header());
     put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
     if let (Authorization::Verified(Some(verified)), Access::Authenticated(_)) = (authorization, &route.access) {
@@ -284,24 +286,33 @@ fn rewrite_head(
 
 /// What one look at all fields has found besides those that were copied.
 #[derive(Clone, Copy, Debug, Default)]
-struct Survey {
+struct Survey<'h> {
     connection: bool,
-    cookie: bool,
+    cookie: Cookies<'h>,
     expects_continue: bool,
     traceparent: bool,
     tracestate: bool,
     upgrade: bool,
 }
 
+/// The `Cookie` fields of a request: nearly always one, which need not be looked for again.
+#[derive(Clone, Copy, Debug, Default)]
+enum Cookies<'h> {
+    #[default]
+    None,
+    One(&'h HeaderValue),
+    Several,
+}
+
 /// Copies every field that passes as it is, but for those that `Connection` has `listed`.
-fn copy_fit(
-    headers: &HeaderMap,
+fn copy_fit<'h>(
+    headers: &'h HeaderMap,
     route: &Route,
     authorization: Authorization<'_>,
     settings: &Settings,
     listed: &[HeaderName],
     lines: &mut Lines,
-) -> Survey {
+) -> Survey<'h> {
     let mut survey = Survey::default();
     for (name, value) in headers {
         if !listed.is_empty() && listed.contains(name) {
@@ -315,7 +326,10 @@ fn copy_fit(
                 false
             }
             Some(Kind::Cookie) => {
-                survey.cookie = true;
+                survey.cookie = match survey.cookie {
+                    Cookies::None => Cookies::One(value),
+                    Cookies::One(_) | Cookies::Several => Cookies::Several,
+                };
                 false
             }
             Some(Kind::Expect) => {

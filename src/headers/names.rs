@@ -50,6 +50,9 @@ pub(super) enum Kind {
 /// is a name of any concern to us, the odd spelling is dropped all the same.
 pub(super) fn kind(name: &HeaderName, settings: &Settings) -> Option<Kind> {
     let text = name.as_str().as_bytes();
+    if let Some(kind) = usual(text) {
+        return Some(if kind == Kind::Ordinary && is_extra(text, settings) { Kind::Identity } else { kind });
+    }
     // Without a branch for each byte: names are short, and nearly all are plain.
     if text.iter().fold(true, |plain, byte| plain & IS_PLAIN[usize::from(*byte)]) {
         let kind = known(text);
@@ -72,11 +75,32 @@ const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
+#[inline]
 fn is_extra(folded: &[u8], settings: &Settings) -> bool {
+    // Nearly always there are none, and this is asked of every field.
+    (!settings.extra.is_empty() || !settings.credentials.is_empty()) && is_one_of_extra(folded, settings)
+}
+
+fn is_one_of_extra(folded: &[u8], settings: &Settings) -> bool {
     settings.extra.iter().map(|(extra, _)| extra).chain(&settings.credentials).any(|extra| {
         let extra = extra.as_str().as_bytes();
         extra.len() == folded.len() && extra.iter().zip(folded).all(|(a, b)| fold(*a) == *b)
     })
+}
+
+/// The kind of a name that nearly every client sends, told by one comparison.
+fn usual(name: &[u8]) -> Option<Kind> {
+    let (usual, kind) = USUAL_BY_PLACE[place(name)?];
+    (usual.as_bytes() == name).then_some(kind)
+}
+
+/// Where in [`USUAL_BY_PLACE`] a name stands, if it is one of [`USUAL`], whose places all differ.
+const fn place(name: &[u8]) -> Option<usize> {
+    if name.len() < 4 {
+        return None;
+    }
+    let (end, middle) = (name[name.len() - 4] as usize, name[name.len() / 2] as usize);
+    Some((name.len() * 14 + end * 33 + middle * 23) % PLACES)
 }
 
 fn known(name: &[u8]) -> Kind {
@@ -103,6 +127,60 @@ fn known(name: &[u8]) -> Kind {
     }
     Kind::Ordinary
 }
+
+/// What [`known`] says of the names that are usual.
+const USUAL: &[(&str, Kind)] = &[
+    ("accept", Kind::Ordinary),
+    ("accept-charset", Kind::Ordinary),
+    ("accept-encoding", Kind::Ordinary),
+    ("accept-language", Kind::Ordinary),
+    ("authorization", Kind::Authorization),
+    ("cache-control", Kind::Ordinary),
+    ("connection", Kind::Connection),
+    ("content-length", Kind::Framing),
+    ("content-type", Kind::Ordinary),
+    ("cookie", Kind::Cookie),
+    ("host", Kind::Host),
+    ("if-modified-since", Kind::Ordinary),
+    ("if-none-match", Kind::Ordinary),
+    ("origin", Kind::Ordinary),
+    ("pragma", Kind::Ordinary),
+    ("priority", Kind::Ordinary),
+    ("range", Kind::Ordinary),
+    ("referer", Kind::Ordinary),
+    ("sec-ch-ua", Kind::Ordinary),
+    ("sec-ch-ua-mobile", Kind::Ordinary),
+    ("sec-ch-ua-platform", Kind::Ordinary),
+    ("sec-fetch-dest", Kind::Ordinary),
+    ("sec-fetch-mode", Kind::Ordinary),
+    ("sec-fetch-site", Kind::Ordinary),
+    ("sec-fetch-user", Kind::Ordinary),
+    ("traceparent", Kind::Traceparent),
+    ("upgrade-insecure-requests", Kind::Ordinary),
+    ("user-agent", Kind::Ordinary),
+    ("x-forwarded-for", Kind::Forwarding),
+    ("x-forwarded-host", Kind::Forwarding),
+    ("x-forwarded-port", Kind::Forwarding),
+    ("x-forwarded-proto", Kind::Forwarding),
+    ("x-real-ip", Kind::Forwarding),
+    ("x-request-id", Kind::RequestId),
+    ("x-requested-with", Kind::Ordinary),
+];
+
+const PLACES: usize = 128;
+
+/// [`USUAL`], each at its place; two at one place do not compile.
+static USUAL_BY_PLACE: [(&str, Kind); PLACES] = {
+    let mut table = [("", Kind::Ordinary); PLACES];
+    let mut index = 0;
+    while index < USUAL.len() {
+        let Some(at) = place(USUAL[index].0.as_bytes()) else { panic!("too short") };
+        assert!(table[at].0.is_empty(), "another factor in `place`");
+        table[at] = USUAL[index];
+        index += 1;
+    }
+    table
+};
 
 const PREFIXES: &[(&str, Kind)] = &[
     ("x-user-", Kind::Identity),
@@ -244,6 +322,19 @@ mod tests {
         }
         for name in ["accept", "x-userid", "x-forward", "hosts", "cooki", "content-type", "sec-fetch-site", ""] {
             assert_eq!(known(name.as_bytes()), Kind::Ordinary, "{name}");
+        }
+    }
+
+    #[test]
+    fn the_short_cut_says_what_the_table_says() {
+        for (name, kind) in USUAL {
+            assert_eq!(usual(name.as_bytes()), Some(*kind), "{name}");
+            assert_eq!(known(name.as_bytes()), *kind, "{name}");
+            assert!(name.bytes().all(|byte| IS_PLAIN[usize::from(byte)]), "{name}");
+        }
+        for name in ["", "x", "x-user-id", "x_request_id", "hose", "remote-user", "x-forwarded-user", "sec-fetch-mods"]
+        {
+            assert_eq!(usual(name.as_bytes()), None, "{name}");
         }
     }
 

@@ -53,20 +53,42 @@ pub fn value_at(path: &str, name: &str, value: &str, lifetime: &str, same_site: 
 pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
     let name = name.as_bytes();
     let mut found = None;
-    for field in headers.get_all(header::COOKIE) {
-        let field = field.as_bytes();
-        let mut start = 0;
-        for end in memchr::memchr_iter(b';', field).chain([field.len()]) {
-            let pair = field.get(start..end).unwrap_or_default().trim_ascii();
-            start = end + 1;
-            if let Some(value) = pair.strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
-                && found.replace(value).is_some()
-            {
-                return Presented::Several;
-            }
+    for pair in headers.get_all(header::COOKIE).iter().flat_map(|field| pairs(field.as_bytes())) {
+        if let Some(value) = pair.trim_ascii().strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
+            && found.replace(value).is_some()
+        {
+            return Presented::Several;
         }
     }
     found.map_or(Presented::Absent, Presented::One)
+}
+
+/// A `Cookie` field cut at its semicolons; quotes protect nothing (RFC 6265 section 5.4).
+pub fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(field);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let Some(end) = semicolon(text) else {
+            return rest.take();
+        };
+        rest = text.get(end + 1..);
+        text.get(..end)
+    })
+}
+
+/// Where the first semicolon stands. Eight bytes at a time: pairs are too short for a search in vectors to pay.
+pub fn semicolon(text: &[u8]) -> Option<usize> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (words, tail) = text.as_chunks::<8>();
+    for (index, word) in words.iter().enumerate() {
+        let differs = u64::from_le_bytes(*word) ^ (ONES * b';' as u64);
+        // The highest bit of each byte that is zero; above the first of them it may be wrong.
+        let zeros = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
+        if zeros != 0 {
+            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+        }
+    }
+    tail.iter().position(|byte| *byte == b';').map(|at| words.len() * 8 + at)
 }
 
 impl SameSite {
@@ -82,7 +104,25 @@ impl SameSite {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::{super::tests::settings, *};
+
+    proptest! {
+        #[test]
+        fn a_semicolon_is_found_where_it_stands(
+            text in prop::collection::vec(prop_oneof![Just(b';'), Just(b':'), Just(b'<'), any::<u8>()], 0..40),
+        ) {
+            prop_assert_eq!(semicolon(&text), text.iter().position(|byte| *byte == b';'));
+            prop_assert_eq!(pairs(&text).collect::<Vec<_>>(), text.split(|byte| *byte == b';').collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn bytes_of_one_kind_hold_no_semicolon_unless_they_are(byte: u8, length in 0..40_usize) {
+            let expect = (byte == b';' && length > 0).then_some(0);
+            prop_assert_eq!(semicolon(&vec![byte; length]), expect);
+        }
+    }
 
     #[test]
     fn the_cookie_is_set_with_every_protection() {
