@@ -354,7 +354,7 @@ impl Handler for Bare {
 
     async fn handle(&self, inbound: Inbound) -> Response<upstream::Body> {
         let Inbound { head, .. } = inbound;
-        let request = Outgoing {
+        let mut request = Outgoing {
             method: head.method,
             target: head.uri.path_and_query().expect("origin-form").clone(),
             host: head.headers.get(http::header::HOST).expect("a host").clone(),
@@ -366,7 +366,7 @@ impl Handler for Bare {
             websocket: None,
         };
         let limits = upstream::Limits::default();
-        upstream::forward(&self.upstreams, &self.settings, request, &limits).await.expect("the upstream answers")
+        upstream::forward(&self.upstreams, &self.settings, &mut request, &limits).await.expect("the upstream answers")
     }
 }
 

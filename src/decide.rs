@@ -104,17 +104,19 @@ pub struct Question<'a> {
 
 /// Decides about one request.
 pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> Decision {
-    let mut findings = Findings::default();
+    // Filled in where it is returned: it is large.
+    let mut decision = Decision { findings: Findings::default(), verdict: Verdict::Refuse(Refusal::NoRoute) };
+    let findings = &mut decision.findings;
     let prove = |findings: &mut Findings, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
     let certified = |findings: &Findings, ca: Option<&str>| findings.is_certified(ca);
-    let verdict = judge(&mut findings, snapshot, question, prove, certified, &mut Silent)
-        .unwrap_or_else(|refusal| report(&mut findings, refusal, question.now));
+    decision.verdict = judge(findings, snapshot, question, prove, certified, &mut Silent)
+        .unwrap_or_else(|refusal| report(findings, refusal, question.now));
     if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend)) =
         findings.route.as_ref().map(|route| &route.target)
     {
-        findings.session = presented_session(&findings, snapshot, shared, question);
+        findings.session = presented_session(findings, snapshot, shared, question);
     }
-    Decision { findings, verdict }
+    decision
 }
 
 /// Decides as if the caller had proved to be `identity`, and as `certified` has it had a client certificate as well;

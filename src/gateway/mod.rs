@@ -268,8 +268,8 @@ impl Gateway {
 impl Handler for Gateway {
     type Body = pipeline::Body;
 
-    async fn handle(&self, inbound: Inbound) -> Response<pipeline::Body> {
-        self.0.handle(inbound).await
+    fn handle(&self, inbound: Inbound) -> impl Future<Output = Response<pipeline::Body>> {
+        self.0.handle(inbound)
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     authz::{Grounds, Permit},
     clock::Timestamp,
     cors,
-    decide::{self, Decision, Findings, Question, Verdict},
+    decide::{self, Findings, Question, Verdict},
     headers::{self, OutboundParts, forwarded},
     id::RequestId,
     identity::Field,
@@ -70,9 +70,8 @@ impl Worker {
     }
 
     /// Serves one request, on the one snapshot that is current now.
-    pub async fn handle(&self, inbound: Inbound) -> Response<Body> {
-        let snapshot = self.snapshots.current(&self.live);
-        handle(self, &snapshot, inbound).await
+    pub fn handle(&self, inbound: Inbound) -> impl Future<Output = Response<Body>> {
+        handle(self, inbound)
     }
 
     /// Lets go of what only earlier generations used, at each swap: snapshots, and connections to upstreams that are
@@ -103,14 +102,20 @@ impl Worker {
 }
 
 /// The way of every request.
-async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Response<Body> {
-    let Inbound { mut head, body, connection, request_id, started, now, malformed } = inbound;
-    let request_id = forwarded::request_id(&connection, &head.headers, &snapshot.headers).unwrap_or(request_id);
+async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
+    let snapshot = worker.snapshots.current(&worker.live);
+    let snapshot: &Snapshot = &snapshot;
+    // The head stays where it is: it is large.
+    let (started, now, malformed) = (inbound.started, inbound.now, inbound.malformed);
+    let (head, connection) = (&mut inbound.head, &inbound.connection);
+    if let Some(believed) = forwarded::request_id(connection, &head.headers, &snapshot.headers) {
+        inbound.request_id = believed;
+    }
     let began = Began {
         method: &head.method,
         uri: &head.uri,
         version: head.version,
-        request_id: request_id.header(),
+        request_id: inbound.request_id.header(),
         started,
         now,
         generation: snapshot.generation,
@@ -118,22 +123,22 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
     };
     let mut outcome = Outcome::begin(&worker.telemetry, began);
 
-    let question = Question { head: &head, connection: &connection, malformed, now, waited: false };
+    let question = Question { head, connection, malformed, now, waited: false };
     let mut decision = decide::decide(snapshot, &worker.live.shared, question);
     if let Some(keys) = decision.findings.awaited.take() {
         // Boxed: hardly any request waits, and all would carry it.
         Box::pin(keys.wait()).await;
         decision = decide::decide(snapshot, &worker.live.shared, Question { waited: true, ..question });
     }
-    let Decision { mut findings, verdict } = decision;
-    note(&mut outcome, &findings);
+    let findings = &mut decision.findings;
+    note(&mut outcome, findings);
     if let Some(certificate) = connection.tls.as_ref().and_then(|tls| tls.certificate.as_ref()) {
         outcome.certificate(certificate.short_thumbprint());
     }
-    let opened = if findings.waited { exchange(worker, snapshot, &mut findings, now).await } else { None };
-    let (verdict, admitted) = within_limits(worker, snapshot, verdict, &findings, now);
+    let opened = if findings.waited { Box::pin(exchange(worker, snapshot, findings, now)).await } else { None };
+    let admitted = within_limits(worker, snapshot, &mut decision.verdict, findings, now);
 
-    let relayed = match verdict {
+    let relayed = match decision.verdict {
         Verdict::Allow(permit) => {
             match &findings.reported {
                 Some(refusal) => outcome.reported(refusal.reason()),
@@ -142,23 +147,24 @@ async fn handle(worker: &Worker, snapshot: &Snapshot, inbound: Inbound) -> Respo
             // Where rules are only reported, nothing is cut for them either.
             let upstream = matches!(permit.route().target, Target::Upstream(_)) && permit.grounds() == Grounds::Met;
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
-            let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
+            let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), inbound.connection);
             watched.hold(admitted.slots);
-            relay(worker, snapshot, permit, &findings, &mut head, body, &request_id, watched, &mut outcome).await
+            relay(worker, snapshot, permit, findings, head, inbound.body, &inbound.request_id, watched, &mut outcome)
+                .await
         }
-        Verdict::Preflight => Ok(preflight(&findings, &head)),
+        Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
             let shared = &worker.live.shared;
-            Err(match kept::late(&refusal, snapshot, shared, &findings, &head, &body, now) {
-                Some(late) => Box::pin(kept::keep(late, refusal, shared, &head, body, now)).await,
+            Err(match kept::late(&refusal, snapshot, shared, findings, head, &inbound.body, now) {
+                Some(late) => Box::pin(kept::keep(late, refusal, shared, head, inbound.body, now)).await,
                 None => {
-                    body::discard(body);
+                    body::discard(inbound.body);
                     refusal
                 }
             })
         }
     };
-    let mut response = conclude(snapshot, relayed, &findings, &head, &request_id, outcome);
+    let mut response = conclude(snapshot, relayed, findings, &inbound.head, inbound.request_id, outcome);
     if let Some(standing) = admitted.standing {
         standing.add_to(response.headers_mut());
     }
@@ -188,26 +194,26 @@ async fn exchange(
 fn within_limits(
     worker: &Worker,
     snapshot: &Snapshot,
-    verdict: Verdict,
+    verdict: &mut Verdict,
     findings: &Findings,
     now: Timestamp,
-) -> (Verdict, Admitted) {
-    let (Verdict::Allow(permit), Some(view)) = (&verdict, &findings.view) else {
-        return (verdict, Admitted::default());
+) -> Admitted {
+    let (Verdict::Allow(permit), Some(view)) = (&*verdict, &findings.view) else {
+        return Admitted::default();
     };
     let route = permit.route();
     let unlimited = snapshot.rate_limits.is_empty() && route.rate_limits.is_empty();
     if unlimited || matches!(route.target, Target::Own(Own::Livez)) {
-        return (verdict, Admitted::default());
+        return Admitted::default();
     }
     let of_gateway = Scope { name: "", limits: &snapshot.rate_limits };
     let scopes = [of_gateway, Scope { name: &route.name, limits: &route.rate_limits }];
     let who = Who { identity: findings.identity.as_deref(), address: view.address };
     match worker.live.shared.rate_limiter.admit(&scopes, who, now, snapshot.max_rate_buckets) {
-        Ok(admitted) => (verdict, admitted),
+        Ok(admitted) => admitted,
         Err(Exceeded { reason, retry_after, standing }) => {
-            let refusal = Refusal::RateLimited { retry_after, reason };
-            (Verdict::Refuse(refusal), Admitted { slots: None, standing })
+            *verdict = Verdict::Refuse(Refusal::RateLimited { retry_after, reason });
+            Admitted { slots: None, standing }
         }
     }
 }
@@ -243,13 +249,14 @@ async fn relay(
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
-            let request = Outgoing { method, target, host, lines, expects_continue, body, received, http2, websocket };
+            let mut request =
+                Outgoing { method, target, host, lines, expects_continue, body, received, http2, websocket };
             let limits = upstream::Limits {
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
                 response_timeout: route.limits.response_timeout,
                 ..upstream::Limits::default()
             };
-            let forwarding = upstream::forward(&worker.upstreams, settings, request, &limits);
+            let forwarding = upstream::forward(&worker.upstreams, settings, &mut request, &limits);
             let mut response = match watched.until_ended(forwarding).await {
                 Ok(answered) => answered.inspect_err(|error| outcome.detail(error.label()))?,
                 Err(_) if watched.goes_on(&worker.live) => return Err(Refusal::Unavailable),
@@ -281,7 +288,9 @@ async fn relay(
         }
         Target::Own(own) => {
             let asked = own::Asked { permit: &permit, findings, head, request_id };
-            let own::Served { response, reason } = own::serve(*own, worker, snapshot, asked, body).await?;
+            // Boxed: the many requests that go to an upstream would carry what these few need.
+            let served = Box::pin(own::serve(*own, worker, snapshot, asked, body)).await?;
+            let own::Served { response, reason } = served;
             if let Some(reason) = reason {
                 outcome.refused(reason, response.status());
             }
@@ -308,16 +317,16 @@ fn conclude(
     relayed: Result<Response<Content>, Refusal>,
     findings: &Findings,
     head: &Parts,
-    request_id: &RequestId,
+    request_id: RequestId,
     mut outcome: Outcome,
 ) -> Response<Body> {
     let mut response = relayed.unwrap_or_else(|refusal| {
         outcome.refused(refusal.reason(), refusal.status());
-        refuse(snapshot, &refusal, findings, head, request_id)
+        refuse(snapshot, &refusal, findings, head, &request_id)
     });
     let route = findings.route.as_deref();
     let headers = response.headers_mut();
-    headers.insert(X_REQUEST_ID, request_id.header().clone());
+    headers.insert(X_REQUEST_ID, request_id.into_header());
     if let Some(cors) = route.and_then(|route| route.cors.as_ref()) {
         cors::add_fields(cors, head.headers.get(ORIGIN), headers);
     }

@@ -198,7 +198,8 @@ impl fmt::Display for UpstreamError {
 
 impl std::error::Error for UpstreamError {}
 
-/// Sends `request` to one of the upstream's servers and returns the head of its answer with a streaming body.
+/// Sends `request` to one of the upstream's servers and returns the head of its answer with a streaming body. Body and
+/// handshake are taken out of the request; it is borrowed because it is large.
 ///
 /// Must run inside the worker's `LocalSet`. Dropping the future, or the returned body before its end, closes the
 /// upstream connection.
@@ -208,7 +209,7 @@ impl std::error::Error for UpstreamError {}
 pub async fn forward(
     upstreams: &Upstreams,
     settings: &Arc<Settings>,
-    mut request: Outgoing,
+    request: &mut Outgoing,
     limits: &Limits,
 ) -> Result<Response<Body>, UpstreamError> {
     let body = match request.body.take() {
@@ -221,7 +222,7 @@ pub async fn forward(
 
     let mut tried = Tried::new();
     let mut lease = entry.lease(upstreams, &mut tried).await?;
-    let mut outbox = Outbox::new(&request, entry.host_of(&lease, &request), body);
+    let mut outbox = Outbox::new(request, entry.host_of(&lease, request), body);
     if request.expects_continue {
         outbox.close_gate();
     }
@@ -247,12 +248,12 @@ pub async fn forward(
             }
             Err(Failure::NotSent) => return Err(UpstreamError::Unreachable("closed")),
         }
-        outbox.rewind(&request, entry.host_of(&lease, &request));
+        outbox.rewind(request, entry.host_of(&lease, request));
     };
 
     let answer::Final { mut response, length, keeps_alive } = head;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(websocket) = request.websocket else {
+        let Some(websocket) = request.websocket.take() else {
             return Err(UpstreamError::Invalid("unasked_101"));
         };
         upgrade::check(&websocket.key, response.headers())?;

@@ -267,7 +267,8 @@ impl Entry {
             server.counters().reused.fetch_add(1, Relaxed);
             return Ok(self.lend(link, UnderWay::at(server)));
         }
-        self.connect(all, tried, index).await
+        // Boxed, as every connecting here: hardly any request needs it, and all would carry its state.
+        Box::pin(self.connect(all, tried, index)).await
     }
 
     /// As [`Self::lease`], but always a new connection.
@@ -277,7 +278,7 @@ impl Entry {
         tried: &mut Tried,
     ) -> Result<Lease, UpstreamError> {
         let Some(index) = self.pick(all, tried) else { return Err(UpstreamError::Unreachable("no_server")) };
-        self.connect(all, tried, index).await
+        Box::pin(self.connect(all, tried, index)).await
     }
 
     fn pick(&self, all: &Upstreams, tried: &[usize]) -> Option<usize> {
@@ -318,7 +319,7 @@ impl Entry {
         // It goes before the next comes: two at once would be one too many for a server that counts them.
         drop(link);
         server.0.counters().retries.fetch_add(1, Relaxed);
-        let io = server.0.connect(self.connect_timeout).await?;
+        let io = Box::pin(server.0.connect(self.connect_timeout)).await?;
         Ok(self.lend(all.link(io, &server.0), server))
     }
 

@@ -130,7 +130,7 @@ async fn serve(
         slots: None,
     });
     let (mut head, body) = request.into_parts();
-    let outgoing = Outgoing {
+    let mut outgoing = Outgoing {
         method: head.method,
         target: head.uri.path_and_query().unwrap().clone(),
         host: head.headers.remove("host").unwrap_or(HeaderValue::from_static("a.example")),
@@ -141,7 +141,7 @@ async fn serve(
         http2,
         websocket,
     };
-    Ok(match forward(upstreams, settings, outgoing, limits).await {
+    Ok(match forward(upstreams, settings, &mut outgoing, limits).await {
         Ok(response) => {
             if let Some(tunnel) = response.extensions().get::<Tunnel>() {
                 told.send(tunnel.clone()).unwrap();
