@@ -52,7 +52,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
-//! 1 route, session, revocation, api_key(→revocation), refusal, accounts, factor, signing, fetch
+//! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -173,6 +173,7 @@ pub mod page;
 pub mod pipeline;
 pub mod policy;
 pub mod rate_limit;
+pub mod refresh;
 pub mod refusal;
 pub mod rehearsal;
 pub mod reload;

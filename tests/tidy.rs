@@ -15,7 +15,7 @@ use std::{
 /// The layers, lowest first. A module may import any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     FOUNDATION,
-    &["route", "session", "revocation", "api_key", "refusal", "accounts", "factor", "signing", "fetch"],
+    &["route", "session", "revocation", "api_key", "refresh", "refusal", "accounts", "factor", "signing", "fetch"],
     &["authz", "headers", "upstream", "authn", "login", "token", "csrf", "cors", "admin"],
     &["state"],
     &["decide"],
@@ -52,6 +52,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("headers", "authz"),
     ("upstream", "headers"),
     ("api_key", "revocation"),
+    ("refresh", "session"),
     ("main", "cli"),
     ("main", "gateway"),
     ("cli", "gateway"),

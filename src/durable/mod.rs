@@ -131,6 +131,8 @@ pub enum Table {
     Keys,
     /// What the database knows of itself.
     Meta,
+    /// Families of refresh tokens, by their names.
+    Refresh,
     /// Revocations.
     Revocations,
     /// When sessions were last seen, many in a record.
@@ -525,11 +527,12 @@ impl fmt::Debug for Batch {
 
 impl Table {
     /// All of them.
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Devices,
         Self::Factors,
         Self::Keys,
         Self::Meta,
+        Self::Refresh,
         Self::Revocations,
         Self::Seen,
         Self::Sessions,
@@ -544,6 +547,7 @@ impl Table {
             Self::Factors => "factors",
             Self::Keys => "keys",
             Self::Meta => "meta",
+            Self::Refresh => "refresh",
             Self::Revocations => "revocations",
             Self::Seen => "seen",
             Self::Sessions => "sessions",
@@ -557,7 +561,7 @@ impl Table {
         match self {
             Self::Factors | Self::Keys | Self::Revocations | Self::Signing | Self::Users => true,
             // Fixed words; and hashes of random tokens, or the beginnings of such.
-            Self::Devices | Self::Meta | Self::Seen | Self::Sessions => false,
+            Self::Devices | Self::Meta | Self::Refresh | Self::Seen | Self::Sessions => false,
         }
     }
 
