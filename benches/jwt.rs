@@ -117,6 +117,7 @@ impl Case {
             access_tokens_only: false,
             id_tokens: false,
             trust_email: false,
+            own: None,
             generation: Generation::fresh(),
         };
         Self { issuer, token: format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)), library, prepared }

@@ -6,7 +6,7 @@
 //! The order of the checks is the order in which a refusal wins: framing, host, path, route, method, ambiguity of
 //! credentials, cross-site (before anything that costs or redirects), credential, requirements.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, request::Parts};
 
@@ -18,6 +18,7 @@ use crate::{
         credential::{self, Credential},
         introspection,
         jwt::{JwtError, VerifiedToken},
+        own::{Child, Parents},
         possession::Presented,
         proof::Proof,
     },
@@ -111,7 +112,7 @@ pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> D
     let certified = |findings: &Findings, ca: Option<&str>| findings.is_certified(ca);
     decision.verdict = judge(findings, snapshot, question, prove, certified, &mut Silent)
         .unwrap_or_else(|refusal| report(findings, refusal, question.now));
-    if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend)) =
+    if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend | Own::TokenRefresh)) =
         findings.route.as_ref().map(|route| &route.target)
     {
         findings.session = presented_session(findings, snapshot, shared, question);
@@ -280,7 +281,10 @@ fn identify(
                     Err(Refusal::BadCredential(JwtError::Revoked.into()))
                 }
                 Answer::Valid(verified) => {
-                    let identity = Arc::clone(verified.identity());
+                    let identity = match verified.child() {
+                        None => Arc::clone(verified.identity()),
+                        Some(child) => of_parent(child, &verified, snapshot, shared, view.address, rule, now)?,
+                    };
                     if verified.confirmation().certificate.is_some() {
                         certify_bound(findings, snapshot, shared, question)?;
                     }
@@ -411,6 +415,33 @@ fn certify_bound(
 /// The certificate of the client itself. That of a trusted proxy says who the proxy is, not who asks.
 fn presented_certificate<'a>(question: Question<'a>, view: &ClientView) -> Option<&'a Arc<ClientCertificate>> {
     question.connection.tls.as_ref()?.certificate.as_ref().filter(|_| !view.through_trusted_proxy)
+}
+
+/// Who has a token of ours: whoever has what it comes from, which is active with it (R26).
+fn of_parent(
+    child: &Child,
+    verified: &VerifiedToken,
+    snapshot: &Snapshot,
+    shared: &Shared,
+    address: IpAddr,
+    rule: &AccessRule,
+    now: Timestamp,
+) -> Result<Arc<Identity>, Refusal> {
+    let parents = Parents {
+        families: &shared.families,
+        sessions: &shared.sessions,
+        settings: &snapshot.session,
+        keys: snapshot.keys(shared),
+        revocations: &shared.revocations,
+    };
+    let parent = child.parent(verified.identity(), verified.issuer(), parents, address, now);
+    let parent = parent.map_err(|why| Refusal::BadCredential(why.into()))?;
+    if rule.touch
+        && let Some(session) = parent.session()
+    {
+        shared.sessions.touch(session, now);
+    }
+    Ok(Arc::clone(parent.identity()))
 }
 
 /// The living session that a request to log in or out brings along: the one to end. These endpoints ask for no

@@ -33,6 +33,7 @@
 //! | Which keys does the gateway sign with, and when do they change? | [`signing`] |
 //! | What is an API key, and who makes them? | [`api_key`], [`admin`] |
 //! | How are people logged in? | [`login`], [`accounts`] |
+//! | What does a program get for a session, a password or a key? | [`token`], [`refresh`]; what it counts for: [`authn::own`] |
 //! | What is a second factor, and who may have one? | [`factor`] |
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
@@ -51,7 +52,7 @@
 //! 5 pipeline, rehearsal
 //! 4 decide
 //! 3 state
-//! 2 authz, headers(→authz), upstream(→headers), authn, login, csrf, cors, admin
+//! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin
 //! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch
 //! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
@@ -115,6 +116,10 @@
 //! | A route that lets everybody through for a while does so forever, or lends its callers an identity | a day is mandatory and enforces by itself; warned of each hour; who proved nothing is nobody | `src/decide.rs` | `whoever_may_not_pass_does_so_until_the_day_and_is_reported`, `the_backend_is_told_who_was_proved_and_nobody_else` |
 //! | Logout is cosmetic | the record ends in the store | `src/session/memory.rs` | `a_logout_ends_the_session_and_clears_the_cookie` |
 //! | A revoked token counts on: from the cache, with the twin of its signature, without `iat`, after the clock stepped back | one list, asked on every use, keyed by what is signed; moments only move forward | `src/revocation/mod.rs` | `each_way_to_revoke_voids_a_token_with_the_next_request`, `a_signature_has_a_twin_and_both_are_revoked`, `a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when`, `a_clock_that_steps_back_frees_nothing` |
+//! | A token of ours outlives the session or key it comes from, or says of its owner what is no longer so | it names its parent, which is asked on every use, also by what is under way | `src/authn/own.rs` | `each_way_to_revoke_ends_the_tokens_of_a_session`, `a_token_never_outlives_its_session`, `the_token_ends_with_its_key`, `tokens_survive_a_kill_and_what_was_ended_does_not` |
+//! | Another site, or a script of ours that was taken over, gets tokens that last | same origin only; refresh tokens of pages are in a cookie for the token endpoints alone, and in no body; passwords come from no page | `src/token/mod.rs` | `another_site_gets_no_token_with_somebodys_session`, `a_browsers_token_stays_in_its_cookie_and_counts_for_our_own_pages_only`, `no_page_gets_a_token_for_a_password` |
+//! | A stolen refresh token is used beside its owner, now, later, or after a restart | each has one successor; whoever shows a spent one late or from elsewhere ends the family; hashes only | `src/refresh/mod.rs` | `a_spent_token_has_the_same_successor_for_ten_seconds_and_then_ends_everything`, `a_spent_token_from_another_network_ends_the_family_at_once`, `a_spent_refresh_token_is_known_after_a_kill`, `fifty_requests_at_once_get_exactly_one_successor` |
+//! | The token endpoint is a way around the throttle, the second factor or the age of a login | one login for all; tokens say what was proved | `src/login/native.rs` | `a_wrong_password_and_an_unknown_user_are_refused_alike_and_slowed_down_as_on_the_page`, `whoever_has_a_second_factor_gets_no_token_without_it`, `a_token_skips_no_step_up` |
 //! | An API key is guessed by its id, found in a backend's log, used from elsewhere or beside another credential | compared in full by its hash; its header is removed on every route; networks; two explicit credentials are refused | `src/api_key/mod.rs` | `a_key_counts_with_its_whole_text_only`, `a_key_reaches_no_upstream_on_any_route`, `a_key_beside_another_credential_is_refused` |
 //! | A key that was made at run time holds more than its maker may grant, comes back after a crash, outlives its maker, or is missed by a log-out everywhere that meets its making | bounded by the admin token's realm and grants, then and later; on disk before the answer; one order for making and ending | `src/api_key/store.rs` | `a_key_holds_no_more_than_its_maker_may_grant`, `keys_and_their_ends_survive_a_crash`, `keys_follow_the_admin_token_that_made_them`, `a_key_that_is_being_made_is_struck_with_its_subject` |
 //! | A client certificate that is stolen, expired, revoked, for servers, of somebody else's authority, or of two people | possession in the handshake; chain, dates, usage, lists and subject judged for each request | `src/mtls/mod.rs` | `a_certificate_without_its_key_ends_the_handshake`, `a_void_certificate_is_refused_for_what_it_is`, `exactly_one_name_of_the_kind_makes_a_subject`, `a_new_list_counts_on_open_connections` |
@@ -185,4 +190,5 @@ pub mod shutdown;
 pub mod signing;
 pub mod state;
 pub mod telemetry;
+pub mod token;
 pub mod upstream;

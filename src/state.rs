@@ -19,18 +19,19 @@ use crate::{
     accounts::Hasher,
     admin,
     api_key::{self, ApiKeys, Known},
-    authn::{credential::TokenPlaces, jwt::Issuer, token_cache::TokenCache},
+    authn::{credential::TokenPlaces, jwks::KeySlot, jwt::Issuer, token_cache::TokenCache},
     change::Reloads,
     clock::Clock,
     durable::Durable,
     headers, login, mtls, page, rate_limit,
+    refresh::Families,
     revocation::Revocations,
     route::RouteTable,
     session,
     shutdown::Shutdown,
     signing::Signing,
     telemetry::{QueryLog, Telemetry},
-    upstream,
+    token, upstream,
 };
 
 /// Everything that a reload can change: immutable, complete, swapped whole (R37).
@@ -62,6 +63,8 @@ pub struct Snapshot {
     pub upstreams: Vec<Arc<upstream::Settings>>,
     /// `[admin]`; `None`: off.
     pub admin: Option<admin::Settings>,
+    /// `[token]`; `None`: off.
+    pub token: Option<token::Settings>,
     /// `server.hsts`; `None`: off.
     pub hsts: Option<http::HeaderValue>,
     /// `limits.max_api_keys`.
@@ -93,6 +96,12 @@ pub struct Shared {
     pub durable: Option<Durable>,
     /// All sessions.
     pub sessions: Arc<session::Store>,
+    /// Families of refresh tokens.
+    pub families: Families,
+    /// The public halves of the keys that sign our own tokens, as an issuer's.
+    pub own_keys: Arc<KeySlot>,
+    /// What happened at the token endpoints.
+    pub token_counts: token::Counts,
     /// What was revoked before its time (R28).
     pub revocations: Arc<Revocations>,
     /// The keys that we sign with (R22).

@@ -53,6 +53,8 @@ const ARROWS: &[(&str, &str)] = &[
     ("upstream", "headers"),
     ("api_key", "revocation"),
     ("refresh", "session"),
+    ("token", "authn"),
+    ("token", "login"),
     ("main", "cli"),
     ("main", "gateway"),
     ("cli", "gateway"),

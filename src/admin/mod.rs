@@ -34,6 +34,7 @@ use crate::{
     inbound::Malformed,
     listener::Listener,
     policy::Grants,
+    refresh::Families,
     revocation::Revocations,
     route::Route,
     secret::Secret,
@@ -150,6 +151,8 @@ pub struct Issuer {
     pub realm: Arc<str>,
     /// Whether it has tokens that are no JWTs.
     pub opaque: bool,
+    /// Whether it is ourselves: then each token says of which realm it is.
+    pub is_self: bool,
     /// After this long, none of the tokens that it has issued by now counts any more.
     pub keep: Duration,
 }
@@ -175,6 +178,8 @@ pub struct Context<'a> {
     pub reloads: &'a Reloads,
     /// Where sessions live.
     pub store: &'a Arc<Store>,
+    /// Families of refresh tokens.
+    pub families: &'a Families,
     /// API keys.
     pub api_keys: Known<'a>,
     /// `limits.max_api_keys`.

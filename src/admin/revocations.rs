@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! { "kind": "subject", "subject": "alice", "realm": "staff" }   log out everywhere: sessions; JWTs and certificates issued so far; API keys
-//! { "kind": "token",   "token": "eyJ…" }                        one JWT, opaque token or API key, or a cookie's session
+//! { "kind": "token",   "token": "eyJ…" }                        one JWT, opaque token, API key, refresh token, or a cookie's session
 //! { "kind": "jti",     "issuer": "keycloak", "jti": "…" }       one JWT by its id
 //! { "kind": "api_key", "id": "…" }                              one API key by its id, for good
 //! { "kind": "issuer",  "issuer": "keycloak" }                   every JWT that an issuer has signed so far
@@ -15,11 +15,12 @@ use serde::Deserialize;
 use serde_json::{Map, Value, error::Category, json};
 use smallvec::SmallVec;
 
-use super::{AdminToken, Context, Issuer, MAX_ENTRY_BYTES, problem::Problem};
+use super::{AdminToken, Context, Issuer, MAX_ENTRY_BYTES, Scope, problem::Problem};
 use crate::{
     api_key::{KeyId, KeyText},
     clock::Timestamp,
     durable::{Commit, Unavailable},
+    refresh::{Delivery, RefreshToken},
     revocation::{FOREVER, Full, Keep, PastedToken, Struck, Target},
     session::{SessionKey, SessionToken},
     telemetry::audit::{Event, Value as Field, What},
@@ -227,6 +228,9 @@ async fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) 
         let known = context.api_keys.of_text(&key).is_some();
         return if known { strike_key(context, token, key.id()) } else { Err(Problem::NoKey) };
     }
+    if let Some(refresh_token) = RefreshToken::parse(pasted.as_bytes()) {
+        return end_family(context, token, &refresh_token).await;
+    }
     let opaque = || context.issuers.iter().filter(|issuer| issuer.opaque);
     if let Some(signing_input) = PastedToken::opaque(pasted)
         && let Some(keep) = opaque().map(|issuer| issuer.keep).max()
@@ -240,7 +244,11 @@ async fn strike_pasted(context: &Context<'_>, token: &AdminToken, pasted: &str) 
     let pasted = PastedToken::read(pasted).map_err(|_| {
         bad("`token` is neither a JWT that could ever count (no `Bearer `, no padding) nor the value of a session cookie")
     })?;
-    find_issuer(context, token, &pasted.issuer)?;
+    let issuer = named_issuer(context, &pasted.issuer)?;
+    let realm = if issuer.is_self { pasted.realm.as_deref().unwrap_or_default() } else { &*issuer.realm };
+    if !token.reaches(realm) {
+        return Err(Problem::ForeignRealm);
+    }
     let keep = Keep::Until(pasted.expires.plus(LONGEST_LEEWAY));
     strike(context, token, Target::Token { signing_input: pasted.signing_input }, keep)
 }
@@ -261,6 +269,28 @@ async fn end_session(context: &Context<'_>, token: &AdminToken, key: &SessionKey
         ..Event::new(What::Revoked, context.origin())
     });
     let answer = json!({ "kind": "session", "session": key, "subject": identity.subject(), "sessions_ended": 1 });
+    Ok(Done { answer: object(answer), commits: SmallVec::new() })
+}
+
+/// As its owner would: the family ends, and the session where nobody else could use it.
+async fn end_family(context: &Context<'_>, token: &AdminToken, pasted: &RefreshToken) -> Result<Done, Problem> {
+    let family = context.families.of_token(pasted).ok_or(Problem::NoSession)?;
+    let session = context.store.find(family.session()).filter(|session| token.reaches(session.identity().realm()));
+    let session = session.ok_or(Problem::NoSession)?;
+    if family.delivery() == Delivery::Body {
+        return end_session(context, token, session.key()).await;
+    }
+    context.families.end(&family).await.map_err(|Unavailable| Problem::NotWritten)?;
+    let (identity, key) = (session.identity(), session.key().to_string());
+    context.audit.record(&Event {
+        admin: Some(&token.name),
+        realm: Some(identity.realm()),
+        subject: Some(identity.subject()),
+        session: Some(&key),
+        more: &[("kind", Field::from("refresh_token")), ("client_id", Field::from(family.client()))],
+        ..Event::new(What::Revoked, context.origin())
+    });
+    let answer = json!({ "kind": "refresh_token", "subject": identity.subject(), "client_id": family.client() });
     Ok(Done { answer: object(answer), commits: SmallVec::new() })
 }
 
@@ -307,11 +337,16 @@ fn tell(context: &Context<'_>, token: &AdminToken, struck: &Struck) {
     });
 }
 
-/// The issuer of this name or `iss`, if its realm is the token's.
+/// The issuer of this name or `iss`, if its realm is the token's. Ourselves make tokens of all realms.
 fn find_issuer<'a>(context: &Context<'a>, token: &AdminToken, name: &str) -> Result<&'a Issuer, Problem> {
+    let issuer = named_issuer(context, name)?;
+    let reaches = if issuer.is_self { token.allow.contains(&Scope::All) } else { token.reaches(&issuer.realm) };
+    if reaches { Ok(issuer) } else { Err(Problem::ForeignRealm) }
+}
+
+fn named_issuer<'a>(context: &Context<'a>, name: &str) -> Result<&'a Issuer, Problem> {
     let named = context.issuers.iter().find(|issuer| *issuer.name == *name || *issuer.issuer == *name);
-    let issuer = named.ok_or(Problem::NoIssuer)?;
-    if token.reaches(&issuer.realm) { Ok(issuer) } else { Err(Problem::ForeignRealm) }
+    named.ok_or(Problem::NoIssuer)
 }
 
 fn object(value: Value) -> Map<String, Value> {

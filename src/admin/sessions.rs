@@ -247,6 +247,11 @@ fn describe(context: &Context<'_>, session: &Session) -> Value {
         "expires_at": time(session.expires(context.session)),
         "remembered": session.is_remembered(),
         "waits_for_legacy_cookie": session.is_waiting(),
+        "tokens": context.families.of_session(session.key()).iter().map(|family| json!({
+            "client_id": family.client(),
+            "began_at": time(family.began()),
+            "refreshed_at": time(family.refreshed()),
+        })).collect::<Vec<_>>(),
     })
 }
 

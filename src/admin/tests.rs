@@ -103,12 +103,14 @@ impl Bench {
                 issuer: "https://id.example".into(),
                 realm: "staff".into(),
                 opaque: false,
+                is_self: false,
                 keep: Duration::from_secs(86_460),
             }],
             upstreams: &["legacy".into()],
             generation: 1,
             reloads: &self.reloads,
             store: &self.store,
+            families: &Families::in_memory(),
             api_keys: Known { fixed: &self.fixed_keys, made: &self.made_keys },
             max_api_keys: 3,
             revocations: &self.revocations,
@@ -378,7 +380,7 @@ async fn a_list_tells_everything_but_the_token() {
                 "roles": ["employee"], "groups": [], "auth_time": null, "factor": 1, "created_at": "2030-03-17T17:46:40Z",
                 "last_seen_at": "2030-03-17T17:46:40Z", "idle_expires_at": "2030-03-17T18:16:40Z",
                 "expires_at": "2030-03-18T05:46:40Z", "waits_for_legacy_cookie": false, "device": null, "address": null,
-                "remembered": false,
+                "remembered": false, "tokens": [],
             }],
         })
     );

@@ -196,6 +196,11 @@ impl ApiKey {
         self.made.as_ref()
     }
 
+    /// Whether it counts from this address.
+    pub fn counts_from(&self, address: IpAddr) -> bool {
+        self.sources.is_empty() || self.sources.iter().any(|network| network.contains(&address))
+    }
+
     /// The last use, to the second.
     pub fn last_used(&self) -> Option<Timestamp> {
         match self.last_used.load(Ordering::Relaxed) {
@@ -307,7 +312,7 @@ pub fn verify(
     if key.is_expired(now) {
         return Err(Void::Expired);
     }
-    if !key.sources.is_empty() && !key.sources.iter().any(|network| network.contains(&address)) {
+    if !key.counts_from(address) {
         return Err(Void::Address);
     }
     if key.touch(now) {

@@ -180,6 +180,30 @@ impl KeySlot {
         }))
     }
 
+    /// Keys of our own, which somebody will [`Self::publish`] here; there are none yet.
+    ///
+    /// # Errors
+    /// Never: what we sign with can be verified.
+    pub fn own() -> Result<Arc<Self>, KeyError> {
+        KeySet::pending(&OWN_ALGORITHMS).map(Self::fixed)
+    }
+
+    /// Takes over a JWK set of our own. A key that stays keeps what was verified with it.
+    ///
+    /// # Errors
+    /// When it is no good set: the one before stays.
+    pub fn publish(&self, jwks: &[u8], issuer: &str) -> Result<(), KeyError> {
+        self.replace(KeySet::from_jwk_set(jwks, &OWN_ALGORITHMS)?, issuer);
+        Ok(())
+    }
+
+    /// Lets go of all keys, so that none of them counts as the same when it comes again.
+    pub fn forget(&self) {
+        if let Ok(none) = KeySet::pending(&OWN_ALGORITHMS) {
+            self.current.swap(Arc::new(none)).retire_for(None);
+        }
+    }
+
     /// What serves in its place where an `earlier` slot is there: that one, if it fetches from an equal source or holds
     /// the same keys; a slot with such keys from there as are the same; `None`: nothing better.
     pub(super) fn with_keys_of(&self, earlier: &Arc<Self>) -> Option<Arc<Self>> {
@@ -428,6 +452,9 @@ const SHORTEST: Duration = Duration::from_secs(30);
 /// After a failure, doubled with each further one.
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_LAST: Duration = Duration::from_secs(60);
+
+/// With which our own tokens are signed.
+const OWN_ALGORITHMS: [Algorithm; 2] = [Algorithm::EdDSA, Algorithm::ES256];
 
 /// Fetches on demand: this many at once, and one more each time that [`REFILL`] has passed.
 const BURST: u32 = 3;

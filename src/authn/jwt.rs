@@ -19,6 +19,7 @@ use super::{
     json::{self, JsonError},
     jwks::KeySlot,
     keys::{Algorithm, BadSignature, Candidates, Generation, Key, Tenure, UnknownAlgorithm, Unmatched},
+    own::{self, Child},
     possession::Confirmation,
 };
 use crate::{
@@ -63,6 +64,8 @@ pub struct Issuer {
     pub id_tokens: bool,
     /// Whether its emails count as verified without `email_verified` (R6).
     pub trust_email: bool,
+    /// It is ourselves, and makes tokens for these clients only; `None`: it is somebody else.
+    pub own: Option<Box<[Box<str>]>>,
     /// Names exactly these settings; part of the cache key (R23). Keep it as long as none of them changes: what was
     /// verified under one generation counts under no other. The keys may change under it, and have their own say.
     pub generation: Generation,
@@ -98,6 +101,7 @@ impl Issuer {
             access_tokens_only,
             id_tokens,
             trust_email,
+            own,
             generation: _,
         } = &*self;
         let endpoint = |endpoint: &Option<Arc<Endpoint>>| endpoint.as_ref().map(Arc::as_ptr);
@@ -105,7 +109,8 @@ impl Issuer {
             == (&earlier.name, &earlier.realm, &earlier.issuer, &earlier.audience, &earlier.claims, &earlier.grants)
             && (leeway, max_token_life, id_tokens, trust_email)
                 == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email)
-            && (required_claims, access_tokens_only) == (&earlier.required_claims, &earlier.access_tokens_only)
+            && (required_claims, access_tokens_only, own)
+                == (&earlier.required_claims, &earlier.access_tokens_only, &earlier.own)
             && endpoint(introspection) == endpoint(&earlier.introspection);
         if same {
             self.generation = earlier.generation;
@@ -192,6 +197,8 @@ pub struct VerifiedToken {
     checked: Checked,
     /// Whom to ask again; `None`: it says everything itself.
     origin: Option<Box<Origin>>,
+    /// What it comes from, if it is one of ours.
+    own: Option<Box<Child>>,
 }
 
 impl VerifiedToken {
@@ -214,6 +221,7 @@ impl VerifiedToken {
             dropped_grants: 0,
             checked: Checked::default(),
             origin: None,
+            own: None,
         }
     }
 
@@ -247,6 +255,7 @@ impl VerifiedToken {
             dropped_grants,
             checked: Checked::default(),
             origin: Some(Box::new(endpoint.origin(token, now))),
+            own: None,
         })
     }
 
@@ -258,6 +267,16 @@ impl VerifiedToken {
     /// The caller.
     pub const fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// What it comes from, if it is one of ours: only with that it counts.
+    pub fn child(&self) -> Option<&Child> {
+        self.own.as_deref()
+    }
+
+    /// Of a token of ours, the client that it was made for.
+    pub fn client(&self) -> Option<&str> {
+        self.own.as_ref().map(|own| own.client())
     }
 
     /// The configured name of the issuer.
@@ -316,8 +335,7 @@ impl VerifiedToken {
             issuer: &self.iss,
             jti: self.jti(),
             signing_input: &self.signing_input_hash,
-            realm: self.identity.realm(),
-            subject: self.identity.subject(),
+            subject: self.own.is_none().then(|| (&**self.identity.realm(), self.identity.subject())),
             issued_at: self.issued_at,
             leeway: self.accepted_until().since(self.expires_at),
         })
@@ -413,6 +431,8 @@ pub enum JwtError {
     NotYetValid,
     /// Its issuer says so.
     Inactive,
+    /// A token of ours whose session or API key has ended, says something else by now, or is not named.
+    Parentless,
     /// An administrator has revoked it.
     Revoked,
     /// The subject is empty, too long or holds control bytes (R13).
@@ -448,6 +468,7 @@ impl JwtError {
             Self::Nonce => "id_token",
             Self::NotYetValid => "not_yet_valid",
             Self::ParameterType(_) => "header_type",
+            Self::Parentless => "parent_ended",
             Self::Parts => "parts",
             Self::SignatureLength => "signature_length",
             Self::Revoked => "revoked",
@@ -507,6 +528,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     let keys = set.select(header.kid.as_deref(), header.algorithm).map_err(|why| why.of_issuer(index))?;
     let key = check_signature(&keys, header.algorithm, &parts, set.generation())?;
 
+    let own = issuer.own.as_deref().map(|clients| Child::read(&claims, clients)).transpose()?;
     let (identity, dropped_grants) = identity(claims, issuer, now)?;
     Ok(VerifiedToken {
         identity: Arc::new(identity),
@@ -524,6 +546,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         dropped_grants,
         checked: Checked::default(),
         origin: None,
+        own: own.map(Box::new),
     })
 }
 
@@ -747,8 +770,13 @@ fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Resu
     let mut groups = list(mapping.groups.find(&claims), "groups", |group| vec![group.to_owned()])?;
     let mut scopes = list(scopes, "scopes", |text| text.split(' ').map(str::to_owned).collect())?;
     let dropped = issuer.grants.filter(&mut roles, &mut groups) + issuer.grants.filter_scopes(&mut scopes);
+    // What is ours comes from sessions of any realm, and says of which.
+    let realm = match &issuer.own {
+        Some(_) => text(&claims, own::claim::REALM)?.ok_or(JwtError::MissingClaim(own::claim::REALM))?.into(),
+        None => Arc::clone(&issuer.realm),
+    };
     let parts = IdentityParts {
-        realm: Arc::clone(&issuer.realm),
+        realm,
         subject,
         name: mapped_text(&claims, &mapping.name, "name")?,
         email: mapped_text(&claims, &mapping.email, "email")?,

@@ -23,6 +23,7 @@ mod json;
 pub mod jwks;
 pub mod jwt;
 pub mod keys;
+pub mod own;
 pub mod possession;
 pub mod proof;
 #[cfg(test)]

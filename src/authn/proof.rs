@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::{introspection, jwt::VerifiedToken};
+use super::{introspection, jwt::VerifiedToken, own::Condition};
 use crate::{
     api_key::{ApiKey, Known},
     clock::Timestamp,
@@ -106,8 +106,15 @@ impl Proof {
             Self::Token { ends, .. } if now >= *ends => Standing::Expired,
             Self::Token { token, .. } if !token.key_stands() => Standing::Revoked,
             Self::Token { token, .. } if token.is_revoked(revocations) => Standing::Revoked,
-            // One that somebody else vouches for is asked about again.
-            Self::Token { token, .. } => introspection::standing(token, now),
+            Self::Token { token, .. } => {
+                match token.child().map(|child| child.condition(sessions, api_keys, revocations, now)) {
+                    // One that somebody else vouches for is asked about again.
+                    None => introspection::standing(token, now),
+                    Some(Condition::Lives) => Standing::Holds,
+                    Some(Condition::Expired) => Standing::Expired,
+                    Some(Condition::Ended) => Standing::Revoked,
+                }
+            }
             Self::ApiKey(_) | Self::Session(_) => Standing::Holds,
         };
         (standing, self)

@@ -219,6 +219,7 @@ pub(super) fn issuer(keys: KeySet) -> Issuer {
         access_tokens_only: false,
         id_tokens: false,
         trust_email: false,
+        own: None,
         generation: Generation::fresh(),
     }
 }

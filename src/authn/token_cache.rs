@@ -23,6 +23,7 @@ use serde_json::{Map, Value};
 use super::{
     jwt::{JwtError, VerifiedToken},
     keys::Generation,
+    own::Child,
 };
 use crate::{
     clock::Timestamp,
@@ -407,6 +408,8 @@ pub(super) fn verified_bytes(verified: &VerifiedToken) -> usize {
     size_of::<VerifiedToken>()
         + size_of::<Identity>()
         + verified.jti().map_or(0, str::len)
+        // What it comes from has an identity of its own.
+        + verified.child().map_or(0, |_| size_of::<Child>() + size_of::<Identity>() + headers)
         + headers
         + identity.claims().map_or(0, members_bytes)
 }

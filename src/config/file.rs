@@ -31,6 +31,7 @@ use crate::{
     refusal::Refusal,
     session::SameSite,
     telemetry::{LogFormat, QueryLog},
+    token::Grant,
     upstream::{Balance, HostPolicy},
 };
 
@@ -62,6 +63,8 @@ table! {
         api_key: Tried<List<ApiKey>>,
         /// Client certificates.
         mtls: Tried<Section<Mtls>>,
+        /// Tokens of our own.
+        token: Tried<Option<At<Token>>>,
         /// Where people log in.
         login: Tried<Section<Login>>,
         /// Error pages of the operator's own, by status.
@@ -306,6 +309,36 @@ table! {
         scopes: Vec<NonEmpty>,
         /// Whether email addresses in certificates count as verified.
         trust_email: Option<bool>,
+    }
+
+    /// `[token]`.
+    struct Token {
+        /// Of ourselves, in `jwt:<name>`.
+        name: Option<At<Name>>,
+        /// The exact `iss`.
+        issuer: At<NonEmpty>,
+        /// Whom tokens are meant for, and so which are bearers here.
+        audience: Option<OneOrMany<NonEmpty>>,
+        /// What they are signed with.
+        algorithm: Option<TokenAlgorithm>,
+        /// Of an access token.
+        lifetime: Option<At<Positive>>,
+        /// Families of refresh tokens.
+        max_families: Option<Number<1, 100_000_000>>,
+        /// Who may ask.
+        clients: Vec<At<TokenClient>>,
+    }
+
+    /// An entry of `token.clients`.
+    struct TokenClientKeys {
+        /// What it calls itself.
+        id: At<Name>,
+        /// How it may ask.
+        grants: Option<Vec<TokenGrant>>,
+        /// Whom its tokens are meant for.
+        audience: Option<OneOrMany<NonEmpty>>,
+        /// Whether to ask is activity of the session (R26).
+        touch: Option<bool>,
     }
 
     /// `[jwt]`.
@@ -713,6 +746,51 @@ pub(super) enum SecondFactor {
     Totp,
 }
 choices!(SecondFactor { "totp" => Self::Totp, });
+
+/// `token.algorithm`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum TokenAlgorithm {
+    EdDsa,
+    Es256,
+}
+choices!(TokenAlgorithm { "ES256" => Self::Es256, "EdDSA" => Self::EdDsa, });
+
+/// An entry of a client's `grants`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct TokenGrant(pub(super) Grant);
+choices!(TokenGrant {
+    "session" => Self(Grant::Session),
+    "password" => Self(Grant::Password),
+    "api_key" => Self(Grant::ApiKey),
+});
+
+/// An entry of `token.clients`: its id, or a table.
+#[derive(Clone, Debug)]
+pub(super) struct TokenClient {
+    pub(super) id: At<Name>,
+    pub(super) grants: Option<Vec<TokenGrant>>,
+    pub(super) audience: Option<OneOrMany<NonEmpty>>,
+    pub(super) touch: Option<bool>,
+}
+
+impl Decode for TokenClient {
+    fn expected() -> String {
+        String::from("the id of a client, or { id, grants, audience, touch }")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.text().is_some() {
+            let id = At::decode(node, findings)?;
+            return Some(Self { id, grants: None, audience: None, touch: None });
+        }
+        let TokenClientKeys { id, grants, audience, touch } = decode_table(node, findings)?;
+        Some(Self { id, grants, audience, touch })
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <TokenClientKeys as Decode>::keys(path, keys);
+    }
+}
 
 /// What happens to header names outside `[A-Za-z0-9-]`.
 #[derive(Clone, Copy, Debug)]

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use crate::{
     authn::{
         introspection::{self, Active},
-        jwks,
+        jwks::{self, KeySlot},
         jwt::{Issuer, JwtError, VerifiedToken},
+        keys::KeyError,
     },
-    state::Live,
+    signing::Signing,
+    state::{Live, Shared},
 };
 
 /// Starts a task for each issuer whose keys nobody fetches yet; the task of one that is gone ends by itself. Called
@@ -37,4 +39,24 @@ fn judge(live: &Live, active: Active<'_>) -> Option<Result<VerifiedToken, JwtErr
         |issuer: &&Issuer| issuer.introspection.as_ref().is_some_and(|endpoint| Arc::ptr_eq(endpoint, active.endpoint));
     let issuer = snapshot.issuers.iter().find(says_so)?;
     Some(VerifiedToken::introspected(issuer, active))
+}
+
+/// Lets our own tokens be verified with the keys that sign them, now and next.
+pub(super) fn publish(slot: &KeySlot, signing: &Signing) -> Result<(), KeyError> {
+    slot.publish(&signing.access.jwks(), "self")
+}
+
+/// As [`publish`], if the keys are others than `published`; the version that is published then.
+pub(super) fn publish_as_needed(shared: &Shared, published: u64) -> u64 {
+    let version = shared.signing.access.version();
+    if version == published {
+        return published;
+    }
+    match publish(&shared.own_keys, &shared.signing) {
+        Ok(()) => version,
+        Err(KeyError(why)) => {
+            tracing::error!(why, "the keys that tokens are signed with cannot be published");
+            published
+        }
+    }
 }

@@ -24,6 +24,7 @@ pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Ar
             sessions_and_tokens(exposition, &live);
             keys(exposition, &live);
             introspection(exposition, &live);
+            own_tokens(exposition, &live);
             own_keys(exposition, &live);
             client_certificates(exposition, &live);
             if let Some(durable) = &live.shared.durable {
@@ -247,6 +248,30 @@ fn client_certificates(exposition: &mut Exposition, live: &Live) {
     for authority in authorities {
         ends.value(&[("ca", authority.name())], authority.ends());
     }
+}
+
+fn own_tokens(exposition: &mut Exposition, live: &Live) {
+    if live.snapshot().token.is_none() {
+        return;
+    }
+    let (families, counts) = (&live.shared.families, &live.shared.token_counts);
+    let mut issued = exposition.counter("portcullis_tokens_issued_total", "Access tokens made, by grant.");
+    for (grant, counter) in [
+        ("api_key", &counts.by_api_key),
+        ("password", &counts.by_password),
+        ("refresh_token", &counts.refreshed),
+        ("session", &counts.by_session),
+    ] {
+        issued.value(&[("grant", grant)], counter.load(Relaxed));
+    }
+    for (name, help, counter) in [
+        ("portcullis_token_requests_refused_total", "Requests for a token that were refused.", &counts.refused),
+        ("portcullis_token_requests_revoked_total", "Requests to revoke a token.", &counts.revoked),
+        ("portcullis_refresh_tokens_reused_total", "Spent refresh tokens that ended their family.", &counts.reused),
+    ] {
+        exposition.counter(name, help).value(&[], counter.load(Relaxed));
+    }
+    exposition.gauge("portcullis_refresh_families", "Families of refresh tokens.").value(&[], families.len());
 }
 
 fn state(exposition: &mut Exposition, durable: &Durable) {

@@ -22,7 +22,9 @@ use crate::{
     accounts::Hasher,
     admin, api_key,
     authn::{
+        jwks::KeySlot,
         jwt::Issuer,
+        keys::KeyError,
         token_cache::{CacheLimits, TokenCache},
     },
     certificate::CertificateResolver,
@@ -35,6 +37,7 @@ use crate::{
     inbound::Inbound,
     listener::Listener,
     login, pipeline, rate_limit,
+    refresh::Families,
     reload::{self, Certificates, Followed, Reloader},
     revocation::Revocations,
     session::{self, MemoryStore, Store},
@@ -42,7 +45,7 @@ use crate::{
     signing::Signing,
     state::{Live, Shared, Snapshot},
     telemetry::{Telemetry, endpoint},
-    upstream,
+    token, upstream,
 };
 
 mod keys;
@@ -310,6 +313,7 @@ impl Handler for Administration {
             issuers: &issuers,
             upstreams: &upstreams,
             store: &shared.sessions,
+            families: &shared.families,
             api_keys: snapshot.keys(shared),
             max_api_keys: snapshot.max_api_keys,
             revocations: &shared.revocations,
@@ -332,12 +336,13 @@ fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
         issuer: Arc::clone(&issuer.issuer),
         realm: Arc::clone(&issuer.realm),
         opaque: issuer.introspection.is_some(),
+        is_self: issuer.own.is_some(),
         keep: issuer.max_token_life.max(SHORTEST_KEEP) + 2 * issuer.leeway,
     }
 }
 
 fn live(
-    snapshot: Snapshot,
+    mut snapshot: Snapshot,
     startup: &Startup,
     telemetry: &Arc<Telemetry>,
     durable: Option<Durable>,
@@ -360,11 +365,20 @@ fn live(
     let made_keys = api_key::Store::open(durable.clone()).map_err(failed("API keys cannot be read"))?;
     made_keys.restore_uses(&snapshot.api_keys);
     made_keys.follow(reload::key_makers(&snapshot));
+    let own_keys = KeySlot::own().map_err(|KeyError(why)| StartError { what: OWN_KEYS.into(), cause: why.into() })?;
+    keys::publish(&own_keys, &signing)
+        .map_err(|KeyError(why)| StartError { what: OWN_KEYS.into(), cause: why.into() })?;
+    reload::give_keys(&mut snapshot, &own_keys);
+    let sessions = sessions(durable.as_ref(), &snapshot.session, clock)?.telling(telemetry.audit().clone());
+    let sessions = Arc::new(sessions);
     let shared = Shared {
         clock: clock.clone(),
         signing,
+        own_keys,
+        families: families(durable.as_ref(), &sessions)?,
+        token_counts: token::Counts::default(),
         made_keys: Arc::new(made_keys),
-        sessions: Arc::new(sessions(durable.as_ref(), &snapshot.session, clock)?.telling(telemetry.audit().clone())),
+        sessions,
         revocations: Arc::new(revocations),
         durable,
         tokens: TokenCache::new(CacheLimits::default()),
@@ -418,6 +432,15 @@ fn follow_sources(live: &Live) -> Result<(), StartError> {
 fn wait<T>(work: impl Future<Output = T>) -> Result<T, StartError> {
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     Ok(runtime.map_err(failed("nothing can be waited for"))?.block_on(work))
+}
+
+/// The families of refresh tokens, with those that are on disk and whose session lives.
+fn families(durable: Option<&Durable>, sessions: &Store) -> Result<Families, StartError> {
+    let Some(durable) = durable else {
+        return Ok(Families::in_memory());
+    };
+    Families::restored(durable.clone(), |session| sessions.find(session).is_some())
+        .map_err(failed("the refresh tokens in server.state_dir cannot be read"))
 }
 
 /// The sessions, with those that are on disk.
@@ -479,8 +502,10 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
         let rotating = Arc::clone(&live);
         // On its own: a slow disk holds up nothing else. It ends with the thread.
         drop(tasks.spawn_local(async move {
+            let mut published = rotating.shared.signing.access.version();
             loop {
                 rotating.shared.signing.rotate(rotating.shared.clock.now()).await;
+                published = keys::publish_as_needed(&rotating.shared, published);
                 tokio::time::sleep(SWEEP_EVERY).await;
             }
         }));
@@ -507,6 +532,9 @@ fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
                 sweeps += 1;
                 if sweeps.is_multiple_of(SWEEPS_OF_USES) {
                     live.shared.made_keys.keep_up(&live.snapshot().api_keys);
+                }
+                if sweeps.is_multiple_of(SWEEPS_A_ROUND as u64) {
+                    live.shared.families.sweep(|session| live.shared.sessions.find(session).is_some());
                 }
                 if sweeps.is_multiple_of(SWEEPS_OF_THE_DISK) {
                     live.shared.made_keys.sweep(now);
@@ -550,6 +578,8 @@ fn reload(reloader: Reloader, followed: Followed, asks: Receiver<Ask>) -> io::Re
 
 /// Long enough for a slow disk, short enough for whoever waits for the process to end.
 const LAST_LINES: Duration = Duration::from_secs(5);
+
+const OWN_KEYS: &str = "the keys that tokens are signed with cannot be published";
 
 /// Password checks that may wait for a thread; the next one is told to come back.
 const HASHES_WAITING: usize = 64;

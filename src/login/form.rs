@@ -82,8 +82,19 @@ pub(super) fn kind(headers: &HeaderMap) -> Result<Kind, Refusal> {
     }
 }
 
+/// Whether the body is JSON by its content type, exactly one; forms are the other kind.
+///
+/// # Errors
+/// [`Refusal::UnsupportedMediaType`].
+pub fn is_json(headers: &HeaderMap) -> Result<bool, Refusal> {
+    kind(headers).map(|kind| kind == Kind::Json)
+}
+
 /// Reads a whole small body.
-pub(super) async fn read<B: Body<Data = Bytes>>(body: B) -> Result<Zeroizing<Vec<u8>>, Refusal> {
+///
+/// # Errors
+/// [`Refusal::BodyTooLarge`] above 16 KiB, [`Refusal::BodyIncomplete`] after ten seconds, and [`Refusal::BadBody`].
+pub async fn read<B: Body<Data = Bytes>>(body: B) -> Result<Zeroizing<Vec<u8>>, Refusal> {
     read_up_to(body, MAX_BODY_BYTES).await
 }
 

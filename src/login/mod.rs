@@ -36,6 +36,7 @@ use crate::{
 mod audit;
 mod device;
 mod form;
+mod native;
 mod resend;
 pub mod return_to;
 mod second;
@@ -50,6 +51,8 @@ mod views;
 mod who;
 
 pub use device::{DEVICE_COOKIE, Devices};
+pub use form::{is_json, read};
+pub use native::{Native, sign_in_natively};
 pub use resend::resend;
 pub use second::Second;
 pub use sessions::own_sessions;

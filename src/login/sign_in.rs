@@ -230,17 +230,22 @@ async fn sign_in_by_json(
             Ok(Answer { response, event: Event::LoggedIn })
         }
         Attempted::Failed | Attempted::OtherUser => Err(Refusal::LoginFailed),
-        Attempted::Incomplete(_, missing) => Err(match missing {
-            // A proof is no longer incomplete.
-            Outcome::CodeNeeded | Outcome::Proved(_) => Refusal::FactorRequired,
-            Outcome::EnrolmentNeeded | Outcome::Missing => Refusal::FactorMissing,
-            Outcome::WrongCode => Refusal::WrongCode,
-        }),
+        Attempted::Incomplete(_, missing) => Err(incomplete(&missing)),
+    }
+}
+
+/// What a program is told that is missing.
+pub(super) const fn incomplete(missing: &Outcome<'_>) -> Refusal {
+    match missing {
+        // A proof is no longer incomplete.
+        Outcome::CodeNeeded | Outcome::Proved(_) => Refusal::FactorRequired,
+        Outcome::EnrolmentNeeded | Outcome::Missing => Refusal::FactorMissing,
+        Outcome::WrongCode => Refusal::WrongCode,
     }
 }
 
 /// How an attempt went.
-enum Attempted<'a> {
+pub(super) enum Attempted<'a> {
     LoggedIn(SignedIn),
     Failed,
     /// The password was right, and something else is missing.
@@ -272,7 +277,7 @@ impl SignedIn {
     }
 }
 
-async fn log_in<'a>(
+pub(super) async fn log_in<'a>(
     credentials: &'a Credentials,
     provider: &'a Provider,
     context: Context<'a>,

@@ -26,7 +26,7 @@ use crate::{
     inbound::Inbound,
     policy::Access,
     rate_limit::{Admitted, Exceeded, Scope, Who},
-    refusal::{Asked, Audience, BadCredential, Refusal},
+    refusal::{Asked, Audience, BadCredential, Refusal, TokenError},
     route::{Own, Target},
     session::{SessionToken, cookie},
     state::{Live, Snapshot, SnapshotCache},
@@ -41,6 +41,7 @@ mod body;
 mod exchanges;
 mod kept;
 mod own;
+mod tokens;
 
 use body::Content;
 use exchanges::{Exchanges, Stage, Watched};
@@ -363,6 +364,9 @@ fn refuse(
             identity.name().unwrap_or_else(|| identity.subject())
         }),
         face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
+        token_endpoint: findings.route.as_deref().is_some_and(|route| {
+            matches!(route.target, Target::Own(Own::Token | Own::TokenRefresh | Own::TokenRevoke))
+        }),
     });
     let mut response = answer.map(Content::own);
     if matches!(refusal, Refusal::WrongConnection) && head.version == http::Version::HTTP_11 {
@@ -371,6 +375,9 @@ fn refuse(
     }
     if matches!(refusal, Refusal::BadCredential(BadCredential::Session) | Refusal::FormKept { .. }) {
         response.headers_mut().append(SET_COOKIE, cookie::clear(&snapshot.session));
+    }
+    if let (Refusal::Token(TokenError::InvalidGrant(_)), Some(token)) = (refusal, &snapshot.token) {
+        token.take_cookie_away(&head.headers, &snapshot.login.prefix, response.headers_mut());
     }
     if let Refusal::FormKept { cookie } = refusal {
         response.headers_mut().append(SET_COOKIE, cookie.clone());

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use http::{HeaderValue, Response, header::ACCEPT_LANGUAGE, request::Parts};
 use hyper::body::Incoming;
 
-use super::{Worker, body::Content};
+use super::{Worker, body::Content, tokens};
 use crate::{
     authz::Permit,
     decide::Findings,
@@ -40,7 +40,7 @@ pub(super) async fn serve(
     asked: Asked<'_>,
     body: Incoming,
 ) -> Result<Served, Refusal> {
-    let Asked { permit, findings, head, request_id } = asked;
+    let Asked { permit, findings, head, request_id } = &asked;
     let shared = &worker.live.shared;
     let (Some(view), Some(path)) = (&findings.view, &findings.path) else {
         return Err(Refusal::BadHost("absent"));
@@ -73,6 +73,11 @@ pub(super) async fn serve(
         Own::Nothing => return Err(Refusal::NoRoute),
         Own::Session => login::who_am_i(head, context),
         Own::Sessions => login::own_sessions(head, body, context).await,
+        // Boxed: hardly any request is one of these, and all would carry their size.
+        Own::Token | Own::TokenKeys | Own::TokenRefresh | Own::TokenRevoke => {
+            let response = Box::pin(tokens::serve(own, worker, snapshot, asked, body, context)).await?;
+            return Ok(Served { response, reason: None });
+        }
     };
     match answered {
         Ok(answer) => {
@@ -92,7 +97,7 @@ fn alive() -> Response<Content> {
     response
 }
 
-fn counted(counts: &Counts, event: &Event) {
+pub(super) fn counted(counts: &Counts, event: &Event) {
     match event {
         Event::Told | Event::FormRefused | Event::Unavailable(_) => {}
         Event::LoggedIn => count(&counts.succeeded),
@@ -102,8 +107,9 @@ fn counted(counts: &Counts, event: &Event) {
     }
 }
 
-fn refused(counts: &Counts, own: Own, refusal: &Refusal) {
-    if own != Own::Login {
+/// Attempts to log in that came to nothing, wherever they were made.
+pub(super) fn refused(counts: &Counts, own: Own, refusal: &Refusal) {
+    if !matches!(own, Own::Login | Own::Token) {
         return;
     }
     if matches!(refusal, Refusal::LoginFailed | Refusal::WrongCode) {
@@ -114,6 +120,6 @@ fn refused(counts: &Counts, own: Own, refusal: &Refusal) {
     }
 }
 
-fn count(counter: &AtomicU64) {
+pub(super) fn count(counter: &AtomicU64) {
     counter.fetch_add(1, Relaxed);
 }

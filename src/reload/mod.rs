@@ -16,6 +16,7 @@ use std::{
 use tokio::{sync::mpsc::Receiver, time::MissedTickBehavior};
 
 use crate::{
+    authn::jwks::KeySlot,
     certificate::{Certificate, CertificateResolver},
     change::{Applied, Ask, Cause, Outcome},
     clock::Timestamp,
@@ -221,6 +222,7 @@ impl Reloader {
         snapshot.generation = before.generation + 1;
         // What was prepared under other settings is prepared anew (R13).
         snapshot.headers.generation = snapshot.generation;
+        give_keys(&mut snapshot, &shared.own_keys);
         for issuer in &mut snapshot.issuers {
             if let Some(earlier) = before.issuers.iter().find(|earlier| earlier.name == issuer.name) {
                 issuer.carry_over(earlier);
@@ -255,8 +257,14 @@ impl Reloader {
         self.live.swap(snapshot);
         let after = self.live.snapshot();
         shared.made_keys.follow(key_makers(&after));
-        for earlier in &before.issuers {
+        for earlier in before.issuers.iter().filter(|issuer| issuer.own.is_none()) {
             earlier.end_for(after.issuers.iter().find(|issuer| issuer.name == earlier.name));
+        }
+        let has_own = |snapshot: &Snapshot| snapshot.issuers.iter().any(|issuer| issuer.own.is_some());
+        if has_own(&before) && !has_own(&after) {
+            // What was verified with our keys has ended. When they are used again they begin anew.
+            shared.own_keys.forget();
+            let _ = shared.own_keys.publish(&shared.signing.access.jwks(), "self");
         }
         Applied { generation, changes: Vec::new(), warnings, sessions_ended: 0, sessions_updated: 0 }
     }
@@ -326,6 +334,13 @@ impl Followed {
         // What could not be written down does not hold: it is tried again with the next look.
         self.unfinished = revised.failed > 0;
         revised
+    }
+}
+
+/// Ourselves as an issuer: its keys are made and kept elsewhere, across all reloads.
+pub fn give_keys(snapshot: &mut Snapshot, own_keys: &Arc<KeySlot>) {
+    for issuer in snapshot.issuers.iter_mut().filter(|issuer| issuer.own.is_some()) {
+        issuer.keys = Arc::clone(own_keys);
     }
 }
 

@@ -108,10 +108,8 @@ pub struct Claims<'a> {
     pub jti: Option<&'a str>,
     /// SHA-256 of header and payload as signed.
     pub signing_input: &'a [u8; 32],
-    /// The realm of its subject.
-    pub realm: &'a str,
-    /// Its subject.
-    pub subject: &'a str,
+    /// The realm of its subject, and the subject; `None`: it ends with something else that ends with its subject.
+    pub subject: Option<(&'a str, &'a str)>,
     /// `iat`.
     pub issued_at: Option<Timestamp>,
     /// Tolerated difference between the issuer's clock and ours.
@@ -333,7 +331,7 @@ impl Revocations {
         };
         is_there(self.name_of(TOKEN, claims.signing_input.as_slice(), &[]))
             || claims.jti.is_some_and(|jti| is_there(self.name_of(JTI, claims.issuer, jti)))
-            || is_before(self.name_of(SUBJECT, claims.realm, claims.subject))
+            || claims.subject.is_some_and(|(realm, subject)| is_before(self.name_of(SUBJECT, realm, subject)))
             || is_before(self.name_of(ISSUER, claims.issuer, ""))
     }
 

@@ -18,6 +18,8 @@ pub struct PastedToken {
     pub issuer: Box<str>,
     /// Its `exp`.
     pub expires: Timestamp,
+    /// Its `realm`, which tokens of our own have. A made-up one names another token, which nobody has.
+    pub realm: Option<Box<str>>,
 }
 
 /// The text is no JWT that could ever count: not three parts of base64url without padding, or without `iss` or `exp`.
@@ -51,7 +53,9 @@ impl PastedToken {
         let payload: Payload = serde_json::from_slice(&decode(payload)?).map_err(|_| NotAToken)?;
         let mut signing_input = [0; 32];
         signing_input.copy_from_slice(digest::digest(&digest::SHA256, signed.as_bytes()).as_ref());
-        Ok(Self { signing_input, issuer: payload.iss, expires: payload.exp.and_then(moment).ok_or(NotAToken)? })
+        let realm = payload.realm.as_str().map(Into::into);
+        let expires = payload.exp.and_then(moment).ok_or(NotAToken)?;
+        Ok(Self { signing_input, issuer: payload.iss, expires, realm })
     }
 }
 
@@ -59,6 +63,8 @@ impl PastedToken {
 struct Payload {
     iss: Box<str>,
     exp: Option<serde_json::Number>,
+    #[serde(default)]
+    realm: serde_json::Value,
 }
 
 /// Whole seconds, rounded up.

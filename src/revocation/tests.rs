@@ -29,8 +29,7 @@ fn claims(issued_at: Option<u64>) -> Claims<'static> {
         issuer: "https://id.example",
         jti: Some("7"),
         signing_input: &[7; 32],
-        realm: "staff",
-        subject: "alice",
+        subject: Some(("staff", "alice")),
         issued_at: issued_at.map(at),
         leeway: LEEWAY,
     }
@@ -212,7 +211,7 @@ fn a_restart_forgets_nothing_and_no_moment_goes_back() {
     // The clock is an hour behind when the next process starts.
     let list = on_disk(folder.path(), NOW - 3600);
     assert!(is_struck(&list, claims(Some(NOW))));
-    assert!(is_struck(&list, Claims { signing_input: &[9; 32], subject: "bob", ..claims(Some(NOW)) }));
+    assert!(is_struck(&list, Claims { signing_input: &[9; 32], subject: Some(("staff", "bob")), ..claims(Some(NOW)) }));
     let again = written(&list, subject("alice"), NOW - 3600, LIFE);
     assert_eq!((again.at, again.until), (first.at, first.until));
     drop(list);
@@ -255,7 +254,8 @@ fn whoever_asks_after_a_strike_was_answered_finds_it() {
                 for turn in 0..500 {
                     let name = format!("{thread}-{turn}");
                     let checked = Checked::default();
-                    let ask = || list.is_struck(&checked, || Claims { subject: &name, ..claims(Some(NOW)) });
+                    let ask =
+                        || list.is_struck(&checked, || Claims { subject: Some(("staff", &name)), ..claims(Some(NOW)) });
                     assert!(!ask());
                     strike_one(list, &name);
                     assert!(ask(), "{name}");

@@ -125,6 +125,14 @@ pub enum Own {
     Session,
     /// `sessions`: where am I signed in, and no more there.
     Sessions,
+    /// `token`: an access token for a session, a password or an API key.
+    Token,
+    /// `jwks.json`: the keys that our own tokens are verified with.
+    TokenKeys,
+    /// `token/refresh`: the next one.
+    TokenRefresh,
+    /// `token/revoke`: no more of them.
+    TokenRevoke,
 }
 
 impl Own {
@@ -138,6 +146,10 @@ impl Own {
             Self::Resend => "resend",
             Self::Session => "session",
             Self::Sessions => "sessions",
+            Self::Token => "token",
+            Self::TokenKeys => "jwks.json",
+            Self::TokenRefresh => "token/refresh",
+            Self::TokenRevoke => "token/revoke",
         }
     }
 }

@@ -58,6 +58,7 @@ fn believer(keys: &Keys) -> Issuer {
         access_tokens_only: false,
         id_tokens: false,
         trust_email: false,
+        own: None,
         generation: Generation::fresh(),
     }
 }

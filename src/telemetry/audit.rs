@@ -75,6 +75,16 @@ pub enum What {
     SessionsEnded,
     /// An administrator opened sessions in bulk.
     SessionsImported,
+    /// A program got an access token: `client_id`, `grant`.
+    TokenIssued,
+    /// A program exchanged its refresh token.
+    TokenRefreshed,
+    /// A program got no token: `why`.
+    TokenRefused,
+    /// A refresh token was shown that had been spent, which ended its family.
+    TokenReused,
+    /// A program gave its tokens back.
+    TokenRevoked,
 }
 
 impl What {
@@ -100,6 +110,11 @@ impl What {
             Self::SessionVoided => "session.voided",
             Self::SessionsEnded => "sessions.ended",
             Self::SessionsImported => "sessions.imported",
+            Self::TokenIssued => "token.issued",
+            Self::TokenRefreshed => "token.refreshed",
+            Self::TokenRefused => "token.refused",
+            Self::TokenReused => "token.reused",
+            Self::TokenRevoked => "token.revoked",
         }
     }
 }

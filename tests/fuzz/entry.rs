@@ -280,6 +280,7 @@ pub(crate) fn issuer() -> Issuer {
         access_tokens_only: false,
         id_tokens: false,
         trust_email: false,
+        own: None,
         generation: Generation::fresh(),
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::support::{Client, Gateway, Issuer, Shell, Upstream, gateway::Running};
 
 /// A fresh key, and the entry for it with further lines.
-fn key(name: &str, lines: &str) -> (Secret<String>, String) {
+pub(crate) fn key(name: &str, lines: &str) -> (Secret<String>, String) {
     let text = KeyText::generate();
     let parsed = KeyText::parse(text.expose().as_bytes()).expect("a key");
     let sha256: String = parsed.digest().iter().map(|byte| format!("{byte:02x}")).collect();

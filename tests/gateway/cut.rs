@@ -37,7 +37,7 @@ fn gateway(upstream: &Upstream) -> Gateway {
 
 /// `/ws` echoes, `/events` says one thing and then nothing, `/poll` says nothing at all, `/file` begins a download,
 /// `/flood` sends for as long as somebody takes it.
-fn upstream() -> Upstream {
+pub(crate) fn upstream() -> Upstream {
     let upstream = Upstream::start();
     upstream.respond(|seen| match &*seen.path {
         "/ws" => Reply::take_over(|stream| {
@@ -80,14 +80,14 @@ fn handshake(client: &Client) -> Request {
         .header("Sec-WebSocket-Key", KEY)
 }
 
-fn tunnel(client: &Client) -> Connection {
+pub(crate) fn tunnel(client: &Client) -> Connection {
     let mut connection = client.connect();
     connection.send(&handshake(client)).expect(101);
     assert!(echoes(&mut connection));
     connection
 }
 
-fn echoes(connection: &mut Connection) -> bool {
+pub(crate) fn echoes(connection: &mut Connection) -> bool {
     connection.write(b"hello").is_ok() && connection.read_exactly(5).is_ok_and(|bytes| bytes == b"hello")
 }
 
@@ -109,7 +109,7 @@ fn revoke(gateway: &Running, user: &str) {
 
 /// Waits for the end of a connection, which comes soon, and answers what came before it.
 #[track_caller]
-fn ends_soon(connection: &mut Connection) -> Vec<u8> {
+pub(crate) fn ends_soon(connection: &mut Connection) -> Vec<u8> {
     let begun = instant();
     let rest = connection.read_to_end();
     assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());

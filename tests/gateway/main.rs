@@ -138,6 +138,9 @@ mod mtls;
 /// A new configuration for a running gateway (R37).
 mod reload;
 
+/// Tokens of our own: for a session, a password, an API key; refreshed and revoked.
+mod tokens;
+
 /// Tokens and subjects that were revoked before their time (R28).
 mod revocation;
 

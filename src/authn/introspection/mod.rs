@@ -44,6 +44,7 @@ use crate::{
     clock::{Clock, Timestamp},
     fetch::{self, FetchError, Request, Url},
     policy::AccessRule,
+    refresh,
     secret::{Secret, constant_time_eq},
 };
 
@@ -138,9 +139,11 @@ pub(super) struct Origin {
     confirmed: AtomicU64,
 }
 
-/// Whether a bearer token is none that is read here: no JWS in compact form, which has two dots, and no API key of ours.
+/// Whether a bearer token is none that is read here: no JWS in compact form, which has two dots, and no API key or refresh
+/// token of ours: nobody else is to see one.
 pub fn is_opaque(token: &[u8]) -> bool {
-    memchr::memchr_iter(b'.', token).count() != 2 && !token.starts_with(api_key::PREFIX.as_bytes())
+    let is_ours = [api_key::PREFIX, refresh::PREFIX].iter().any(|prefix| token.starts_with(prefix.as_bytes()));
+    memchr::memchr_iter(b'.', token).count() != 2 && !is_ours
 }
 
 /// The issuer of a route that is asked about opaque tokens; `None`: they are none of the route's.

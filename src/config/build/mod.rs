@@ -23,6 +23,7 @@ mod secret;
 mod server;
 mod source;
 mod test_case;
+mod token;
 mod upstream;
 mod users;
 
@@ -78,9 +79,11 @@ impl Build<'_> {
         let look = self.look(&file);
         let issuers = self.issuers(&file);
         let token_places = self.token_places(&file);
+        let own_issuer = self.own_issuer(&file);
         let api_keys = self.api_keys(&file);
         let admin = self.admin(&file);
         let session = self.session(&file);
+        let token = self.token(&file, session.as_ref());
         self.judge_sources(&file);
         let upstreams = self.upstreams(&file);
         let headers = self.headers(&file, session.as_ref());
@@ -111,7 +114,7 @@ impl Build<'_> {
             generation: 1,
             routes: table,
             demo_secrets: false,
-            issuers: issuers?,
+            issuers: issuers?.into_iter().chain(own_issuer?).collect(),
             token_places: token_places?,
             api_keys: api_keys?,
             mtls: crate::mtls::Settings { authorities: authorities?, asked: Arc::clone(&asked) },
@@ -121,6 +124,7 @@ impl Build<'_> {
             headers: headers?,
             upstreams: upstreams?,
             admin,
+            token: token?,
             hsts,
             max_revocations: server::max_revocations(&file)?,
             rate_limits,

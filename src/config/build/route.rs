@@ -39,6 +39,8 @@ struct Surroundings<'a> {
     prefix: &'a str,
     /// In which API keys come, if there are any.
     api_key_header: Option<HeaderName>,
+    /// Whether there are tokens of our own.
+    tokens: bool,
     /// Whether `identity.subject = "realm:sub"`.
     qualified: bool,
     /// Whether `server.hosts` names any.
@@ -64,6 +66,7 @@ impl Build<'_> {
             sources,
             prefix: source::prefix(file),
             api_key_header: super::server::api_key_header(file),
+            tokens: super::token::written(file).is_some(),
             qualified: file
                 .identity
                 .0
@@ -81,7 +84,7 @@ impl Build<'_> {
             written.iter().enumerate().map(|(index, at)| self.route(index, at, &surroundings)).collect();
         let mut routes: Option<Vec<Route>> = built.into_iter().collect();
         if let Some(routes) = &mut routes {
-            own_routes(surroundings.prefix, sources, routes);
+            own_routes(&surroundings, routes);
         }
         (routes.map(|routes| routes.into_iter().map(Arc::new).collect()), known)
     }
@@ -339,6 +342,7 @@ impl Build<'_> {
         let through_key = around.sources.keys.iter().filter(|_| api_key.is_some());
         let through_session = around.sources.session.iter().filter(|_| session.is_some());
         let through_jwt = issuers.iter().filter_map(|index| around.sources.issuers.get(*index));
+        let through_jwt = through_jwt.flat_map(|issuer| around.sources.behind(issuer));
         let sources: Vec<&Source> =
             through_session.chain(through_jwt).chain(through_key).chain(through_certificate).collect();
         self.judge_realms(&sources, auth_place, around);
@@ -672,7 +676,8 @@ pub(super) fn rate_limits(
 }
 
 /// Our own endpoints under the prefix; whatever else lies there is answered with 404, never by an upstream.
-fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
+fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
+    let (prefix, sources) = (around.prefix, around.sources);
     let public = || Access::Public { pass_authorization: false };
     let authenticated = |issuers: Box<[usize]>, optional: bool, touch: bool| {
         Access::Authenticated(AccessRule {
@@ -695,6 +700,20 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
     // A program may say nothing of where it comes from to log in or out; forms have their token besides. To end other
     // sessions it says so (R31).
     let (free, strict) = (Csrf::AllowNoOrigin, Csrf::SameOrigin);
+    // Who asks for a token shows a session or an API key; or brings a password or a token in the body.
+    let shows = match authenticated([].into(), true, false) {
+        Access::Authenticated(rule) => {
+            Access::Authenticated(AccessRule { api_key: around.api_key_header.clone(), ..rule })
+        }
+        public @ Access::Public { .. } => public,
+    };
+    let tokens = [
+        ("token", "/token", Some([post.clone()].into()), shows, strict.clone(), Own::Token),
+        ("token-refresh", "/token/refresh", Some([post.clone()].into()), public(), free.clone(), Own::TokenRefresh),
+        ("token-revoke", "/token/revoke", Some([post.clone()].into()), public(), free.clone(), Own::TokenRevoke),
+        ("jwks", "/jwks.json", Some([get.clone()].into()), public(), free.clone(), Own::TokenKeys),
+    ];
+    let tokens = tokens.into_iter().filter(|_| around.tokens);
     let endpoints = [
         ("login", "/login", both(), public(), free.clone(), Own::Login),
         ("login-provider", "/login/{provider}", both(), public(), free.clone(), Own::Login),
@@ -705,7 +724,7 @@ fn own_routes(prefix: &str, sources: &Sources, routes: &mut Vec<Route>) {
         ("livez", "/livez", Some([get].into()), public(), free.clone(), Own::Livez),
         ("nowhere", "/{*rest}", None, public(), free, Own::Nothing),
     ];
-    for (name, path, methods, access, csrf, own) in endpoints {
+    for (name, path, methods, access, csrf, own) in tokens.chain(endpoints) {
         // The prefix is of letters, digits, `-` and `_`: such a pattern always parses.
         let Ok(pattern) = format!("{prefix}{path}").parse() else { continue };
         routes.push(Route {

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use argon2::{Argon2, PasswordHasher};
 use aws_lc_rs::digest::{SHA256, digest};
 
-use super::{Build, grants, secret::Loaded, users};
+use super::{Build, grants, secret::Loaded, token, users};
 use crate::{
     accounts::{self, Accounts, User},
     admin::{self, AdminToken, Scope},
@@ -30,6 +30,7 @@ use crate::{
     policy::{ClaimPath, Grants},
     secret::Secret,
     session,
+    token::Grant,
 };
 
 /// What routes and tests need to know of the sources, by name.
@@ -42,6 +43,8 @@ pub(super) struct Sources {
     pub(super) authorities: Vec<Source>,
     /// Login providers and those admin tokens that open sessions.
     pub(super) session: Vec<Source>,
+    /// Whether tokens of our own come from API keys, too.
+    by_key: bool,
 }
 
 /// One source of identities.
@@ -55,6 +58,8 @@ pub(super) struct Source {
     pub(super) second_factor: bool,
     /// Whether it is asked what opaque tokens are.
     pub(super) introspects: bool,
+    /// Whether it is ourselves: then its tokens come from sessions and keys, and whoever vouches for those does here.
+    own: bool,
     /// Whether it said what it may grant, and where it was written.
     grants_written: bool,
     /// Whether it is among `session` already.
@@ -72,6 +77,7 @@ impl Sources {
                 grants: grants(written),
                 can_vouch,
                 second_factor: true,
+                own: false,
                 grants_written: written.is_some(),
                 introspects: false,
                 repeated: false,
@@ -115,20 +121,27 @@ impl Sources {
             Source { grants_written: true, second_factor: false, ..written }
         });
         let authorities = authorities.collect();
-        Self {
-            keys,
-            authorities,
-            issuers: issuers.collect(),
-            session: providers.chain(implied).chain(creators).collect(),
+        let own = token::written(file).map(|At { value, place }| {
+            let written = source(&Name(token::name(value).to_owned()), None, None, false, place);
+            Source { realm: own_realm(file), own: true, grants_written: true, ..written }
+        });
+        let by_key = token::written(file).is_some_and(|token| token::has_grant(&token.value, Grant::ApiKey));
+        let session = providers.chain(implied).chain(creators).collect();
+        Self { keys, by_key, authorities, issuers: issuers.chain(own).collect(), session }
+    }
+
+    /// Who stands behind the tokens of an issuer.
+    pub(super) fn behind<'a>(&'a self, issuer: &'a Source) -> Vec<&'a Source> {
+        match issuer.own {
+            true => self.session.iter().chain(self.keys.iter().filter(|_| self.by_key)).collect(),
+            false => vec![issuer],
         }
     }
 
+    /// Those who vouch for somebody by themselves.
     fn all(&self) -> impl Iterator<Item = &Source> {
-        self.issuers
-            .iter()
-            .chain(&self.session)
-            .chain(self.keys.iter().filter(|source| !source.repeated))
-            .chain(&self.authorities)
+        let keys = self.keys.iter().filter(|source| !source.repeated);
+        self.issuers.iter().filter(|issuer| !issuer.own).chain(&self.session).chain(keys).chain(&self.authorities)
     }
 }
 
@@ -201,8 +214,11 @@ impl Build<'_> {
     /// `[[jwt.issuer]]`.
     pub(super) fn issuers(&mut self, file: &File) -> Option<Vec<Issuer>> {
         let issuers = &file.jwt.0.as_ref()?.issuer.0;
-        self.unique("issuer", issuers.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place)));
-        self.unique("`iss`", issuers.iter().map(|at| (&*at.value.issuer.value.0, &at.value.issuer.place)));
+        let own = token::written(file);
+        let names = issuers.iter().map(|at| (&*at.value.name.value.0, &at.value.name.place));
+        self.unique("issuer", names.chain(own.map(|at| (token::name(&at.value), &at.place))));
+        let issued = issuers.iter().map(|at| (&*at.value.issuer.value.0, &at.value.issuer.place));
+        self.unique("`iss`", issued.chain(own.map(|at| (&*at.value.issuer.value.0, &at.value.issuer.place))));
         let proxy = self.outbound_proxy(file);
         let built: Vec<Option<Issuer>> = issuers.iter().map(|at| self.issuer(at, proxy.as_ref())).collect();
         built.into_iter().collect()
@@ -269,6 +285,7 @@ impl Build<'_> {
             access_tokens_only,
             id_tokens: issuer.id_tokens.as_ref().is_some_and(|at| at.value),
             trust_email: issuer.trust_email.unwrap_or(false),
+            own: None,
             generation: Generation::fresh(),
         })
     }
@@ -837,6 +854,27 @@ fn implied_provider(file: &File) -> Option<Place> {
     let without_providers = file.login.0.as_ref().is_some_and(|login| login.provider.0.is_empty());
     let first = file.user.0.as_ref()?.0.first()?;
     without_providers.then(|| first.place.clone())
+}
+
+/// Whether somebody has a password.
+pub(super) fn has_login(file: &File) -> bool {
+    file.login.0.as_ref().is_some_and(|login| !login.provider.0.is_empty()) || implied_provider(file).is_some()
+}
+
+/// Where tokens of our own come from, as far as one realm can say it: the first source of sessions.
+pub(super) fn own_realm(file: &File) -> Arc<str> {
+    let provider = file.login.0.as_ref().and_then(|login| login.provider.0.first());
+    let key = || file.api_key.0.as_ref().and_then(|keys| keys.0.first()).map(|at| key_realm(&at.value));
+    match provider {
+        Some(at) => realm_of(&at.value.name.value, at.value.realm.as_ref()),
+        None if implied_provider(file).is_some() => LOCAL.into(),
+        None => {
+            let tokens = file.admin.0.iter().flatten().flat_map(|admin| &admin.value.token.0);
+            let creator = tokens.map(|at| &at.value).find(|token| may(token, Scope::SessionsCreate));
+            let creator = creator.map(|token| realm_of(&token.name.value, token.realm.as_ref()));
+            creator.or_else(key).unwrap_or_else(|| LOCAL.into())
+        }
+    }
 }
 
 pub(super) fn realm_of(name: &Name, realm: Option<&Name>) -> Arc<str> {

@@ -158,7 +158,7 @@ impl Build<'_> {
             AuthName::Session => Some((Via::Session, sources.session.iter().collect())),
             AuthName::Jwt(_) => {
                 let issuer = sources.issuers.get(self.issuer_index(&via, sources)?)?;
-                Some((Via::Jwt(Arc::clone(&issuer.name)), vec![issuer]))
+                Some((Via::Jwt(Arc::clone(&issuer.name)), sources.behind(issuer)))
             }
         }
     }

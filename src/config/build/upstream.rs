@@ -129,14 +129,18 @@ impl Build<'_> {
             trust_unix_peers,
             family: server.forwarded_headers.unwrap_or_default(),
             keep_odd_names: matches!(server.odd_header_names, Some(OddNames::Keep)),
-            own_cookies: [&*session?.cookie]
-                .into_iter()
-                .chain(jwt.cookie.as_ref().map(|at| &*at.value.0))
-                .chain(login::OWN_COOKIES)
-                .map(Into::into)
-                .collect(),
+            own_cookies: own_cookies(file, session?),
         })
     }
+}
+
+/// Names of our cookies; the refresh token's only where there can be one.
+fn own_cookies(file: &File, session: &session::Settings) -> Box<[Box<str>]> {
+    let refresh = super::token::written(file).map(|_| crate::token::Settings::cookie_for(&session.cookie));
+    let jwt = file.jwt.0.as_ref().and_then(|jwt| jwt.table.cookie.as_ref()).map(|at| Box::from(&*at.value.0));
+    let others = login::OWN_COOKIES.iter().copied().map(Box::from);
+    let refresh = refresh.map(|name| Box::from(&*name));
+    [Box::from(&*session.cookie)].into_iter().chain(jwt).chain(others).chain(refresh).collect()
 }
 
 fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Server]>) -> Settings {

@@ -36,13 +36,13 @@ fn gateway(upstream: &Upstream) -> Running {
 }
 
 /// Somebody's authenticator app.
-struct App {
+pub(crate) struct App {
     key: String,
     recovery: Vec<String>,
 }
 
 impl App {
-    fn shows(&self, gateway: &Running) -> String {
+    pub(crate) fn shows(&self, gateway: &Running) -> String {
         totp::code_of(&self.key, gateway.now()).expect("a key")
     }
 }
@@ -68,7 +68,7 @@ fn key_of(page: &Response) -> String {
 }
 
 /// From the invitation to the recovery codes; the person is signed in then.
-fn enrol(gateway: &Running, person: &mut Person, name: &str) -> App {
+pub(crate) fn enrol(gateway: &Running, person: &mut Person, name: &str) -> App {
     let code = invite(gateway, &[name]);
     let asked = password_of(person, name).expect(200);
     assert!(asked.text().contains("Enrolment code"), "{}", asked.text());

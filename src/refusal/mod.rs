@@ -24,6 +24,10 @@ use crate::{
     policy::{Requirement, Requirements},
 };
 
+mod oauth;
+
+pub use oauth::TokenError;
+
 /// Why a request is not served. Each stage's error is converted into one of these; no other place makes a non-2xx.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Refusal {
@@ -81,6 +85,8 @@ pub enum Refusal {
     FactorMissing,
     /// The code of the second factor is wrong, or was used before.
     WrongCode,
+    /// No token is given.
+    Token(TokenError),
     /// The login is too long ago (RFC 9470).
     StaleLogin {
         /// `max_auth_age`.
@@ -195,6 +201,8 @@ pub struct Asked<'a> {
     pub signed_in_as: Option<&'a str>,
     /// How pages look, in the reader's language.
     pub face: Face<'a>,
+    /// Whether a token endpoint answers: to programs only, in the words of OAuth.
+    pub token_endpoint: bool,
 }
 
 impl Refusal {
@@ -247,6 +255,7 @@ impl Refusal {
             | Self::CrossSite
             | Self::IdentityTooLarge
             | Self::NotEncrypted => StatusCode::FORBIDDEN,
+            Self::Token(error) => error.status(),
             Self::TooMany { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
@@ -281,6 +290,7 @@ impl Refusal {
             Self::FactorRequired => "factor_required",
             Self::FactorMissing => "factor_missing",
             Self::WrongCode => "wrong_code",
+            Self::Token(error) => error.label(),
             Self::StaleLogin { .. } => "stale_login",
             Self::WeakLogin { .. } => "weak_login",
             Self::NotAllowed { .. } => "not_allowed",
@@ -309,6 +319,7 @@ impl Refusal {
             )
             | Self::NotAllowed { rule: reason, .. }
             | Self::RateLimited { reason, .. } => reason,
+            Self::Token(error) => error.reason(),
             Self::UnknownHost
             | Self::WrongConnection
             | Self::NoRoute
@@ -366,6 +377,7 @@ impl Refusal {
             | Self::FactorRequired
             | Self::FactorMissing
             | Self::WrongCode
+            | Self::Token(_)
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. }
             | Self::NotAllowed { .. }
@@ -406,6 +418,7 @@ impl Refusal {
             | Self::FactorRequired
             | Self::FactorMissing
             | Self::WrongCode
+            | Self::Token(_)
             | Self::IdentityTooLarge
             | Self::TooMany { .. }
             | Self::RateLimited { .. }
@@ -421,6 +434,7 @@ impl Refusal {
     pub const fn description(&self) -> &'static str {
         match self {
             Self::BadBody(what) => what,
+            Self::Token(error) => error.description(),
             _ => self.text().english(),
         }
     }
@@ -437,7 +451,7 @@ impl Refusal {
             Self::MethodNotAllowed { .. } => Text::MethodNotAllowed,
             Self::BodyTooLarge => Text::BodyTooLarge,
             Self::BodyIncomplete => Text::BodyIncomplete,
-            Self::BadBody(_) => Text::BadBody,
+            Self::BadBody(_) | Self::Token(_) => Text::BadBody,
             Self::UnsupportedMediaType => Text::UnsupportedMediaType,
             Self::DemoOnly => Text::DemoOnly,
             Self::NotEncrypted => Text::NotEncrypted,
@@ -492,6 +506,11 @@ impl Refusal {
 
     /// The whole answer. Every 401 carries a challenge, everything is `no-store`.
     pub fn answer(&self, asked: &Asked<'_>) -> Response<Bytes> {
+        if asked.token_endpoint
+            && let Some(answer) = self.token_answer(asked)
+        {
+            return answer;
+        }
         let login_url = self.login_url(asked);
         let mut response = match (asked.audience, &login_url) {
             (Audience::Person { reading: true }, Some(url)) if self.asks_for_login() => redirect_to_login(url),
@@ -849,6 +868,7 @@ mod tests {
             require: None,
             certificate: false,
             signed_in_as: None,
+            token_endpoint: false,
         }
     }
 
@@ -932,7 +952,7 @@ mod tests {
 
     #[test]
     fn the_statuses_that_can_have_a_page_are_those_that_refusals_have() {
-        let source = include_str!("refusal.rs");
+        let source = include_str!("mod.rs");
         let named = |from: &str, to: &str| -> std::collections::BTreeSet<&str> {
             let text = source.split_once(from).unwrap().1.split_once(to).unwrap().0;
             let names = text.split("StatusCode::").skip(1);

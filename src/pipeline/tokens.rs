@@ -1,0 +1,89 @@
+//! The token endpoints: hands the request to `token`, counts what came of it, and publishes the keys.
+
+use http::{
+    HeaderValue, Response, StatusCode,
+    header::{CACHE_CONTROL, CONTENT_TYPE},
+};
+use hyper::body::Incoming;
+
+use super::{
+    Worker,
+    body::Content,
+    own::{Asked, count, counted, refused},
+};
+use crate::{
+    login, page,
+    refusal::{Refusal, TokenError},
+    route::Own,
+    state::Snapshot,
+    token::{self, Event, Grant},
+};
+
+/// Answers a request to a token endpoint.
+pub(super) async fn serve(
+    own: Own,
+    worker: &Worker,
+    snapshot: &Snapshot,
+    asked: Asked<'_>,
+    body: Incoming,
+    login: login::Context<'_>,
+) -> Result<Response<Content>, Refusal> {
+    let Asked { findings, head, .. } = asked;
+    let shared = &worker.live.shared;
+    let Some(settings) = &snapshot.token else {
+        return Err(Refusal::NoRoute);
+    };
+    let context = token::Context {
+        login,
+        settings,
+        families: &shared.families,
+        keys: &shared.signing.access,
+        api_key: findings.api_key.as_ref(),
+        api_keys: snapshot.keys(shared),
+        issuers: &snapshot.issuers,
+        revocations: &shared.revocations,
+        max_revocations: snapshot.max_revocations,
+    };
+    let answered = match own {
+        Own::Token => token::issue(head, body, context).await,
+        Own::TokenKeys => return Ok(keys(worker)),
+        Own::TokenRefresh => token::refresh(head, body, context).await,
+        Own::TokenRevoke => token::revoke(head, body, context).await,
+        Own::Livez | Own::Login | Own::Logout | Own::Nothing | Own::Resend | Own::Session | Own::Sessions => {
+            return Err(Refusal::NoRoute);
+        }
+    };
+    let counts = &shared.token_counts;
+    match answered {
+        Ok(answer) => {
+            match answer.event {
+                Event::Issued(Grant::ApiKey) => count(&counts.by_api_key),
+                Event::Issued(Grant::Password) => {
+                    count(&counts.by_password);
+                    counted(&shared.login_counts, &login::Event::LoggedIn);
+                }
+                Event::Issued(Grant::Session) => count(&counts.by_session),
+                Event::Refreshed => count(&counts.refreshed),
+                Event::Revoked => count(&counts.revoked),
+            }
+            Ok(answer.response.map(Content::own))
+        }
+        Err(refusal) => {
+            count(&counts.refused);
+            if refusal == Refusal::Token(TokenError::InvalidGrant(token::REUSED)) {
+                count(&counts.reused);
+            }
+            refused(&shared.login_counts, own, &refusal);
+            Err(refusal)
+        }
+    }
+}
+
+/// RFC 7517 section 8.5.1. Everybody may keep it for as long as keys are published ahead.
+fn keys(worker: &Worker) -> Response<Content> {
+    let mut response = page::empty(StatusCode::OK).map(|_| Content::own(worker.live.shared.signing.access.jwks()));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    response
+}
