@@ -4,7 +4,11 @@
 //! `cargo bench --bench jwt`. Keys are made at start; every token has a reference identity of about 600 bytes.
 #![expect(clippy::panic, clippy::unwrap_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use aws_lc_rs::{
     encoding::AsDer,
@@ -24,15 +28,16 @@ use divan::{Bencher, black_box};
 use jsonwebtoken::DecodingKey;
 use portcullis::{
     authn::{
-        Answer, authenticate_bearer,
+        Answer, Judge, authenticate_bearer,
         jwks::KeySlot,
-        jwt::{Audience, ClaimMapping, Issuer, verify},
+        jwt::{Audience, ClaimMapping, Issuer, VerifiedToken, verify},
         keys::{Algorithm, Generation, KeySet},
         possession::Presented,
         token_cache::{CacheLimits, TokenCache},
+        verify_rate::WrongSignatures,
     },
     clock::Timestamp,
-    policy::{AccessRule, ClaimPath, Grants, Requirements},
+    policy::{AccessRule, ClaimPath, Grants, ProofRule, Requirements},
 };
 
 #[global_allocator]
@@ -118,10 +123,19 @@ impl Case {
             id_tokens: false,
             trust_email: false,
             own: None,
+            proof: ProofRule::None,
             generation: Generation::fresh(),
         };
         Self { issuer, token: format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature)), library, prepared }
     }
+}
+
+/// One use of a token that is bound to nothing.
+fn judged(token: &[u8], issuers: &[Issuer], rule: &AccessRule, cache: &TokenCache) -> Answer<Arc<VerifiedToken>> {
+    static WRONG: LazyLock<WrongSignatures> = LazyLock::new(WrongSignatures::default);
+    let address = IpAddr::from([192, 0, 2, 1]);
+    let judge = Judge { issuers, cache, wrong: &WRONG, verify_rate: 20, address, now: NOW, waited: false };
+    authenticate_bearer(token, &Presented::default(), rule, &judge)
 }
 
 fn rule() -> AccessRule {
@@ -131,6 +145,7 @@ fn rule() -> AccessRule {
         issuers: [0].into(),
         mtls: [].into(),
         certificates: [].into(),
+        proof: ProofRule::None,
         optional: false,
         require: Requirements::default(),
         forward_credential: false,
@@ -153,15 +168,7 @@ fn first_seen_and_remembered(bencher: Bencher<'_, '_>, algorithm: &Algorithm) {
     let (issuers, rule) = ([case.issuer], rule());
     let cache = || TokenCache::new(CacheLimits { wrong_signatures: 1, ..CacheLimits::default() });
     bencher.with_inputs(cache).bench_refs(|cache| {
-        let answer = authenticate_bearer(
-            black_box(case.token.as_bytes()),
-            &Presented::default(),
-            &issuers,
-            &rule,
-            cache,
-            NOW,
-            false,
-        );
+        let answer = judged(black_box(case.token.as_bytes()), &issuers, &rule, cache);
         assert!(matches!(answer, Answer::Valid(_)));
     });
 }
@@ -192,9 +199,7 @@ fn known(bencher: Bencher<'_, '_>, others: usize) {
     let case = Case::new(Algorithm::HS256);
     let (issuers, rule) = ([case.issuer], rule());
     let cache = TokenCache::new(CacheLimits::default());
-    let Answer::Valid(verified) =
-        authenticate_bearer(case.token.as_bytes(), &Presented::default(), &issuers, &rule, &cache, NOW, false)
-    else {
+    let Answer::Valid(verified) = judged(case.token.as_bytes(), &issuers, &rule, &cache) else {
         panic!("refused");
     };
     for i in 1..others {
@@ -202,15 +207,7 @@ fn known(bencher: Bencher<'_, '_>, others: usize) {
         cache.insert(&cache.key(other.as_bytes()), Arc::clone(&verified), NOW);
     }
     bencher.bench(|| {
-        let answer = authenticate_bearer(
-            black_box(case.token.as_bytes()),
-            &Presented::default(),
-            &issuers,
-            &rule,
-            &cache,
-            NOW,
-            false,
-        );
+        let answer = judged(black_box(case.token.as_bytes()), &issuers, &rule, &cache);
         assert!(matches!(answer, Answer::Valid(_)));
     });
 }
@@ -221,15 +218,7 @@ fn known_to_be_bad(bencher: Bencher<'_, '_>) {
     let (case, stranger) = (Case::new(Algorithm::ES256), Case::new(Algorithm::ES256));
     let (issuers, rule, cache) = ([case.issuer], rule(), TokenCache::new(CacheLimits::default()));
     bencher.bench(|| {
-        let answer = authenticate_bearer(
-            black_box(stranger.token.as_bytes()),
-            &Presented::default(),
-            &issuers,
-            &rule,
-            &cache,
-            NOW,
-            false,
-        );
+        let answer = judged(black_box(stranger.token.as_bytes()), &issuers, &rule, &cache);
         assert!(matches!(answer, Answer::Invalid(_)));
     });
 }

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use crate::{
         identity::{IdentityParts, Via},
-        policy::{ClaimPath, Csrf, Requirements},
+        policy::{ClaimPath, Csrf, ProofRule, Requirements},
         route::{RouteLimits, Target},
     };
 
@@ -274,6 +274,7 @@ mod tests {
                 issuers: Box::default(),
                 mtls: [].into(),
                 certificates: [].into(),
+                proof: ProofRule::None,
                 optional,
                 require,
                 forward_credential: false,

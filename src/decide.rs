@@ -13,10 +13,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, request::Parts};
 use crate::{
     api_key::{self, ApiKey},
     authn::{
-        self, Answer,
+        self, Answer, Busy, Judge,
         awaited::Awaited,
-        credential::{self, Credential},
-        introspection,
+        credential::{self, Carrier, Credential},
+        dpop, introspection,
         jwt::{JwtError, VerifiedToken},
         own::{Child, Parents},
         possession::Presented,
@@ -26,7 +26,7 @@ use crate::{
     client::{ClientView, Connection, Scheme},
     clock::Timestamp,
     cors, csrf,
-    headers::{self, RewriteError, forwarded},
+    headers::{self, Forwarded, RewriteError, forwarded},
     identity::{Identity, Via},
     inbound::Malformed,
     mtls::{Certified, ClientCertificate, Void},
@@ -65,13 +65,15 @@ pub struct Findings {
     pub token: Option<Arc<VerifiedToken>>,
     /// The API key that proved it.
     pub api_key: Option<Arc<ApiKey>>,
-    /// `Authorization` as it goes upstream: the token that proved it, where the route forwards it (R14).
-    pub forwarded: Option<HeaderValue>,
     /// Why the caller would have been refused, where the route only reports.
     pub reported: Option<Refusal>,
     /// The certificates of the connection that proved it, or that were asked for besides, by the authorities that vouch
     /// for it; hardly ever more than one.
     pub certificates: Vec<Certified>,
+    /// What goes upstream of the token that proved it, where the route forwards it (R14).
+    pub forwarded: Option<Forwarded>,
+    /// `DPoP-Nonce` for the answer: what the next proof may hold.
+    pub dpop_nonce: Option<HeaderValue>,
     /// What could still turn the refusal into something else: keys that are being fetched, or what an issuer says of a
     /// token. Wait for it and decide again.
     pub awaited: Option<Awaited>,
@@ -256,7 +258,7 @@ fn identify(
     rule: &AccessRule,
 ) -> Result<Option<Arc<Identity>>, Refusal> {
     let Question { head, now, waited, .. } = question;
-    let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
+    let (Some(view), Some(route), Some(path)) = (&findings.view, &findings.route, &findings.path) else {
         return Err(Refusal::NoRoute);
     };
     let secure = view.scheme == Scheme::Https;
@@ -267,18 +269,35 @@ fn identify(
             if carrier.is_ambient() {
                 same_site(route, head, view)?;
             }
-            let certificate = presented_certificate(question, view);
-            let presented = Presented { certificate: certificate.map(|certificate| certificate.thumbprint()) };
+            let certificate = presented_certificate(question, view).map(|certificate| certificate.thumbprint());
+            let dpop = match carrier {
+                Carrier::Authorization | Carrier::Cookie | Carrier::Header => None,
+                Carrier::Dpop => {
+                    findings.dpop_nonce = shared.proofs.nonce(snapshot.dpop.nonce, now);
+                    let (settings, proofs) = (&snapshot.dpop, &shared.proofs);
+                    let tolerated = snapshot.routes.tolerated();
+                    Some(dpop::Offer { head, view, path, tolerated, settings, proofs })
+                }
+            };
+            let presented = Presented { certificate, dpop };
+            let judge = Judge {
+                issuers: &snapshot.issuers,
+                cache: &shared.tokens,
+                wrong: &shared.wrong_signatures,
+                verify_rate: snapshot.verify_rate,
+                address: view.address,
+                now,
+                waited,
+            };
             let issuers = &snapshot.issuers;
             let endpoint = introspection::is_opaque(token).then(|| introspection::of_route(issuers, rule)).flatten();
             let answer = match endpoint {
-                Some(endpoint) => introspection::authenticate(token, endpoint, view.address, now, waited)
-                    .filter(|token| token.confirmation().check(&presented)),
-                None => authn::authenticate_bearer(token, &presented, issuers, rule, &shared.tokens, now, waited),
+                Some(endpoint) => authn::authenticate_opaque(token, endpoint, &presented, rule, &judge),
+                None => authn::authenticate_bearer(token, &presented, rule, &judge),
             };
             match answer {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {
-                    Err(Refusal::BadCredential(JwtError::Revoked.into()))
+                    Err(Refusal::BadCredential(presented.refuse(JwtError::Revoked, false)))
                 }
                 Answer::Valid(verified) => {
                     let identity = match verified.child() {
@@ -290,12 +309,16 @@ fn identify(
                     }
                     findings.token = Some(verified);
                     if rule.forward_credential {
-                        findings.forwarded = credential::as_authorization(&head.headers, token, carrier);
+                        let proved = carrier == Carrier::Dpop;
+                        let proof = head.headers.get(dpop::DPOP).filter(|_| proved).cloned();
+                        let authorization = credential::as_authorization(&head.headers, token, carrier);
+                        findings.forwarded = authorization.map(|authorization| Forwarded { authorization, proof });
                     }
                     Ok(Some(identity))
                 }
                 Answer::Absent => Ok(None),
                 Answer::Invalid(why) => Err(Refusal::BadCredential(why)),
+                Answer::Busy(busy) => Err(busy.into()),
                 Answer::Unavailable(awaited) => {
                     findings.awaited = awaited;
                     Err(Refusal::Unavailable)
@@ -391,6 +414,7 @@ fn certify(
             Ok(Some(vouched.identity))
         }
         Answer::Absent => Ok(None),
+        Answer::Busy(busy) => Err(busy.into()),
         Answer::Invalid(why) => Err(Refusal::BadCredential(why)),
         Answer::Unavailable(_) => Err(Refusal::Unavailable),
     }
@@ -538,6 +562,15 @@ impl Findings {
     /// Whether this is a load balancer's probe, which is not logged.
     pub fn is_probe(&self) -> bool {
         self.route.as_ref().is_some_and(|route| matches!(route.target, Target::Own(Own::Livez)))
+    }
+}
+
+impl From<Busy> for Refusal {
+    fn from(busy: Busy) -> Self {
+        match busy {
+            Busy::ProofsFull => Self::ProofsFull,
+            Busy::TooMany { retry_after } => Self::TooMany { retry_after },
+        }
     }
 }
 

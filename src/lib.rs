@@ -20,6 +20,7 @@
 //! | Which state is shared, and what does a reload swap? | [`state`] |
 //! | Which route wins when two match? What is a canonical path? | [`route`], [`route::path`] |
 //! | Where is a cookie read, a JWT checked, a key loaded? | [`authn::credential`], [`authn::jwt`], [`authn::keys`] |
+//! | Whose is a token beside the bearer's? | [`authn::possession`], [`authn::dpop`] |
 //! | When are an issuer's keys fetched, and how? | [`authn::jwks`], [`fetch`] |
 //! | How many requests are let through, and whose? | [`rate_limit`] |
 //! | Who is asked about a token that is no JWT? | [`authn::introspection`] |
@@ -93,6 +94,9 @@
 //! | A tunnel outlives the end of its opaque token | asked about again for as long as it lives | `src/authn/introspection/mod.rs` | `a_tunnel_ends_when_its_token_is_active_no_more`, `a_tunnel_whose_token_cannot_be_asked_about_ends_after_a_while` |
 //! | A withdrawn key goes on opening doors through the cache | what was verified with it ends with it | `src/authn/keys.rs` | `a_key_that_leaves_ends_its_tokens_at_once_and_one_that_stays_keeps_them` |
 //! | A cache skips checks, or confuses tokens | compared in full; times and requirements are judged on every request | `src/authn/token_cache.rs` | `only_the_exact_bytes_of_a_token_are_known`, `a_known_token_expires`, `a_known_token_opens_no_route_whose_requirements_it_does_not_meet` |
+//! | A stolen token that is bound to a key is used: as a bearer, in a cookie, with a proof of another key, token, method or place | what a token is bound to is checked on every use, in one place; `cnf` of another kind counts for nobody | `src/authn/possession.rs` | `a_bound_token_is_no_bearer_and_a_bearer_is_not_proven`, `a_proof_is_refused_for_each_part_that_is_wrong`, `a_proof_counts_for_the_method_and_the_place_of_its_request` |
+//! | A proof is replayed: at once on many connections, after a restart, after the clock stepped back, or by crowding out its memory | used proofs are remembered for as long as they are good, by subject within its share; what a start forgot asks for a nonce of this process | `src/authn/dpop/replay.rs` | `of_many_uses_at_once_exactly_one_counts`, `a_proof_that_may_have_been_used_before_the_start_does_not_count`, `a_proof_does_not_count_again_after_the_clock_stepped_back`, `one_subject_cannot_take_the_room_of_all_and_a_full_store_forgets_nothing` |
+//! | Forged tokens or proofs wear us down, or lock others out | wrong signatures are booked to their address, those of proofs to key and address; known tokens never wait | `src/authn/verify_rate.rs` | `a_forger_waits_and_nobody_else_does`, `forged_proofs_slow_down_whoever_forges_them` |
 //! | Our credentials reach the backend, or its answer touches our cookies | cut out of `Cookie`; `Set-Cookie` and `Clear-Site-Data` are limited | `src/headers/response.rs` | `our_cookie_reaches_no_upstream_on_any_route`, `a_token_in_a_cookie_or_a_header_reaches_no_upstream_on_any_route`, `an_upstream_cannot_set_or_clear_our_cookie`, `clear_site_data_loses_the_cookies` |
 //! | The upstream is contacted before the verdict (GHSA-59jp-rwph-878r) | forwarding takes the permit by value | `src/authz.rs` | `a_refused_request_sends_no_byte_upstream` |
 //! | A host in another spelling, doubled or forwarded skips a rule (CVE-2026-48794) | one authority, canonical; unknown hosts are 421 whatever the credentials | `src/route/host.rs` | `a_request_without_one_good_host_is_refused`, `a_good_credential_opens_no_unknown_host` |

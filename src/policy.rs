@@ -46,7 +46,9 @@ impl Access {
             (_, Self::Public { .. }) => false,
             (Self::Public { .. }, Self::Authenticated(_)) => true,
             (Self::Authenticated(this), Self::Authenticated(other)) => {
-                (this.optional && !other.optional) || this.require.is_laxer_than(&other.require)
+                (this.optional && !other.optional)
+                    || this.proof.is_laxer_than(other.proof)
+                    || this.require.is_laxer_than(&other.require)
             }
         }
     }
@@ -66,6 +68,8 @@ pub struct AccessRule {
     pub mtls: Box<[usize]>,
     /// The authorities that `require` names: a certificate that comes must be good under one of them.
     pub certificates: Box<[usize]>,
+    /// `proof`: what tokens must be bound to, to count here.
+    pub proof: ProofRule,
     /// `optional`: a request without any credential passes without identity (R4).
     pub optional: bool,
     /// What must hold of the caller.
@@ -74,6 +78,48 @@ pub struct AccessRule {
     pub forward_credential: bool,
     /// `touch`: whether a request counts as activity of its session (R26).
     pub touch: bool,
+}
+
+/// `proof`: what a token must be bound to (RFC 7800), so that whoever steals it cannot use it. Whatever it is bound to is
+/// checked in any case; this says that a token which is not does not count.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ProofRule {
+    /// Nothing is asked: bearer tokens count, too.
+    #[default]
+    None,
+    /// To a key or to a certificate.
+    Any,
+    /// To a key, which each request proves to hold by DPoP (RFC 9449).
+    Dpop,
+    /// To the certificate of the TLS connection (RFC 8705).
+    Mtls,
+}
+
+impl ProofRule {
+    /// Whether tokens that are bound to a key, and come with DPoP, are what is asked for.
+    pub const fn asks_for_dpop(self) -> bool {
+        match self {
+            Self::Any | Self::Dpop => true,
+            Self::None | Self::Mtls => false,
+        }
+    }
+
+    /// Whether tokens may come by `Authorization: Bearer`.
+    pub const fn takes_bearer(self) -> bool {
+        match self {
+            Self::None | Self::Any | Self::Mtls => true,
+            Self::Dpop => false,
+        }
+    }
+
+    /// Whether some token meets this one and not the other.
+    pub fn is_laxer_than(self, other: Self) -> bool {
+        match (self, other) {
+            (_, Self::None) => false,
+            (this, Self::Any) => this == Self::None,
+            (this, other @ (Self::Dpop | Self::Mtls)) => this != other,
+        }
+    }
 }
 
 /// Every part that is present must hold.
@@ -368,6 +414,7 @@ mod tests {
                 issuers: Box::new([]),
                 mtls: [].into(),
                 certificates: [].into(),
+                proof: ProofRule::None,
                 optional,
                 require: Requirements::default(),
                 forward_credential: false,

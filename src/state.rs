@@ -19,7 +19,14 @@ use crate::{
     accounts::Hasher,
     admin,
     api_key::{self, ApiKeys, Known},
-    authn::{credential::TokenPlaces, jwks::KeySlot, jwt::Issuer, token_cache::TokenCache},
+    authn::{
+        credential::TokenPlaces,
+        dpop::{self, Proofs},
+        jwks::KeySlot,
+        jwt::Issuer,
+        token_cache::TokenCache,
+        verify_rate::WrongSignatures,
+    },
     change::Reloads,
     clock::Clock,
     durable::Durable,
@@ -47,6 +54,10 @@ pub struct Snapshot {
     pub issuers: Vec<Issuer>,
     /// `jwt.cookie` and `jwt.header`.
     pub token_places: TokenPlaces,
+    /// `[dpop]`.
+    pub dpop: dpop::Settings,
+    /// `limits.verify_rate`.
+    pub verify_rate: u32,
     /// `[[api_key]]`.
     pub api_keys: ApiKeys,
     /// `[[mtls.ca]]`, and who is asked for a certificate.
@@ -110,6 +121,10 @@ pub struct Shared {
     pub made_keys: Arc<api_key::Store>,
     /// Tokens that were verified before (R23).
     pub tokens: TokenCache,
+    /// DPoP proofs that were used.
+    pub proofs: Proofs,
+    /// Who has sent wrong signatures.
+    pub wrong_signatures: WrongSignatures,
     /// Password checks, on threads of their own.
     pub hasher: Hasher,
     /// Who slows guessers down.

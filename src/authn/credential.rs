@@ -25,7 +25,7 @@ pub enum Credential<'a> {
     /// Nothing that the route looks at. An `Authorization` of a scheme that is no authenticator of ours (`Basic`,
     /// `Negotiate`, …) is nothing to us; on a route with `jwt` it does not go upstream either.
     None,
-    /// A bearer token, by syntax a token68, unchecked beyond that.
+    /// A token, by syntax a token68, unchecked beyond that; a bearer's, but for [`Carrier::Dpop`].
     Bearer {
         /// Its bytes.
         token: &'a [u8],
@@ -46,6 +46,8 @@ pub enum Carrier {
     Authorization,
     /// The cookie of [`TokenPlaces`].
     Cookie,
+    /// `Authorization: DPoP`: with a proof of possession in another header (RFC 9449 section 7.1).
+    Dpop,
     /// The header of [`TokenPlaces`].
     Header,
 }
@@ -55,7 +57,7 @@ impl Carrier {
     pub const fn is_ambient(self) -> bool {
         match self {
             Self::Cookie => true,
-            Self::Authorization | Self::Header => false,
+            Self::Authorization | Self::Dpop | Self::Header => false,
         }
     }
 }
@@ -72,7 +74,7 @@ pub struct TokenPlaces {
 /// Why no credential counts: the headers can be read in more than one way.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Ambiguous {
-    /// A proof-of-possession scheme (`DPoP`, RFC 9449) that is not served. It is explicit, so it is not passed over.
+    /// `Authorization: DPoP` (RFC 9449) where no issuer's tokens count. It is explicit, so it is not passed over.
     Dpop,
     /// More than one header for an API key.
     TwoApiKeys,
@@ -147,7 +149,7 @@ pub fn find<'a>(
 /// the token of another header or a cookie as RFC 6750 section 2.1 writes it, so that backends have one place to look.
 pub fn as_authorization(headers: &HeaderMap, token: &[u8], carrier: Carrier) -> Option<HeaderValue> {
     let mut value = match carrier {
-        Carrier::Authorization => headers.get(AUTHORIZATION)?.clone(),
+        Carrier::Authorization | Carrier::Dpop => headers.get(AUTHORIZATION)?.clone(),
         Carrier::Cookie | Carrier::Header => HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?,
     };
     value.set_sensitive(true);
@@ -163,7 +165,7 @@ fn explicit<'a>(
     let takes_tokens = !rule.issuers.is_empty();
     let of_authorization = match &rule.api_key {
         None if !takes_tokens => return Ok(None),
-        None => bearer(headers)?.map(bearer_credential),
+        None => of_authorization(headers)?.map(token_credential),
         Some(header) => with_api_keys(headers, rule, header)?,
     };
     let of_header = match &tokens.header {
@@ -185,9 +187,12 @@ fn with_api_keys<'a>(
     header: &HeaderName,
 ) -> Result<Option<Credential<'a>>, Ambiguous> {
     let in_header = only(headers, header, Ambiguous::TwoApiKeys)?.map(Credential::ApiKey);
-    let in_bearer = match bearer(headers)? {
-        Some(token) if token.starts_with(api_key::PREFIX.as_bytes()) => Some(Credential::ApiKey(token)),
-        Some(token) if !rule.issuers.is_empty() => Some(bearer_credential(token)),
+    let in_bearer = match of_authorization(headers)? {
+        Some((token, Carrier::Authorization)) if token.starts_with(api_key::PREFIX.as_bytes()) => {
+            Some(Credential::ApiKey(token))
+        }
+        Some(token) if !rule.issuers.is_empty() => Some(token_credential(token)),
+        Some((_, Carrier::Dpop)) => return Err(Ambiguous::Dpop),
         Some(_) | None => None,
     };
     match (in_header, in_bearer) {
@@ -196,8 +201,8 @@ fn with_api_keys<'a>(
     }
 }
 
-const fn bearer_credential(token: &[u8]) -> Credential<'_> {
-    Credential::Bearer { token, carrier: Carrier::Authorization }
+const fn token_credential<'a>((token, carrier): (&'a [u8], Carrier)) -> Credential<'a> {
+    Credential::Bearer { token, carrier }
 }
 
 /// The value of a header that may be there once.
@@ -228,7 +233,8 @@ fn only_cookie<'a>(headers: &'a HeaderMap, name: &str, doubled: Ambiguous) -> Re
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Ambiguous> {
+/// The token of `Authorization: Bearer` or `DPoP`.
+fn of_authorization(headers: &HeaderMap) -> Result<Option<(&[u8], Carrier)>, Ambiguous> {
     let Some(field) = only(headers, &AUTHORIZATION, Ambiguous::TwoAuthorizations)? else {
         return Ok(None);
     };
@@ -237,14 +243,15 @@ fn bearer(headers: &HeaderMap) -> Result<Option<&[u8]>, Ambiguous> {
     if scheme.is_empty() {
         return Err(Ambiguous::UnreadableAuthorization);
     }
-    if scheme.eq_ignore_ascii_case(b"dpop") {
-        return Err(Ambiguous::Dpop);
-    }
-    if !scheme.eq_ignore_ascii_case(b"bearer") {
+    let carrier = if scheme.eq_ignore_ascii_case(b"bearer") {
+        Carrier::Authorization
+    } else if scheme.eq_ignore_ascii_case(b"dpop") {
+        Carrier::Dpop
+    } else {
         return Ok(None);
-    }
+    };
     let token = rest.strip_prefix(b" ").filter(|token| is_token68(token));
-    token.map(Some).ok_or(Ambiguous::UnreadableAuthorization)
+    token.map(|token| Some((token, carrier))).ok_or(Ambiguous::UnreadableAuthorization)
 }
 
 /// RFC 9110 section 5.6.2.
@@ -288,7 +295,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::Requirements;
+    use crate::policy::{ProofRule, Requirements};
     use http::header::COOKIE;
 
     const COOKIE_NAME: &str = "__Host-portcullis";
@@ -302,11 +309,20 @@ mod tests {
             issuers: if jwt { [0].into() } else { [].into() },
             mtls: [].into(),
             certificates: [].into(),
+            proof: ProofRule::None,
             optional: false,
             require: Requirements::default(),
             forward_credential: false,
             touch: true,
         }
+    }
+
+    const fn bearer_credential(token: &[u8]) -> Credential<'_> {
+        Credential::Bearer { token, carrier: Carrier::Authorization }
+    }
+
+    const fn dpop_credential(token: &[u8]) -> Credential<'_> {
+        Credential::Bearer { token, carrier: Carrier::Dpop }
     }
 
     fn nowhere() -> TokenPlaces {
@@ -356,7 +372,12 @@ mod tests {
             ("Basic dXNlcjpwYXNz", Ok(Credential::None)),
             ("Negotiate abc", Ok(Credential::None)),
             ("Bearers a.b.c", Ok(Credential::None)),
-            ("DPoP a.b.c", Err(Ambiguous::Dpop)),
+            ("DPoP a.b.c", Ok(dpop_credential(b"a.b.c"))),
+            ("dpop a.b.c", Ok(dpop_credential(b"a.b.c"))),
+            ("DPoP", unreadable),
+            ("DPoP  a.b.c", unreadable),
+            ("DPoP a.b.c, DPoP d", unreadable),
+            ("DPoP a.b.c d", unreadable),
             ("Bearer", unreadable),
             ("Bearer ", unreadable),
             ("Bearer  a.b.c", unreadable),
@@ -434,7 +455,7 @@ mod tests {
 
         assert_eq!(find_both(&good), Ok(bearer_credential(b"a.b.c")));
         assert_eq!(find_both(&bad), Err(Ambiguous::UnreadableAuthorization));
-        assert_eq!(find_both(&dpop), Err(Ambiguous::Dpop));
+        assert_eq!(find_both(&dpop), Ok(dpop_credential(b"a")));
         assert_eq!(find_both(&foreign), Ok(Credential::Session(b"abc")));
     }
 

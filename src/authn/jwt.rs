@@ -25,7 +25,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     identity::{Factor, Identity, IdentityError, IdentityParts, Via},
-    policy::{ClaimPath, Grants},
+    policy::{ClaimPath, Grants, ProofRule},
     revocation::{Checked, Claims, Revocations},
 };
 
@@ -66,6 +66,8 @@ pub struct Issuer {
     pub trust_email: bool,
     /// It is ourselves, and makes tokens for these clients only; `None`: it is somebody else.
     pub own: Option<Box<[Box<str>]>>,
+    /// What all its tokens must be bound to.
+    pub proof: ProofRule,
     /// Names exactly these settings; part of the cache key (R23). Keep it as long as none of them changes: what was
     /// verified under one generation counts under no other. The keys may change under it, and have their own say.
     pub generation: Generation,
@@ -102,13 +104,14 @@ impl Issuer {
             id_tokens,
             trust_email,
             own,
+            proof,
             generation: _,
         } = &*self;
         let endpoint = |endpoint: &Option<Arc<Endpoint>>| endpoint.as_ref().map(Arc::as_ptr);
         let same = (name, realm, issuer, audience, claims, grants)
             == (&earlier.name, &earlier.realm, &earlier.issuer, &earlier.audience, &earlier.claims, &earlier.grants)
-            && (leeway, max_token_life, id_tokens, trust_email)
-                == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email)
+            && (leeway, max_token_life, id_tokens, trust_email, proof)
+                == (&earlier.leeway, &earlier.max_token_life, &earlier.id_tokens, &earlier.trust_email, &earlier.proof)
             && (required_claims, access_tokens_only, own)
                 == (&earlier.required_claims, &earlier.access_tokens_only, &earlier.own)
             && endpoint(introspection) == endpoint(&earlier.introspection);
@@ -391,6 +394,8 @@ pub enum JwtError {
     Bound,
     /// `cnf` of a kind that is not known here, or malformed.
     Confirmation,
+    /// No `cnf` where one is asked for, or of another kind; or none beside a proof.
+    Unbound,
     /// `events`: a statement about somebody, not by them.
     Event,
     /// `nonce`: an ID token.
@@ -476,6 +481,7 @@ impl JwtError {
             Self::TooDeep => "too_deep",
             Self::TooLong => "too_long",
             Self::Type => "token_type",
+            Self::Unbound => "unbound_token",
             Self::UnknownIssuer => "unknown_issuer",
             Self::WrongSignature(_) => "wrong_signature",
         }
@@ -665,6 +671,9 @@ impl Registered {
             return Err(JwtError::Nonce);
         }
         let confirmation = Confirmation::read(claims)?;
+        if !confirmation.meets(issuer.proof) {
+            return Err(JwtError::Unbound);
+        }
         let expires_at = date(claims, "exp")?.ok_or(JwtError::MissingClaim("exp"))?;
         let not_before = date(claims, "nbf")?;
         let issued_at = date(claims, "iat")?;
@@ -858,7 +867,7 @@ fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timest
     clippy::cast_sign_loss,
     reason = "the range is checked, and fractions of a millisecond are cut off"
 )]
-fn timestamp(number: &Number) -> Option<Timestamp> {
+pub(super) fn timestamp(number: &Number) -> Option<Timestamp> {
     if let Some(seconds) = number.as_u64() {
         return (seconds <= LAST_SECOND).then(|| Timestamp::from_unix_seconds(seconds));
     }

@@ -407,7 +407,7 @@ impl KeySet {
         if unnamed > MAX_TRIED {
             return error(format!("{unnamed} keys have no kid; at most {MAX_TRIED} can be tried for each token"));
         }
-        let keys = distinct.into_iter().map(|entry| Key::prepare(entry).map(Arc::new)).collect::<Result<_, _>>()?;
+        let keys = distinct.into_iter().map(|entry| Key::prepare(&entry).map(Arc::new)).collect::<Result<_, _>>()?;
         Ok(Self { keys, algorithms, generation: Generation::fresh() })
     }
 
@@ -522,7 +522,7 @@ impl Key {
         self.digest == other.digest && self.kid == other.kid && self.algorithms == other.algorithms
     }
 
-    fn prepare(entry: Entry) -> Result<Self, KeyError> {
+    fn prepare(entry: &Entry) -> Result<Self, KeyError> {
         // Whichever features another crate turns on in it, the library computes with aws-lc. An error says that it is
         // so already.
         let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
@@ -557,7 +557,57 @@ impl Key {
         };
         let digest = entry.public.digest();
         let tenure = Arc::default();
-        Ok(Self { kid: entry.kid, algorithms: entry.algorithms, signature_len, check, digest, tenure })
+        Ok(Self { kid: entry.kid.clone(), algorithms: entry.algorithms, signature_len, check, digest, tenure })
+    }
+}
+
+/// The public key that a proof of possession brings along (RFC 9449 section 4.2).
+pub(super) struct SenderKey {
+    entry: Entry,
+    thumbprint: [u8; 32],
+}
+
+impl SenderKey {
+    /// Reads a JWK for one asymmetric algorithm. Whether the key exists on its curve is seen when it verifies.
+    ///
+    /// # Errors
+    /// What is wrong with it: private members, another kind of key or use than the algorithm asks for, or an RSA key
+    /// that is weak, or costly beyond [`MAX_SENDER_MODULUS`].
+    pub(super) fn read(jwk: &Value, algorithm: Algorithm) -> Result<Self, KeyError> {
+        // `k` is private only in keys of a kind that is refused, and nobody writes it into another.
+        if jwk.get("k").is_some() {
+            return error("a secret");
+        }
+        let entry = match entry_from_jwk(jwk, AlgorithmSet::EMPTY.with(algorithm))? {
+            Jwk::Usable(entry) => entry,
+            Jwk::PassedOver(why) => return error(why),
+        };
+        if let Material::Rsa { n, e } = &entry.public
+            && (n.len() > MAX_SENDER_MODULUS || e.len() > MAX_SENDER_EXPONENT)
+        {
+            return error("an RSA key that costs too much to verify with");
+        }
+        let thumbprint = entry.public.thumbprint().ok_or_else(|| KeyError("a shared secret".into()))?;
+        Ok(Self { entry, thumbprint })
+    }
+
+    /// SHA-256 as of RFC 7638.
+    pub(super) const fn thumbprint(&self) -> &[u8; 32] {
+        &self.thumbprint
+    }
+
+    /// Whether `signature`, in base64url, is this key's over `input`.
+    ///
+    /// # Errors
+    /// What is wrong with the signature; `None` if the key itself is none.
+    pub(super) fn verify(
+        &self,
+        algorithm: Algorithm,
+        input: &[u8],
+        signature: &str,
+    ) -> Result<(), Option<BadSignature>> {
+        let key = Key::prepare(&self.entry).map_err(|KeyError(_)| None)?;
+        key.verify(algorithm, input, signature).map_err(Some)
     }
 }
 
@@ -655,6 +705,14 @@ enum Curve {
 }
 
 impl Curve {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::P256 => "P-256",
+            Self::P384 => "P-384",
+            Self::P521 => "P-521",
+        }
+    }
+
     const fn coordinate_len(self) -> usize {
         match self {
             Self::P256 => 32,
@@ -717,6 +775,24 @@ impl Material {
         let mut sum = [0; 32];
         sum.copy_from_slice(context.finish().as_ref());
         sum
+    }
+
+    /// SHA-256 of the key's required members in the order and form of RFC 7638 section 3; `None` for a shared secret,
+    /// which has no business in a name.
+    fn thumbprint(&self) -> Option<[u8; 32]> {
+        let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+        let members = match self {
+            Self::Ec(curve, point) => {
+                let (x, y) = point.get(1..)?.split_at_checked(curve.coordinate_len())?;
+                format!(r#"{{"crv":"{}","kty":"EC","x":"{}","y":"{}"}}"#, curve.name(), text(x), text(y))
+            }
+            Self::Ed25519(x) => format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{}"}}"#, text(x)),
+            Self::Rsa { n, e } => format!(r#"{{"e":"{}","kty":"RSA","n":"{}"}}"#, text(e), text(n)),
+            Self::Secret(_) => return None,
+        };
+        let mut sum = [0; 32];
+        sum.copy_from_slice(digest::digest(&digest::SHA256, members.as_bytes()).as_ref());
+        Some(sum)
     }
 
     const fn kind(&self) -> &'static str {
@@ -998,6 +1074,12 @@ fn error<T>(text: impl Into<String>) -> Result<T, KeyError> {
 
 /// Signatures checked at most for one token.
 const MAX_TRIED: usize = 4;
+
+/// Bytes of the modulus of an RSA key that a client brings along: 4096 bits. Each request asks for one verification.
+const MAX_SENDER_MODULUS: usize = 512;
+
+/// Bytes of its exponent: 65537 has three.
+const MAX_SENDER_EXPONENT: usize = 3;
 /// Keys of one issuer.
 const MAX_KEYS: usize = 256;
 /// Bytes of a key set or PEM file.

@@ -4,20 +4,26 @@
 //! verified tokens with `jwt::verify`, and of those that are no JWS `introspection` asks their issuer. A session cookie is looked up in the session store by `decide`. Whatever the
 //! authenticator, its answer is one of the four of [`Answer`]; only `Valid` goes on.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use self::{
     awaited::Awaited,
     jwt::{Issuer, JwtError, VerifiedToken},
     keys::Generation,
-    possession::Presented,
+    possession::{Presented, Unproven},
     token_cache::{Found, TokenCache},
+    verify_rate::WrongSignatures,
 };
-use crate::{clock::Timestamp, policy::AccessRule, refusal::BadCredential};
+use crate::{
+    clock::Timestamp,
+    policy::AccessRule,
+    refusal::{BadCredential, DpopFault},
+};
 
 pub mod awaited;
 mod certificate;
 pub mod credential;
+pub mod dpop;
 pub mod introspection;
 mod json;
 pub mod jwks;
@@ -29,6 +35,7 @@ pub mod proof;
 #[cfg(test)]
 mod signer;
 pub mod token_cache;
+pub mod verify_rate;
 
 pub use certificate::{Vouched, authenticate_certificate};
 
@@ -41,23 +48,11 @@ pub enum Answer<T> {
     Absent,
     /// There is one, and it is void: never the same as none.
     Invalid(BadCredential),
+    /// Whether it is good is not looked into now: 429 or 503, never anonymous.
+    Busy(Busy),
     /// Whether it is good cannot be told at present: 503, never anonymous. Or, if there is something to wait for, after
     /// waiting for it: then ask once more.
     Unavailable(Option<Awaited>),
-}
-
-impl<T> Answer<T> {
-    /// Valid only if `check` says so, too.
-    #[must_use]
-    pub fn filter(self, check: impl FnOnce(&T) -> Result<(), JwtError>) -> Self {
-        match self {
-            Self::Valid(value) => match check(&value) {
-                Ok(()) => Self::Valid(value),
-                Err(error) => Self::Invalid(error.into()),
-            },
-            other @ (Self::Absent | Self::Invalid(_) | Self::Unavailable(_)) => other,
-        }
-    }
 }
 
 impl From<JwtError> for BadCredential {
@@ -66,35 +61,111 @@ impl From<JwtError> for BadCredential {
     }
 }
 
-/// Judges a bearer token on a route with this rule, and whether what was `presented` with it proves what it is bound
-/// to. A known token costs one look-up; its times and its binding are checked again.
+/// Why it is not looked into now whether a credential is good.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Busy {
+    /// As many proofs are remembered as may be (`limits.max_proofs`).
+    ProofsFull,
+    /// Too many of this client's were wrong (`limits.verify_rate`), or this subject uses too many proofs.
+    TooMany {
+        /// When to try again.
+        retry_after: Duration,
+    },
+}
+
+/// What tokens are judged by.
+#[derive(Clone, Copy, Debug)]
+pub struct Judge<'a> {
+    /// All issuers; a route says which of them count.
+    pub issuers: &'a [Issuer],
+    /// Tokens that were verified before.
+    pub cache: &'a TokenCache,
+    /// Who has sent wrong signatures.
+    pub wrong: &'a WrongSignatures,
+    /// `limits.verify_rate`: how many of these are looked at, for each second and client.
+    pub verify_rate: u32,
+    /// The client's address.
+    pub address: IpAddr,
+    /// The one reading of the clock.
+    pub now: Timestamp,
+    /// Whether the caller has waited for keys, and is not to be told to wait again.
+    pub waited: bool,
+}
+
+/// Judges a token on a route with this rule: whether it is good, bound as the route asks for, and proven by what was
+/// `presented` with it. A known token costs one look-up; its times, its binding and its proof are checked again.
 ///
-/// Never [`Answer::Absent`]: there is a token. Revocation and requirements are for the caller to check. A caller that
-/// has `waited` for keys is not told to wait again.
+/// Never [`Answer::Absent`]: there is a token. Revocation and requirements are for the caller to check.
 pub fn authenticate_bearer(
     token: &[u8],
     presented: &Presented<'_>,
-    issuers: &[Issuer],
     rule: &AccessRule,
-    cache: &TokenCache,
-    now: Timestamp,
-    waited: bool,
+    judge: &Judge<'_>,
 ) -> Answer<Arc<VerifiedToken>> {
-    let answer = verified_token(token, issuers, rule, cache, now, waited);
-    answer.filter(|token| token.confirmation().check(presented))
+    match verified_token(token, rule, judge) {
+        Ok(verified) => bound_and_proven(verified, token, presented, rule, judge),
+        Err(Unverified::Void(error)) => Answer::Invalid(presented.refuse(error, false)),
+        Err(Unverified::Busy(busy)) => Answer::Busy(busy),
+        Err(Unverified::KeysPending(awaited)) => Answer::Unavailable(awaited),
+    }
+}
+
+/// As [`authenticate_bearer`], for a token that its issuer is asked about at this endpoint.
+pub fn authenticate_opaque(
+    token: &[u8],
+    endpoint: (&Issuer, &Arc<introspection::Endpoint>),
+    presented: &Presented<'_>,
+    rule: &AccessRule,
+    judge: &Judge<'_>,
+) -> Answer<Arc<VerifiedToken>> {
+    match introspection::authenticate(token, endpoint, judge.address, judge.now, judge.waited) {
+        Answer::Valid(verified) => bound_and_proven(verified, token, presented, rule, judge),
+        Answer::Invalid(BadCredential::Bearer(reason)) if presented.dpop.is_some() => {
+            Answer::Invalid(BadCredential::Dpop { fault: DpopFault::Token, reason })
+        }
+        other @ (Answer::Absent | Answer::Busy(_) | Answer::Invalid(_) | Answer::Unavailable(_)) => other,
+    }
+}
+
+/// A good token counts if it is bound as the route asks for, and what was presented proves what it is bound to.
+fn bound_and_proven(
+    verified: Arc<VerifiedToken>,
+    token: &[u8],
+    presented: &Presented<'_>,
+    rule: &AccessRule,
+    judge: &Judge<'_>,
+) -> Answer<Arc<VerifiedToken>> {
+    let confirmation = verified.confirmation();
+    if !confirmation.meets(rule.proof) {
+        return Answer::Invalid(presented.refuse(JwtError::Unbound, rule.proof.asks_for_dpop()));
+    }
+    let used = possession::Use { token: &verified, text: token, address: judge.address, now: judge.now };
+    let proof = |fault, reason| Answer::Invalid(BadCredential::Dpop { fault, reason });
+    match presented.prove(used, judge.wrong, judge.verify_rate) {
+        Ok(()) => Answer::Valid(verified),
+        Err(Unproven::Token(error)) => Answer::Invalid(presented.refuse(error, confirmation.key.is_some())),
+        Err(Unproven::Proof(error)) => proof(DpopFault::Proof, error.label()),
+        Err(Unproven::Nonce) => proof(DpopFault::Nonce, "proof_nonce"),
+        Err(Unproven::Full) => Answer::Busy(Busy::ProofsFull),
+        Err(Unproven::TooMany(retry_after)) => Answer::Busy(Busy::TooMany { retry_after }),
+    }
+}
+
+/// Why there is no verified token.
+enum Unverified {
+    /// It is void.
+    Void(JwtError),
+    /// It was not looked at.
+    Busy(Busy),
+    /// The keys of its issuer are not known yet.
+    KeysPending(Option<Awaited>),
 }
 
 /// The token, from the cache or verified now. Whose it is, is still to be proven where it is bound.
-fn verified_token(
-    token: &[u8],
-    issuers: &[Issuer],
-    rule: &AccessRule,
-    cache: &TokenCache,
-    now: Timestamp,
-    waited: bool,
-) -> Answer<Arc<VerifiedToken>> {
+fn verified_token(token: &[u8], rule: &AccessRule, judge: &Judge<'_>) -> Result<Arc<VerifiedToken>, Unverified> {
+    let Judge { issuers, cache, wrong, verify_rate, address, now, waited } = *judge;
     if token.len() > jwt::MAX_TOKEN_BYTES {
-        return Answer::Invalid(JwtError::TooLong.into());
+        return Err(Unverified::Void(JwtError::TooLong));
     }
     let accepted = || rule.issuers.iter().filter_map(|&index| issuers.get(index));
     let verified_under = |generation: Generation| accepted().any(|issuer| issuer.generation == generation);
@@ -102,39 +173,41 @@ fn verified_token(
         |generation: Generation| accepted().any(|issuer| issuer.keys.current().generation() == generation);
     let key = cache.key(token);
     match cache.find(&key, verified_under, wrong_under, now) {
-        Found::Verified(token) => return Answer::Valid(token),
-        Found::OutOfTime(error) => return Answer::Invalid(error.into()),
-        Found::WrongSignature(generation) => return Answer::Invalid(JwtError::WrongSignature(generation).into()),
+        Found::Verified(token) => return Ok(token),
+        Found::OutOfTime(error) => return Err(Unverified::Void(error)),
+        Found::WrongSignature(generation) => return Err(Unverified::Void(JwtError::WrongSignature(generation))),
         Found::Nothing => {}
     }
-    match jwt::verify(token, issuers, &rule.issuers, now) {
+    let account = wrong.of_address(address);
+    if let Some(retry_after) = wrong.wait(account, verify_rate, now) {
+        return Err(Unverified::Busy(Busy::TooMany { retry_after }));
+    }
+    let error = match jwt::verify(token, issuers, &rule.issuers, now) {
         Ok(verified) => {
             let verified = Arc::new(verified);
             cache.insert(&key, Arc::clone(&verified), now);
-            Answer::Valid(verified)
+            return Ok(verified);
         }
-        Err(JwtError::KeysPending(_)) if waited => Answer::Unavailable(None),
-        Err(JwtError::KeysPending(issuer)) => {
-            Answer::Unavailable(issuers.get(issuer).and_then(|issuer| issuer.keys.first_fetch()))
-        }
-        Err(error) => {
-            if let (JwtError::KeyUnknown(issuer), false) = (error, waited)
-                && let Some(awaited) = issuers.get(issuer).and_then(|issuer| issuer.keys.ask_for_more(now))
-            {
-                return Answer::Unavailable(Some(awaited));
-            }
-            if let JwtError::WrongSignature(generation) = error {
-                cache.remember_wrong_signature(&key, generation);
-            }
-            Answer::Invalid(error.into())
-        }
+        Err(error) => error,
+    };
+    if let JwtError::KeysPending(issuer) = error {
+        let issuer = issuers.get(issuer).filter(|_| !waited);
+        return Err(Unverified::KeysPending(issuer.and_then(|issuer| issuer.keys.first_fetch())));
     }
+    if let (JwtError::KeyUnknown(issuer), false) = (error, waited)
+        && let Some(awaited) = issuers.get(issuer).and_then(|issuer| issuer.keys.ask_for_more(now))
+    {
+        return Err(Unverified::KeysPending(Some(awaited)));
+    }
+    if let JwtError::WrongSignature(generation) = error {
+        wrong.charge(account, verify_rate, now);
+        cache.remember_wrong_signature(&key, generation);
+    }
+    Err(Unverified::Void(error))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use serde_json::json;
 
     use super::{
@@ -143,7 +216,7 @@ mod tests {
         token_cache::CacheLimits,
         *,
     };
-    use crate::policy::{Grants, Requirements};
+    use crate::policy::{Grants, ProofRule, Requirements};
 
     fn rule(issuers: &[usize]) -> AccessRule {
         AccessRule {
@@ -152,6 +225,7 @@ mod tests {
             issuers: issuers.into(),
             mtls: [].into(),
             certificates: [].into(),
+            proof: ProofRule::None,
             optional: false,
             require: Requirements::default(),
             forward_credential: false,
@@ -168,7 +242,13 @@ mod tests {
         now: Timestamp,
         waited: bool,
     ) -> Answer<Arc<VerifiedToken>> {
-        authenticate_bearer(token, &Presented::default(), issuers, rule, cache, now, waited)
+        authenticate_bearer(token, &Presented::default(), rule, &judge(issuers, cache, now, waited))
+    }
+
+    fn judge<'a>(issuers: &'a [Issuer], cache: &'a TokenCache, now: Timestamp, waited: bool) -> Judge<'a> {
+        // Fresh and leaked: no test is about what another one did.
+        let wrong = Box::leak(Box::default());
+        Judge { issuers, cache, wrong, verify_rate: 20, address: IpAddr::from([192, 0, 2, 1]), now, waited }
     }
 
     fn cache() -> TokenCache {
@@ -179,7 +259,8 @@ mod tests {
         match answer {
             Answer::Valid(_) => "valid",
             Answer::Absent => "absent",
-            Answer::Invalid(BadCredential::Bearer(label)) => label,
+            Answer::Busy(_) => "busy",
+            Answer::Invalid(BadCredential::Bearer(label) | BadCredential::Dpop { reason: label, .. }) => label,
             Answer::Invalid(BadCredential::Ambiguous(_) | BadCredential::Certificate(_) | BadCredential::Session) => {
                 "not of a bearer"
             }
@@ -211,8 +292,13 @@ mod tests {
         let x5t = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE_NO_PAD, mine);
         let token = signer.token_of(&claims_with(json!({ "cnf": { "x5t#S256": x5t } })));
         let with = |certificate| {
-            let presented = Presented { certificate };
-            label(authenticate_bearer(token.as_bytes(), &presented, &issuers, &rule(&[0]), &cache, now(), false))
+            let presented = Presented { certificate, dpop: None };
+            label(authenticate_bearer(
+                token.as_bytes(),
+                &presented,
+                &rule(&[0]),
+                &judge(&issuers, &cache, now(), false),
+            ))
         };
 
         for _ in 0..2 {

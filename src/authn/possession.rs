@@ -1,16 +1,27 @@
 //! Whose a token is beside the bearer's: what it is bound to, and whether what came with it proves that (RFC 7800).
 //!
-//! In: `cnf` of a token that was verified, and what the request and its connection presented. Out: it fits, or the
-//! [`JwtError`] that says why not. Invariants: a token that is bound never counts for whoever merely holds it, every
+//! In: `cnf` of a token that was verified, and what the request and its connection presented. Out: it fits, or
+//! [`Unproven`], which says why not. Invariants: a token that is bound never counts for whoever merely holds it, every
 //! binding that it has must be proven, and a `cnf` of a kind that is not known here counts for nobody.
 //!
 //! RFC 7800 section 3.1 (`cnf`), RFC 9449 section 6.1 (`jkt`), RFC 8705 section 3.1 (`x5t#S256`).
 
+use std::{net::IpAddr, time::Duration};
+
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
-use super::jwt::JwtError;
-use crate::secret::constant_time_eq;
+use super::{
+    dpop,
+    jwt::{JwtError, VerifiedToken},
+    verify_rate::WrongSignatures,
+};
+use crate::{
+    clock::Timestamp,
+    policy::ProofRule,
+    refusal::{BadCredential, DpopFault},
+    secret::constant_time_eq,
+};
 
 /// SHA-256 of a key or a certificate, as tokens name it.
 pub type Thumbprint = [u8; 32];
@@ -29,6 +40,8 @@ pub struct Confirmation {
 pub struct Presented<'a> {
     /// SHA-256 of the certificate whose key the client has proven to hold in the TLS handshake.
     pub certificate: Option<&'a Thumbprint>,
+    /// The token came by `Authorization: DPoP`, and this is the request with its proof; `None`: as a bearer token.
+    pub dpop: Option<dpop::Offer<'a>>,
 }
 
 impl Confirmation {
@@ -55,21 +68,80 @@ impl Confirmation {
         Ok(confirmation)
     }
 
-    /// Whether what was presented proves every binding.
-    ///
-    /// # Errors
-    /// [`JwtError::Bound`].
-    pub fn check(&self, presented: &Presented<'_>) -> Result<(), JwtError> {
-        match self.key {
-            None => {}
-            Some(_) => return Err(JwtError::Bound),
+    /// Whether it is a binding of the kind that is asked for.
+    pub const fn meets(&self, rule: ProofRule) -> bool {
+        match rule {
+            ProofRule::None => true,
+            ProofRule::Any => self.key.is_some() || self.certificate.is_some(),
+            ProofRule::Dpop => self.key.is_some(),
+            ProofRule::Mtls => self.certificate.is_some(),
         }
-        match (&self.certificate, presented.certificate) {
+    }
+}
+
+/// Why a good token does not count for whoever sent it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Unproven {
+    /// As many proofs are remembered as may be.
+    Full,
+    /// A nonce of ours is missing in the proof, or too old.
+    Nonce,
+    /// The proof is none for this request.
+    Proof(dpop::ProofError),
+    /// The token and how it came do not go together, or its certificate is not there.
+    Token(JwtError),
+    /// This client has had too many wrong ones checked, or this subject has used as many as it may for now.
+    TooMany(Duration),
+}
+
+/// A use of a token that was verified.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Use<'a> {
+    /// The token.
+    pub(super) token: &'a VerifiedToken,
+    /// As it was sent.
+    pub(super) text: &'a [u8],
+    /// Where it was sent from.
+    pub(super) address: IpAddr,
+    /// When.
+    pub(super) now: Timestamp,
+}
+
+impl Presented<'_> {
+    /// Whether what was presented proves every binding of the token: the one place that says so. A DPoP proof is used up
+    /// by it, so it comes last.
+    pub(super) fn prove(&self, used: Use<'_>, wrong: &WrongSignatures, verify_rate: u32) -> Result<(), Unproven> {
+        let Confirmation { key, certificate } = used.token.confirmation();
+        match (certificate, self.certificate) {
             (None, _) => {}
             (Some(bound), Some(presented)) if constant_time_eq(bound, presented) => {}
-            (Some(_), Some(_) | None) => return Err(JwtError::Bound),
+            (Some(_), Some(_) | None) => return Err(Unproven::Token(JwtError::Bound)),
         }
-        Ok(())
+        match (key, &self.dpop) {
+            (None, None) => Ok(()),
+            // Whoever sends a proof relies on it (RFC 9449 section 7.1).
+            (None, Some(_)) => Err(Unproven::Token(JwtError::Unbound)),
+            (Some(_), None) => Err(Unproven::Token(JwtError::Bound)),
+            (Some(key), Some(offer)) => {
+                let account = wrong.of_key(key, used.address);
+                let wait = || wrong.wait(account, verify_rate, used.now);
+                let token = dpop::Token { text: used.text, key, identity: used.token.identity() };
+                let checked = offer.check(token, used.now, wait);
+                if checked == Err(Unproven::Proof(dpop::ProofError::Signature)) {
+                    wrong.charge(account, verify_rate, used.now);
+                }
+                checked
+            }
+        }
+    }
+
+    /// How a token that came like this is refused: the scheme that it came by, or should have, is challenged.
+    pub fn refuse(&self, error: JwtError, dpop_would_help: bool) -> BadCredential {
+        if self.dpop.is_some() || dpop_would_help {
+            BadCredential::Dpop { fault: DpopFault::Token, reason: error.label() }
+        } else {
+            BadCredential::Bearer(error.label())
+        }
     }
 }
 
@@ -127,18 +199,19 @@ mod tests {
     }
 
     #[test]
-    fn every_binding_must_be_proven() {
-        let (mine, other) = ([1; 32], [2; 32]);
-        let nothing = Presented::default();
-        let certificate = |hash| Presented { certificate: Some(hash) };
-        let of = |key, certificate| Confirmation { key, certificate };
-
-        assert_eq!(of(None, None).check(&nothing), Ok(()));
-        assert_eq!(of(None, None).check(&certificate(&mine)), Ok(()));
-        assert_eq!(of(None, Some(mine)).check(&certificate(&mine)), Ok(()));
-        assert_eq!(of(None, Some(mine)).check(&certificate(&other)), Err(JwtError::Bound));
-        assert_eq!(of(None, Some(mine)).check(&nothing), Err(JwtError::Bound));
-        assert_eq!(of(Some(mine), None).check(&nothing), Err(JwtError::Bound));
-        assert_eq!(of(Some(mine), Some(mine)).check(&certificate(&mine)), Err(JwtError::Bound));
+    fn each_rule_is_met_by_its_kind_of_binding() {
+        let of = |key: bool, certificate: bool| Confirmation {
+            key: key.then_some([1; 32]),
+            certificate: certificate.then_some([1; 32]),
+        };
+        for (rule, nothing, key, certificate, both) in [
+            (ProofRule::None, true, true, true, true),
+            (ProofRule::Any, false, true, true, true),
+            (ProofRule::Dpop, false, true, false, true),
+            (ProofRule::Mtls, false, false, true, true),
+        ] {
+            let met = [of(false, false), of(true, false), of(false, true), of(true, true)].map(|c| c.meets(rule));
+            assert_eq!(met, [nothing, key, certificate, both], "{rule:?}");
+        }
     }
 }

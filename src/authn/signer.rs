@@ -27,7 +27,11 @@ use super::{
     jwt::{Audience, ClaimMapping, Issuer},
     keys::{Algorithm, Generation, KeySet},
 };
-use crate::{clock::Timestamp, policy::Grants, secret};
+use crate::{
+    clock::Timestamp,
+    policy::{Grants, ProofRule},
+    secret,
+};
 
 /// The seconds at which all these tokens are judged.
 pub(super) const NOW: u64 = 1_800_000_000;
@@ -220,6 +224,7 @@ pub(super) fn issuer(keys: KeySet) -> Issuer {
         id_tokens: false,
         trust_email: false,
         own: None,
+        proof: ProofRule::None,
         generation: Generation::fresh(),
     }
 }

@@ -82,4 +82,4 @@ const SECTIONS: [&str; 10] =
     ["admin", "identity", "limits", "log", "login", "server", "session", "telemetry", "tls", "upstream"];
 
 /// Words that no path may hold.
-const NEVER: [&str; 6] = ["auth", "csrf", "grants", "optional", "require", "trust_email"];
+const NEVER: [&str; 7] = ["auth", "csrf", "grants", "optional", "proof", "require", "trust_email"];

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     admin::Scope,
-    authn::{introspection::ClientAuth, keys::Algorithm},
+    authn::{dpop::NonceRule, introspection::ClientAuth, keys::Algorithm},
     edge::{Group, MinVersion},
     fetch,
     headers::{ForwardedFamily, Profile},
@@ -28,6 +28,7 @@ use crate::{
     listener::Listener,
     mtls::SubjectFrom,
     page,
+    policy::ProofRule,
     refusal::Refusal,
     session::SameSite,
     telemetry::{LogFormat, QueryLog},
@@ -59,6 +60,8 @@ table! {
         session: Tried<Section<Session>>,
         /// Who signs bearer tokens.
         jwt: Tried<Section<Jwt>>,
+        /// Proofs that whoever sends a token may use it.
+        dpop: Tried<Section<Dpop>>,
         /// Keys of programs.
         api_key: Tried<List<ApiKey>>,
         /// Client certificates.
@@ -183,6 +186,10 @@ table! {
         max_rate_buckets: Option<Number<64, 100_000_000>>,
         /// API keys that the admin API has made.
         max_api_keys: Option<Number<1, 1_000_000>>,
+        /// DPoP proofs remembered.
+        max_proofs: Option<Number<1, 100_000_000>>,
+        /// Wrong signatures that are looked at, in a second and for one address.
+        verify_rate: Option<Number<1, 1_000_000>>,
     }
 
     /// `[log]`.
@@ -351,6 +358,14 @@ table! {
         issuer: List<Issuer>,
     }
 
+    /// `[dpop]` (RFC 9449).
+    struct Dpop {
+        /// Whether proofs hold a nonce of ours.
+        nonce: Option<NonceRule>,
+        /// With which proofs may be signed.
+        algorithms: Option<At<Vec<Algorithm>>>,
+    }
+
     /// `[[jwt.issuer]]`.
     struct Issuer {
         /// In `jwt:<name>`, logs and metrics.
@@ -387,6 +402,8 @@ table! {
         id_tokens: Option<At<bool>>,
         /// Whether emails count without `email_verified`.
         trust_email: Option<bool>,
+        /// What all its tokens must be bound to.
+        proof: Option<ProofRule>,
     }
 
     /// `introspection` of an issuer (RFC 7662).
@@ -551,6 +568,8 @@ table! {
     struct RouteOptions {
         /// How one authenticates.
         auth: Option<At<Vec<At<AuthName>>>>,
+        /// What tokens must be bound to, to count.
+        proof: Option<At<ProofRule>>,
         /// Whether requests without a credential pass.
         optional: Option<At<bool>>,
         /// What must hold of the caller.

@@ -19,7 +19,7 @@ use crate::{
     accounts,
     admin::Scope,
     api_key::{KeyId, PREFIX},
-    authn::{introspection::ClientAuth, keys::Algorithm},
+    authn::{dpop::NonceRule, introspection::ClientAuth, keys::Algorithm},
     client::Scheme,
     clock::Timestamp,
     fetch,
@@ -27,7 +27,7 @@ use crate::{
     host::{Authority, Host, HostError},
     listener::Listener,
     page,
-    policy::ClaimPath,
+    policy::{ClaimPath, ProofRule},
     route::path::PathPattern,
     session::{SameSite, SessionKey},
     telemetry::{LogFormat, QueryLog},
@@ -237,12 +237,14 @@ choices!(Algorithm {
 choices!(Balance { "least_requests" => Self::LeastRequests, "round_robin" => Self::RoundRobin, });
 choices!(ForwardedFamily { "x-forwarded" => Self::XForwarded, "forwarded" => Self::Forwarded, });
 choices!(LogFormat { "json" => Self::Json, "text" => Self::Text, });
+choices!(NonceRule { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required, });
 choices!(Profile {
     "x-user" => Self::XUser,
     "x-forwarded-user" => Self::XForwardedUser,
     "x-auth-request" => Self::XAuthRequest,
     "remote-user" => Self::RemoteUser,
 });
+choices!(ProofRule { "none" => Self::None, "any" => Self::Any, "dpop" => Self::Dpop, "mtls" => Self::Mtls, });
 choices!(QueryLog { "omit" => Self::Omit, "names" => Self::Names, "keep" => Self::Keep, });
 choices!(ClientAuth { "basic" => Self::Basic, "post" => Self::Post, });
 choices!(SameSite { "lax" => Self::Lax, "strict" => Self::Strict, "none" => Self::None, });

@@ -148,6 +148,7 @@ fn sessions_and_tokens(exposition: &mut Exposition, live: &Live) {
         .value(&[], tokens.evictions);
     exposition.gauge("portcullis_token_cache_entries", "Verified tokens remembered.").value(&[], tokens.entries);
     exposition.gauge("portcullis_token_cache_bytes", "Their size, estimated.").value(&[], tokens.bytes);
+    proofs(exposition, live);
     exposition
         .counter("portcullis_grants_dropped_total", "Roles and groups that a source claimed and may not grant.")
         .value(&[], tokens.dropped_grants);
@@ -174,6 +175,26 @@ fn introspection(exposition: &mut Exposition, live: &Live) {
     for (issuer, endpoint) in &asked {
         remembered.value(&[("issuer", issuer)], endpoint.remembered());
     }
+}
+
+fn proofs(exposition: &mut Exposition, live: &Live) {
+    let shared = &live.shared;
+    let proofs = shared.proofs.statistics(shared.clock.now());
+    exposition
+        .gauge("portcullis_dpop_proofs", "DPoP proofs that were used and are still good.")
+        .value(&[], proofs.remembered);
+    exposition
+        .counter("portcullis_dpop_replays_total", "DPoP proofs that came a second time.")
+        .value(&[], proofs.replayed);
+    exposition
+        .counter("portcullis_dpop_refused_total", "Good DPoP proofs refused for want of room (limits.max_proofs).")
+        .value(&[], proofs.refused);
+    exposition
+        .counter(
+            "portcullis_verifications_refused_total",
+            "Tokens and proofs of clients with too many wrong signatures, refused unchecked (limits.verify_rate).",
+        )
+        .value(&[], shared.wrong_signatures.refused());
 }
 
 fn keys(exposition: &mut Exposition, live: &Live) {

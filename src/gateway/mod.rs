@@ -22,10 +22,12 @@ use crate::{
     accounts::Hasher,
     admin, api_key,
     authn::{
+        dpop::Proofs,
         jwks::KeySlot,
         jwt::Issuer,
         keys::KeyError,
         token_cache::{CacheLimits, TokenCache},
+        verify_rate::WrongSignatures,
     },
     certificate::CertificateResolver,
     change::{Ask, Reloads},
@@ -382,6 +384,8 @@ fn live(
         revocations: Arc::new(revocations),
         durable,
         tokens: TokenCache::new(CacheLimits::default()),
+        proofs: Proofs::new(clock.now(), snapshot.dpop.max_proofs),
+        wrong_signatures: WrongSignatures::default(),
         hasher: Hasher::start_telling(hashing, HASHES_WAITING, telemetry.audit().clone(), clock.clone())
             .map_err(failed("the hashing threads cannot be started"))?,
         throttle: login::Throttle::new(),

@@ -27,6 +27,7 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
             | names::Kind::Host
             | names::Kind::MethodOverride
             | names::Kind::Ordinary
+            | names::Kind::Proof
             | names::Kind::RequestId
             | names::Kind::Traceparent
             | names::Kind::Tracestate

@@ -117,7 +117,16 @@ pub enum RewriteError {
     IdentityTooLarge,
 }
 
-/// Makes of a request what its upstream gets. `authorization` is the verified token that goes with it, where the route
+/// A verified token that goes upstream (R14).
+#[derive(Clone, Debug)]
+pub struct Forwarded {
+    /// `Authorization`.
+    pub authorization: HeaderValue,
+    /// `DPoP`: the proof that came with it, and was good.
+    pub proof: Option<HeaderValue>,
+}
+
+/// Makes of a request what its upstream gets. `forwarded` is the verified token that goes with it, where the route
 /// says so; on routes that authenticate nothing else goes under that name (R14).
 ///
 /// # Errors
@@ -125,7 +134,7 @@ pub enum RewriteError {
 pub fn rewrite(
     head: &Parts,
     permit: Permit,
-    authorization: Option<&HeaderValue>,
+    forwarded: Option<&Forwarded>,
     view: &ClientView,
     path: &CanonicalPath,
     request_id: &RequestId,
@@ -133,7 +142,7 @@ pub fn rewrite(
 ) -> Result<OutboundRequest, RewriteError> {
     let caller = permit.identity().map(|identity| &**identity);
     let authorization = match permit.grounds() {
-        Grounds::Met => Authorization::Verified(authorization),
+        Grounds::Met => Authorization::Verified(forwarded),
         Grounds::Reported => Authorization::AsSent,
     };
     let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
@@ -248,6 +257,7 @@ fn rewrite_head(
     route: &Route,
     caller: Option<&Identity>,
     authorization: Authorization<'_>,
+
     view: &ClientView,
     request_id: &RequestId,
     settings: &Settings,
@@ -276,7 +286,10 @@ fn rewrite_head(
     lines.put(&X_REQUEST_ID, request_id.header());
     put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
     if let (Authorization::Verified(Some(verified)), Access::Authenticated(_)) = (authorization, &route.access) {
-        lines.put(&AUTHORIZATION, verified);
+        lines.put(&AUTHORIZATION, &verified.authorization);
+        if let Some(proof) = &verified.proof {
+            lines.put(&DPOP, proof);
+        }
     }
     if let Some(caller) = caller {
         identity::put(&mut lines, caller, settings)?;
@@ -321,6 +334,7 @@ fn copy_fit<'h>(
         let passes = match names::kind(name, settings) {
             None | Some(Kind::Forwarding | Kind::Framing | Kind::Hop | Kind::Host | Kind::Identity) => false,
             Some(Kind::Authorization) => authorization.passes_as_sent(&route.access) && !holds_our_key(value),
+            Some(Kind::Proof) => authorization.passes_as_sent(&route.access),
             Some(Kind::Connection) => {
                 survey.connection = true;
                 false
@@ -366,7 +380,7 @@ enum Authorization<'a> {
     /// What the client sent, whatever it is.
     AsSent,
     /// What was verified, where the route says so, and nothing else: what a client sends there may be something else.
-    Verified(Option<&'a HeaderValue>),
+    Verified(Option<&'a Forwarded>),
 }
 
 impl Authorization<'_> {
@@ -426,6 +440,7 @@ fn websocket_key(head: &Parts) -> Option<HeaderValue> {
     (asks && is_key()).then(|| key.clone())
 }
 
+const DPOP: HeaderName = HeaderName::from_static("dpop");
 const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");

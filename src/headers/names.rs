@@ -34,6 +34,8 @@ pub(super) enum Kind {
     MethodOverride,
     /// Passes untouched.
     Ordinary,
+    /// Proves whose a token is, and goes where that goes (RFC 9449).
+    Proof,
     /// Written afresh.
     RequestId,
     /// Kept if well-formed.
@@ -197,6 +199,7 @@ const PREFIXES: &[(&str, Kind)] = &[
 /// Ordered by length, or it does not compile.
 const KNOWN: &[(&str, Kind)] = &[
     ("te", Kind::Hop),
+    ("dpop", Kind::Proof),
     ("host", Kind::Host),
     // CGI hands it to the script as HTTP_PROXY, which libraries obey (CVE-2016-5385).
     ("proxy", Kind::Forwarding),

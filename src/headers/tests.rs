@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     client::Scheme,
     identity::{Factor, IdentityParts, Via},
-    policy::{AccessRule, Csrf, Requirements},
+    policy::{AccessRule, Csrf, ProofRule, Requirements},
     route::{RouteLimits, Target},
 };
 
@@ -72,6 +72,7 @@ fn guarded_route(forward_credential: bool) -> Route {
         issuers: Box::new([0]),
         mtls: [].into(),
         certificates: [].into(),
+        proof: ProofRule::None,
         optional: true,
         require: Requirements::default(),
         forward_credential,
@@ -210,7 +211,8 @@ fn a_method_override_goes_where_the_route_names_methods() {
 #[test]
 fn a_token_goes_upstream_only_where_the_route_says_so() {
     let lines = [("Authorization", "Bearer x")];
-    let verified = HeaderValue::from_static("Bearer verified");
+    let authorization = HeaderValue::from_static("Bearer verified");
+    let verified = Forwarded { authorization, proof: None };
     let passing = || Route { access: Access::Public { pass_authorization: true }, ..public_route() };
     for (name, route, verified, expect) in [
         ("public", public_route(), None, None),
@@ -232,6 +234,30 @@ fn a_token_goes_upstream_only_where_the_route_says_so() {
         .unwrap();
         let sent = sent.lines.to_map();
         let values: Vec<_> = sent.get_all("authorization").iter().map(|value| value.to_str().unwrap()).collect();
+        assert_eq!(values, expect.as_slice(), "{name}");
+    }
+}
+
+#[test]
+fn a_proof_goes_upstream_with_its_token_and_never_by_itself() {
+    let lines = [("Authorization", "DPoP x"), ("DPoP", "sent")];
+    let with = |proof: Option<&'static str>| Forwarded {
+        authorization: HeaderValue::from_static("DPoP x"),
+        proof: proof.map(HeaderValue::from_static),
+    };
+    let passing = Route { access: Access::Public { pass_authorization: true }, ..public_route() };
+    for (name, route, forwarded, expect) in [
+        ("public", public_route(), None, None),
+        ("public, pass_authorization", passing, None, Some("sent")),
+        ("nothing verified to forward", guarded_route(true), None, None),
+        ("a bearer token verified", guarded_route(true), Some(with(None)), None),
+        ("verified", guarded_route(true), Some(with(Some("verified"))), Some("verified")),
+    ] {
+        let (head, id) = (head(&lines), RequestId::generate());
+        let verified = Authorization::Verified(forwarded.as_ref());
+        let sent = rewrite_head(&head, &route, None, verified, &view(), &id, &settings()).unwrap();
+        let sent = sent.lines.to_map();
+        let values: Vec<_> = sent.get_all("dpop").iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(values, expect.as_slice(), "{name}");
     }
 }

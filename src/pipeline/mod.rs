@@ -16,6 +16,7 @@ use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
+    authn::{dpop::DPOP_NONCE, jwt::Issuer},
     authz::{Grounds, Permit},
     clock::Timestamp,
     cors,
@@ -24,7 +25,7 @@ use crate::{
     id::RequestId,
     identity::Field,
     inbound::Inbound,
-    policy::Access,
+    policy::{Access, AccessRule},
     rate_limit::{Admitted, Exceeded, Scope, Who},
     refusal::{Asked, Audience, BadCredential, Refusal, TokenError},
     route::{Own, Target},
@@ -328,6 +329,9 @@ fn conclude(
     let route = findings.route.as_deref();
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, request_id.into_header());
+    if let Some(nonce) = &findings.dpop_nonce {
+        headers.insert(DPOP_NONCE, nonce.clone());
+    }
     if let Some(cors) = route.and_then(|route| route.cors.as_ref()) {
         cors::add_fields(cors, head.headers.get(ORIGIN), headers);
     }
@@ -356,9 +360,12 @@ fn refuse(
         request_id,
         login_prefix: people.then_some(&*snapshot.login.prefix),
         return_to: head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str),
-        bearer: rule.is_some_and(|rule| !rule.issuers.is_empty() || rule.api_key.is_some()),
         require: rule.map(|rule| &rule.require),
         certificate: rule.is_some_and(|rule| !rule.mtls.is_empty() || !rule.certificates.is_empty()),
+        bearer: rule
+            .is_some_and(|rule| (!rule.issuers.is_empty() && rule.proof.takes_bearer()) || rule.api_key.is_some()),
+        dpop: rule.is_some_and(|rule| announces_dpop(rule, &snapshot.issuers)),
+        dpop_algorithms: &snapshot.dpop.algorithm_names,
         signed_in_as: findings.session.as_ref().map(|session| {
             let identity = session.identity();
             identity.name().unwrap_or_else(|| identity.subject())
@@ -383,6 +390,12 @@ fn refuse(
         response.headers_mut().append(SET_COOKIE, cookie.clone());
     }
     response
+}
+
+/// Whether clients are told of DPoP before they use it: where the route asks for it, or an issuer whose tokens count.
+fn announces_dpop(rule: &AccessRule, issuers: &[Issuer]) -> bool {
+    let asks = |index: &usize| issuers.get(*index).is_some_and(|issuer| issuer.proof.asks_for_dpop());
+    !rule.issuers.is_empty() && rule.proof.asks_for_dpop() || rule.issuers.iter().any(asks)
 }
 
 /// Tells the outcome what was learned while deciding.

@@ -138,6 +138,8 @@ pub enum Refusal {
     NotWritten,
     /// A store or key source cannot be asked at present (R3).
     Unavailable,
+    /// As many DPoP proofs are remembered as may be; none that is good is forgotten for another.
+    ProofsFull,
     /// The session store takes no more.
     StoreFull,
 }
@@ -151,8 +153,46 @@ pub enum BadCredential {
     Bearer(&'static str),
     /// The connection's client certificate. Carries the precise reason's label, for the log.
     Certificate(&'static str),
+    /// A token with DPoP, or one that counts only with it.
+    Dpop {
+        /// What is to be mended.
+        fault: DpopFault,
+        /// The precise reason's label, for the log.
+        reason: &'static str,
+    },
     /// A session cookie that names no living session.
     Session,
+}
+
+/// What is wrong with a request that uses DPoP (RFC 9449 section 7.1).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum DpopFault {
+    /// The proof needs a nonce of ours, or a newer one.
+    Nonce,
+    /// The proof.
+    Proof,
+    /// The token.
+    Token,
+}
+
+impl DpopFault {
+    /// `error` of a challenge.
+    const fn error(self) -> &'static str {
+        match self {
+            Self::Nonce => "use_dpop_nonce",
+            Self::Proof => "invalid_dpop_proof",
+            Self::Token => "invalid_token",
+        }
+    }
+
+    /// What the client is told.
+    const fn description(self) -> &'static str {
+        match self {
+            Self::Nonce => "The DPoP proof needs the nonce of this answer",
+            Self::Proof => "The DPoP proof is not valid for this request",
+            Self::Token => "The token is not valid, or does not count like this",
+        }
+    }
 }
 
 /// Whose fault a refusal is: decides the level of its log line.
@@ -197,6 +237,10 @@ pub struct Asked<'a> {
     pub require: Option<&'a Requirements>,
     /// Whether the route takes client certificates.
     pub certificate: bool,
+    /// Whether the route or one of its issuers asks for DPoP.
+    pub dpop: bool,
+    /// With which algorithms its proofs may be signed, in the form of `algs`.
+    pub dpop_algorithms: &'a str,
     /// Who is signed in with a session, for people.
     pub signed_in_as: Option<&'a str>,
     /// How pages look, in the reader's language.
@@ -259,7 +303,9 @@ impl Refusal {
             Self::TooMany { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NotWritten | Self::Unavailable | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
+            Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 
@@ -284,6 +330,7 @@ impl Refusal {
             Self::BadCredential(BadCredential::Ambiguous(_)) => "ambiguous_credential",
             Self::BadCredential(BadCredential::Bearer(_)) => "invalid_token",
             Self::BadCredential(BadCredential::Certificate(_)) => "invalid_certificate",
+            Self::BadCredential(BadCredential::Dpop { fault, .. }) => fault.error(),
             Self::BadCredential(BadCredential::Session) => "session_ended",
             Self::FormKept { .. } => "form_kept",
             Self::LoginFailed => "login_failed",
@@ -303,6 +350,7 @@ impl Refusal {
             Self::UpstreamTimeout => "upstream_timeout",
             Self::NotWritten => "not_written",
             Self::Unavailable => "unavailable",
+            Self::ProofsFull => "proofs_full",
             Self::StoreFull => "store_full",
         }
     }
@@ -315,7 +363,10 @@ impl Refusal {
             | Self::BadHost(reason)
             | Self::BadBody(reason)
             | Self::BadCredential(
-                BadCredential::Ambiguous(reason) | BadCredential::Bearer(reason) | BadCredential::Certificate(reason),
+                BadCredential::Ambiguous(reason)
+                | BadCredential::Bearer(reason)
+                | BadCredential::Certificate(reason)
+                | BadCredential::Dpop { reason, .. },
             )
             | Self::NotAllowed { rule: reason, .. }
             | Self::RateLimited { reason, .. } => reason,
@@ -347,6 +398,7 @@ impl Refusal {
             | Self::UpstreamTimeout
             | Self::NotWritten
             | Self::Unavailable
+            | Self::ProofsFull
             | Self::StoreFull => self.label(),
         }
     }
@@ -355,7 +407,7 @@ impl Refusal {
     pub const fn blame(&self) -> Blame {
         match self {
             Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout => Blame::Upstream,
-            Self::NotWritten | Self::Unavailable | Self::StoreFull => Blame::Gateway,
+            Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => Blame::Gateway,
             Self::Malformed(_)
             | Self::BadPath(_)
             | Self::BadHost(_)
@@ -399,7 +451,8 @@ impl Refusal {
             | Self::CrossSite
             | Self::StaleLogin { .. }
             | Self::WeakLogin { .. }
-            | Self::Unavailable => true,
+            | Self::Unavailable
+            | Self::ProofsFull => true,
             Self::Malformed(_)
             | Self::BadPath(_)
             | Self::BadHost(_)
@@ -435,6 +488,7 @@ impl Refusal {
         match self {
             Self::BadBody(what) => what,
             Self::Token(error) => error.description(),
+            Self::BadCredential(BadCredential::Dpop { fault, .. }) => fault.description(),
             _ => self.text().english(),
         }
     }
@@ -458,8 +512,8 @@ impl Refusal {
             Self::NoCredential => Text::NoCredential,
             Self::CertificateNeeded { .. } => Text::CertificateNeeded,
             Self::BadCredential(BadCredential::Ambiguous(_)) => Text::AmbiguousCredential,
-            Self::BadCredential(BadCredential::Bearer(_)) => Text::InvalidToken,
             Self::BadCredential(BadCredential::Certificate(_)) => Text::InvalidCertificate,
+            Self::BadCredential(BadCredential::Bearer(_) | BadCredential::Dpop { .. }) => Text::InvalidToken,
             Self::BadCredential(BadCredential::Session) => Text::SessionEnded,
             Self::FormKept { .. } => Text::FormKept,
             Self::LoginFailed => Text::LoginFailed,
@@ -477,7 +531,7 @@ impl Refusal {
             Self::UpstreamInvalid => Text::UpstreamInvalid,
             Self::UpstreamTimeout => Text::UpstreamTimeout,
             Self::NotWritten => Text::NotWritten,
-            Self::Unavailable => Text::Unavailable,
+            Self::Unavailable | Self::ProofsFull => Text::Unavailable,
             Self::StoreFull => Text::StoreFull,
         }
     }
@@ -539,7 +593,7 @@ impl Refusal {
             Self::TooMany { retry_after } | Self::RateLimited { retry_after, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
-            Self::NotWritten | Self::Unavailable | Self::StoreFull => {
+            Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
                 headers.insert(RETRY_AFTER, Self::RETRY_AFTER);
             }
             Self::Malformed(_) => {
@@ -549,7 +603,7 @@ impl Refusal {
         }
     }
 
-    /// RFC 6750 section 3, RFC 9470 section 3; schemes of our own where only sessions or certificates count, since RFC
+    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3; schemes of our own where only sessions or certificates count, since RFC
     /// 9110 section 15.5.2 asks every 401 for a challenge and none is registered for either.
     fn challenges(&self, asked: &Asked<'_>) -> impl Iterator<Item = HeaderValue> {
         let bearer = asked.bearer.then(|| match self {
@@ -569,10 +623,17 @@ impl Refusal {
         });
         let certificate = (asked.certificate && self.status() == StatusCode::UNAUTHORIZED)
             .then(|| HeaderValue::from_static("ClientCertificate realm=\"portcullis\""));
-        let others = asked.bearer || certificate.is_some();
+        let fault = match self {
+            Self::BadCredential(BadCredential::Dpop { fault, .. }) => Some(*fault),
+            _ => None,
+        };
+        let dpop = (asked.dpop || fault.is_some()).then(|| dpop_challenge(fault, asked.dpop_algorithms));
+        let others = asked.bearer || dpop.is_some() || certificate.is_some();
         let session = (asked.login_prefix.is_some() && self.status() == StatusCode::UNAUTHORIZED || !others)
             .then(|| HeaderValue::from_static("Session realm=\"portcullis\""));
-        bearer.into_iter().chain(certificate).chain(session)
+        // The scheme that the client used comes first.
+        let (first, second) = if fault.is_some() { (dpop, bearer) } else { (bearer, dpop) };
+        first.into_iter().chain(second).chain(certificate).chain(session)
     }
 
     /// Where to log in and come back from.
@@ -812,6 +873,16 @@ fn insufficient_scope(require: Option<&Requirements>) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(bare)
 }
 
+/// The challenge of RFC 9449 section 7.1.
+fn dpop_challenge(fault: Option<DpopFault>, algorithms: &str) -> HeaderValue {
+    let mut text = String::from("DPoP realm=\"portcullis\"");
+    if let Some(fault) = fault {
+        text.push_str(&format!(", error=\"{}\", error_description=\"{}\"", fault.error(), fault.description()));
+    }
+    text.push_str(&format!(", algs=\"{algorithms}\""));
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("DPoP realm=\"portcullis\""))
+}
+
 /// The challenge of RFC 9470 section 3.
 fn insufficient(description: &str, acr: Option<&str>, max_age: Option<Duration>) -> HeaderValue {
     let mut text = format!(
@@ -867,6 +938,8 @@ mod tests {
             bearer: true,
             require: None,
             certificate: false,
+            dpop: false,
+            dpop_algorithms: "ES256 EdDSA",
             signed_in_as: None,
             token_endpoint: false,
         }
@@ -920,6 +993,7 @@ mod tests {
             Refusal::NoCredential,
             Refusal::BadCredential(BadCredential::Ambiguous("two_cookies")),
             Refusal::BadCredential(BadCredential::Bearer("expired")),
+            Refusal::BadCredential(BadCredential::Dpop { fault: DpopFault::Proof, reason: "proof_target" }),
             Refusal::BadCredential(BadCredential::Session),
             Refusal::LoginFailed,
             Refusal::StaleLogin { max_age: Duration::from_secs(60) },
@@ -948,6 +1022,33 @@ mod tests {
         assert_eq!(refusal.reason(), "wrong_signature");
         assert!(!String::from_utf8_lossy(answer.body()).contains("wrong_signature"));
         assert!(answer.headers()[WWW_AUTHENTICATE].to_str().unwrap().contains("error=\"invalid_token\""));
+    }
+
+    #[test]
+    fn both_schemes_are_challenged_where_both_count_and_the_one_that_was_used_says_what_is_wrong() {
+        let id = RequestId::generate();
+        let challenges = |refusal: Refusal, bearer: bool, dpop: bool| -> Vec<String> {
+            let answer = refusal.answer(&Asked { bearer, dpop, login_prefix: None, ..asked(&id, Audience::Program) });
+            let all = answer.headers().get_all(WWW_AUTHENTICATE);
+            all.iter().map(|value| value.to_str().unwrap().to_owned()).collect()
+        };
+        let dpop = |fault| Refusal::BadCredential(BadCredential::Dpop { fault, reason: "x" });
+        let (plain, plain_dpop) = ("Bearer realm=\"portcullis\"", "DPoP realm=\"portcullis\", algs=\"ES256 EdDSA\"");
+
+        assert_eq!(challenges(Refusal::NoCredential, true, true), [plain, plain_dpop]);
+        assert_eq!(challenges(Refusal::NoCredential, false, true), [plain_dpop]);
+        assert_eq!(challenges(Refusal::NoCredential, true, false), [plain]);
+        for (fault, error) in [
+            (DpopFault::Nonce, "use_dpop_nonce"),
+            (DpopFault::Proof, "invalid_dpop_proof"),
+            (DpopFault::Token, "invalid_token"),
+        ] {
+            for announced in [true, false] {
+                let challenges = challenges(dpop(fault), true, announced);
+                assert!(challenges[0].starts_with("DPoP ") && challenges[0].contains(&format!("error=\"{error}\"")));
+                assert!(challenges[0].ends_with("algs=\"ES256 EdDSA\"") && challenges[1] == plain, "{challenges:?}");
+            }
+        }
     }
 
     #[test]

@@ -72,7 +72,10 @@ impl Refusal {
                 (StatusCode::BAD_REQUEST, "invalid_grant")
             }
             Self::BadCredential(
-                BadCredential::Ambiguous(_) | BadCredential::Bearer(_) | BadCredential::Certificate(_),
+                BadCredential::Ambiguous(_)
+                | BadCredential::Bearer(_)
+                | BadCredential::Certificate(_)
+                | BadCredential::Dpop { .. },
             ) => (StatusCode::UNAUTHORIZED, "invalid_client"),
             Self::Token(error) => (error.status(), error.label()),
             // Where there is no session the way to the login helps more.
@@ -100,6 +103,7 @@ impl Refusal {
             | Self::UpstreamTimeout
             | Self::NotWritten
             | Self::Unavailable
+            | Self::ProofsFull
             | Self::StoreFull => return None,
         };
         let mut body = json!({
@@ -138,6 +142,8 @@ mod tests {
             certificate: false,
             signed_in_as: None,
             face: LOOK.face(None),
+            dpop: false,
+            dpop_algorithms: "",
             token_endpoint,
         });
         let body: serde_json::Value = serde_json::from_slice(response.body()).unwrap();

@@ -59,6 +59,7 @@ fn believer(keys: &Keys) -> Issuer {
         id_tokens: false,
         trust_email: false,
         own: None,
+        proof: crate::policy::ProofRule::None,
         generation: Generation::fresh(),
     }
 }

@@ -13,23 +13,28 @@ use std::{
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header::COOKIE};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header::COOKIE};
 use portcullis::{
     authn::{
+        Answer, Judge, authenticate_bearer,
         credential::{self, Carrier, Credential, TokenPlaces},
+        dpop,
         introspection::{self, Active, ClientAuth, Credentials, Endpoint, Said},
         jwks::KeySlot,
         jwt::{self, Audience, ClaimMapping, Issuer, RequiredClaim, VerifiedToken},
         keys::{Algorithm, Generation, KeySet},
+        possession::Presented,
+        token_cache::{CacheLimits, TokenCache},
+        verify_rate::WrongSignatures,
     },
-    client::{Connection, Cutter, PeerAddr},
+    client::{ClientView, Connection, Cutter, PeerAddr, Scheme},
     clock::Timestamp,
     config, fetch,
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
     host::{Authority, Host},
     login::return_to::ReturnTo,
     page::{Parsed, Template},
-    policy::{AccessRule, ClaimPath, Grants, Requirements},
+    policy::{AccessRule, ClaimPath, Grants, ProofRule, Requirements},
     route::path::{CanonicalPath, PathPattern, Quirks},
     secret::Secret,
     session::SessionToken,
@@ -182,6 +187,7 @@ pub(crate) fn credential(data: &[u8]) {
         issuers: [0].into(),
         mtls: [].into(),
         certificates: [].into(),
+        proof: ProofRule::None,
         optional: false,
         require: Requirements::default(),
         forward_credential: false,
@@ -213,6 +219,65 @@ pub(crate) fn signed(claims: &str) -> String {
     let input = format!("eyJhbGciOiJIUzI1NiJ9.{}", URL_SAFE_NO_PAD.encode(claims));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, JWT_SECRET), input.as_bytes());
     format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))
+}
+
+/// RFC 9449: no bytes but a proof by the key that the token names, for this request, are one; and it counts once. The
+/// seeds hold good ones; nobody has the key any more.
+pub(crate) fn dpop(data: &[u8]) {
+    is_proof(data);
+}
+
+/// Whether it is one.
+pub(crate) fn is_proof(data: &[u8]) -> bool {
+    static ISSUERS: OnceLock<[Issuer; 1]> = OnceLock::new();
+    static TOKENS: OnceLock<TokenCache> = OnceLock::new();
+    let Ok(field) = HeaderValue::from_bytes(data) else { return false };
+    let request = Request::get("https://api.example/orders").header("dpop", field);
+    let (head, ()) = request.body(()).unwrap_or_else(|_| panic!("a request")).into_parts();
+    let path = CanonicalPath::of(&head.uri, Quirks::default()).unwrap_or_else(|_| panic!("a path"));
+    let view = ClientView {
+        address: [192, 0, 2, 1].into(),
+        scheme: Scheme::Https,
+        authority: "api.example".parse().unwrap_or_else(|_| panic!("an authority")),
+        through_trusted_proxy: false,
+        chain: None,
+    };
+    let algorithms: Vec<Algorithm> = Algorithm::ALL.into_iter().filter(|one| !one.name().starts_with("HS")).collect();
+    let settings = dpop::Settings::new(dpop::NonceRule::Off, &algorithms, 100);
+    let proofs = dpop::Proofs::new(Timestamp::default(), 100);
+    let tolerated = Quirks::default();
+    let offer = dpop::Offer { head: &head, view: &view, path: &path, tolerated, settings: &settings, proofs: &proofs };
+    let presented = Presented { dpop: Some(offer), ..Presented::default() };
+    let judge = Judge {
+        issuers: ISSUERS.get_or_init(|| [issuer()]),
+        cache: TOKENS.get_or_init(|| TokenCache::new(CacheLimits::default())),
+        wrong: &WrongSignatures::default(),
+        verify_rate: 1,
+        address: view.address,
+        now: Timestamp::from_unix_seconds(JWT_NOW),
+        waited: false,
+    };
+    let ask = || authenticate_bearer(DPOP_TOKEN.as_bytes(), &presented, &rule(), &judge);
+    let Answer::Valid(verified) = ask() else { return false };
+    assert_eq!(data.iter().filter(|byte| **byte == b'.').count(), 2);
+    assert_eq!(verified.identity().subject(), "alice");
+    assert!(matches!(ask(), Answer::Invalid(_)), "a proof counts once");
+    true
+}
+
+fn rule() -> AccessRule {
+    AccessRule {
+        session: false,
+        api_key: None,
+        issuers: [0].into(),
+        mtls: [].into(),
+        certificates: [].into(),
+        proof: ProofRule::Dpop,
+        optional: false,
+        require: Requirements::default(),
+        forward_credential: false,
+        touch: true,
+    }
 }
 
 /// R24: whatever an issuer publishes, what is taken of it are some keys, not too many.
@@ -281,6 +346,7 @@ pub(crate) fn issuer() -> Issuer {
         id_tokens: false,
         trust_email: false,
         own: None,
+        proof: ProofRule::None,
         generation: Generation::fresh(),
     }
 }
@@ -364,5 +430,9 @@ fn settings(family: ForwardedFamily) -> headers::Settings {
 const AUTHORITY: &str = include_str!("../configs/accepted/authority.pem");
 
 pub(crate) const JWT_SECRET: &[u8] = b"the fuzz targets' shared secret, known to all";
+/// A token that is bound to the key of the good seeds of `dpop`, signed with the secret above.
+pub(crate) const DPOP_TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwiYXVkIjoiYXBpIiwic3ViIjoiYWxpY2UiLCJ\
+    pYXQiOjE3NjcyMjU1OTAsImV4cCI6MTc2NzIyNjIwMCwiY25mIjp7ImprdCI6Ilh1TkVqSk9XMktpdDJpbzNERjZVcVM0bnlCS3A\
+    0WE8wQW1RVGVKMlhtbGMifX0.L_fX_hqIw_XXTgOuwt3mjz_mk0d2cEgzF-CtTEAmi28";
 /// When they are good: 2026-01-01.
 pub(crate) const JWT_NOW: u64 = 1_767_225_600;

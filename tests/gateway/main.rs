@@ -35,6 +35,9 @@ mod harness;
 /// Who is calling: default deny, which credential counts, sources, bearer tokens.
 mod authenticate;
 
+/// Tokens that are bound to a key, and the proofs that go with them (RFC 9449).
+mod possession;
+
 /// What real backends believe of paths and headers is what the gateway decided.
 mod backends;
 

@@ -38,6 +38,7 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("credential", entry::credential, 15),
         ("jwks", entry::jwks, 12),
         ("introspection", entry::introspection, 15),
+        ("dpop", entry::dpop, 15),
         ("config", entry::config, 8),
         ("forwarded", entry::forwarded, 10),
         ("template", entry::template, 8),
@@ -67,6 +68,9 @@ fn good_seeds_are_good() {
     }
     for name in ["introspection/good", "introspection/good-with-everything"] {
         assert!(entry::introspected(&read(name)), "{name}");
+    }
+    for name in ["dpop/good", "dpop/good-spelled-differently"] {
+        assert!(entry::is_proof(&read(name)), "{name}");
     }
     let key_set = read("jwks/good");
     let algorithms = ["ES256", "EdDSA", "RS256"].map(|name| name.parse().expect("an algorithm"));

@@ -80,6 +80,7 @@ impl Build<'_> {
         let issuers = self.issuers(&file);
         let token_places = self.token_places(&file);
         let own_issuer = self.own_issuer(&file);
+        let dpop = self.dpop(&file);
         let api_keys = self.api_keys(&file);
         let admin = self.admin(&file);
         let session = self.session(&file);
@@ -116,6 +117,8 @@ impl Build<'_> {
             demo_secrets: false,
             issuers: issuers?.into_iter().chain(own_issuer?).collect(),
             token_places: token_places?,
+            dpop: dpop?,
+            verify_rate: server::verify_rate(&file)?,
             api_keys: api_keys?,
             mtls: crate::mtls::Settings { authorities: authorities?, asked: Arc::clone(&asked) },
             session: session?,

@@ -4,13 +4,17 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use http::{HeaderName, HeaderValue, Method};
+use http::{
+    HeaderName, HeaderValue, Method,
+    header::{AUTHORIZATION, WWW_AUTHENTICATE},
+};
 
 use super::{
     Build,
     source::{self, Source, Sources},
 };
 use crate::{
+    authn::dpop::{DPOP, DPOP_NONCE},
     clock::{Clock, Timestamp},
     config::{
         decode::{At, OneOrMany},
@@ -22,7 +26,7 @@ use crate::{
     },
     host::Host,
     identity::Factor,
-    policy::{Access, AccessRule, Cors, Csrf, Requirement, Requirements},
+    policy::{Access, AccessRule, Cors, Csrf, ProofRule, Requirement, Requirements},
     rate_limit::{self, Concurrency, Counted, Rate},
     route::{Own, Route, RouteLimits, RouteTable, Target},
     upstream,
@@ -137,7 +141,8 @@ impl Build<'_> {
         let methods = self.methods(matched);
         let access = self.access(route, place, around);
         let target = self.target(route, place, around);
-        let cors = self.cors(route, around, methods.as_deref());
+        let takes_jwt = matches!(&access, Some(Access::Authenticated(rule)) if !rule.issuers.is_empty());
+        let cors = self.cors(route, around, methods.as_deref(), takes_jwt);
         let options = &route.options;
         let inherited = around.defaults;
         let names_nobody = matches!(access, Some(Access::Public { .. }));
@@ -276,6 +281,7 @@ impl Build<'_> {
     fn public(&mut self, own: &RouteOptions, inherited: Option<&RouteOptions>) -> Option<Access> {
         let misplaced = [
             own.require.as_ref().map(|at| ("require", &at.place)),
+            own.proof.as_ref().filter(|at| at.value != ProofRule::None).map(|at| ("proof", &at.place)),
             own.optional.as_ref().filter(|at| at.value).map(|at| ("optional", &at.place)),
             own.forward_credential.as_ref().filter(|at| at.value).map(|at| ("forward_credential", &at.place)),
         ];
@@ -369,17 +375,32 @@ impl Build<'_> {
         // Unknown names are noted where the rules are judged.
         let certificates = named.filter_map(|ca| around.sources.authority(ca)).collect::<BTreeSet<_>>();
         let forward = own.forward_credential.as_ref().or_else(|| inherited?.forward_credential.as_ref());
+        let proof = self.proof(own, inherited, &issuers);
         Some(Access::Authenticated(AccessRule {
             session: session.is_some(),
             api_key: api_key.and_then(|_| around.api_key_header.clone()),
             issuers: issuers.into(),
             mtls: authorities.into(),
             certificates: certificates.into_iter().collect(),
+            proof,
             optional: optional.is_some_and(|at| at.value),
             require,
             forward_credential: forward.is_some_and(|at| at.value),
             touch: own.touch.or_else(|| inherited?.touch).unwrap_or(true),
         }))
+    }
+
+    /// `proof`: of tokens, so there must be some. One from the defaults concerns the routes that take them.
+    fn proof(&mut self, own: &RouteOptions, inherited: Option<&RouteOptions>, issuers: &[usize]) -> ProofRule {
+        let Some(written) = own.proof.as_ref().or_else(|| inherited?.proof.as_ref()) else {
+            return ProofRule::None;
+        };
+        if issuers.is_empty() && own.proof.is_some() && written.value != ProofRule::None {
+            self.findings
+                .problem(&written.place, "`proof` where no tokens count", "it beside `jwt` in `auth`")
+                .help("a session or an API key counts for whoever holds it; only tokens can be bound (RFC 7800)");
+        }
+        written.value
     }
 
     /// The issuer that `jwt` or `jwt:<name>` means; `None` for other names, and after a problem.
@@ -601,6 +622,7 @@ impl Build<'_> {
         route: &file::Route,
         around: &Surroundings<'_>,
         methods: Option<&[Method]>,
+        takes_jwt: bool,
     ) -> Option<Option<Cors>> {
         let inherited = around.defaults;
         let Some(At { value: cors, place }) = route.options.cors.as_ref().or_else(|| inherited?.cors.as_ref()) else {
@@ -619,6 +641,8 @@ impl Build<'_> {
                 .help("any site could read what a logged-in visitor may see (R32)");
             return None;
         }
+        // Whoever lets pages send tokens lets them prove that these are theirs, and hear what is wrong with a proof.
+        let takes_tokens = cors.headers.contains(&AUTHORIZATION) && takes_jwt;
         let listed = origins.iter().filter_map(|origin| match origin {
             CorsOrigin::Any => None,
             CorsOrigin::One(origin) => Some(origin.as_str().into()),
@@ -631,8 +655,8 @@ impl Build<'_> {
         Some(Some(Cors {
             origins: listed.collect(),
             any_origin,
-            allow_headers: join(&cors.headers),
-            expose_headers: join(&cors.expose),
+            allow_headers: join(&with_dpop(&cors.headers, &[DPOP], takes_tokens)),
+            expose_headers: join(&with_dpop(&cors.expose, &[DPOP_NONCE, WWW_AUTHENTICATE], takes_tokens)),
             allow_methods: allowed,
             credentials,
             max_age: cors.max_age.unwrap_or(Duration::from_secs(10 * 60)),
@@ -650,6 +674,12 @@ fn csrf(written: Option<&file::Csrf>) -> Csrf {
         }
         Some(file::Csrf::Strict) => Csrf::Strict,
     }
+}
+
+/// What DPoP needs beside what is listed.
+fn with_dpop(listed: &[HeaderName], needed: &[HeaderName], takes_tokens: bool) -> Vec<HeaderName> {
+    let more = needed.iter().filter(|name| takes_tokens && !listed.contains(name));
+    listed.iter().chain(more).cloned().collect()
 }
 
 fn join(items: &[impl ToString]) -> Box<str> {
@@ -686,6 +716,7 @@ fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
             issuers,
             mtls: [].into(),
             certificates: [].into(),
+            proof: ProofRule::None,
             optional,
             require: Requirements::default(),
             forward_credential: false,

@@ -316,6 +316,12 @@ pub(super) fn max_api_keys(file: &File) -> Option<usize> {
     Some(written.map_or(10_000, |number| usize::try_from(number).unwrap_or(usize::MAX)))
 }
 
+/// `limits.verify_rate`.
+pub(super) fn verify_rate(file: &File) -> Option<u32> {
+    let written = file.limits.0.as_ref()?.table.verify_rate.map(|number| number.0);
+    Some(written.map_or(20, |number| u32::try_from(number).unwrap_or(u32::MAX)))
+}
+
 fn limits(file: &File) -> Option<edge::Limits> {
     let limits = &file.limits.0.as_ref()?.table;
     let seconds = |written: Option<Positive>, default| written.map_or_else(|| Duration::from_secs(default), |w| w.0);

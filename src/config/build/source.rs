@@ -12,6 +12,7 @@ use crate::{
     api_key::{ApiKey, ApiKeys, Description},
     authn::{
         credential::TokenPlaces,
+        dpop,
         introspection::{self, Credentials, Endpoint},
         jwks::{self, KeySlot},
         jwt::{Audience, ClaimMapping, Issuer},
@@ -211,6 +212,27 @@ impl Build<'_> {
         })
     }
 
+    /// `[dpop]`.
+    pub(super) fn dpop(&mut self, file: &File) -> Option<dpop::Settings> {
+        let written = &file.dpop.0.as_ref()?.table;
+        let algorithms = match &written.algorithms {
+            None => &DPOP_ALGORITHMS[..],
+            Some(At { value, place }) => {
+                if value.is_empty() || value.iter().any(|algorithm| is_hmac(*algorithm)) {
+                    let found = if value.is_empty() { "no algorithm" } else { "an algorithm with a shared secret" };
+                    self.findings
+                        .problem(place, found, "algorithms with public keys, such as [\"ES256\"]")
+                        .help("a proof brings its public key along (RFC 9449 section 4.2)");
+                    return None;
+                }
+                value
+            }
+        };
+        let max_proofs = file.limits.0.as_ref()?.table.max_proofs.map(|number| number.0);
+        let max_proofs = max_proofs.map_or(1_000_000, |number| usize::try_from(number).unwrap_or(usize::MAX));
+        Some(dpop::Settings::new(written.nonce.unwrap_or_default(), algorithms, max_proofs))
+    }
+
     /// `[[jwt.issuer]]`.
     pub(super) fn issuers(&mut self, file: &File) -> Option<Vec<Issuer>> {
         let issuers = &file.jwt.0.as_ref()?.issuer.0;
@@ -286,6 +308,7 @@ impl Build<'_> {
             id_tokens: issuer.id_tokens.as_ref().is_some_and(|at| at.value),
             trust_email: issuer.trust_email.unwrap_or(false),
             own: None,
+            proof: issuer.proof.unwrap_or_default(),
             generation: Generation::fresh(),
         })
     }
@@ -922,6 +945,11 @@ const MAX_LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 
 /// RFC 6265bis section 5.5: browsers cut what is longer.
 const LONGEST_COOKIE: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+
+/// What clients sign proofs with unless `dpop.algorithms` says otherwise; 384 and 512 bits cost more and gain nothing
+/// in the minute that a proof lives.
+const DPOP_ALGORITHMS: [Algorithm; 5] =
+    [Algorithm::ES256, Algorithm::EdDSA, Algorithm::PS256, Algorithm::RS256, Algorithm::ES384];
 
 /// The realm of API keys that name none.
 const API_KEY: &str = "api_key";

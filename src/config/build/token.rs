@@ -21,7 +21,7 @@ use crate::{
         file::{self, File, TokenClient},
         scalar::NonEmpty,
     },
-    policy::Grants,
+    policy::{Grants, ProofRule},
     session,
     token::{Client, Grant, LONGEST_LIFE, Settings},
 };
@@ -133,6 +133,7 @@ impl Build<'_> {
             access_tokens_only: true,
             id_tokens: false,
             trust_email: false,
+            proof: ProofRule::None,
             own: Some(token.clients.iter().map(|client| client.value.id.value.0.as_str().into()).collect()),
             generation: Generation::fresh(),
         }))

@@ -154,6 +154,10 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
     compare("response_timeout", before.limits.response_timeout == after.limits.response_timeout);
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {
         compare("touch", before.touch == after.touch);
+        if before.proof != after.proof {
+            let kind = if after.proof.is_laxer_than(before.proof) { Kind::MoreOpen } else { Kind::MoreClosed };
+            found.push((kind, vec!["proof"]));
+        }
         compare("forward_credential", before.forward_credential == after.forward_credential);
         compare("the places of tokens in [jwt]", same_places || after.issuers.is_empty());
     }

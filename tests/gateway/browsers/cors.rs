@@ -104,7 +104,8 @@ fn what_the_upstream_says_of_cors_is_replaced() {
     let from = |origin: &str| gateway.client().get("/api/x").bearer(&token).header("Origin", origin).send().expect(200);
 
     assert_eq!(from(SPA).header("access-control-allow-origin"), Some(SPA));
-    assert_eq!(from(SPA).header("access-control-expose-headers"), Some("etag"));
+    // What a page that sends tokens needs to hear of DPoP is added (RFC 9449 section 8.2).
+    assert_eq!(from(SPA).header("access-control-expose-headers"), Some("etag, dpop-nonce, www-authenticate"));
     let other = from(EVIL);
     assert!(cors_fields(&other).is_empty(), "{other:?}");
     assert!(varies_by_origin(&other) && other.all("vary").concat().contains("accept"));

@@ -211,6 +211,11 @@ impl Request {
         self.header("Authorization", &format!("Bearer {token}"))
     }
 
+    /// A token with a proof that it is the sender's (RFC 9449).
+    pub(crate) fn dpop(self, token: &str, proof: &str) -> Self {
+        self.header("Authorization", &format!("DPoP {token}")).header("DPoP", proof)
+    }
+
     pub(crate) fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = Some(body.into());
         self
@@ -219,6 +224,11 @@ impl Request {
     /// A JSON body with its type.
     pub(crate) fn json(self, body: &serde_json::Value) -> Self {
         self.header("Content-Type", "application/json").body(body.to_string())
+    }
+
+    /// What it asks for.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
     }
 
     /// The value of its `Cookie` header.

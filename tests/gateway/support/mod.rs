@@ -7,6 +7,7 @@ pub(crate) mod browser;
 pub(crate) mod cli;
 pub(crate) mod client;
 pub(crate) mod client_ca;
+pub(crate) mod dpop;
 mod entry;
 pub(crate) mod gateway;
 pub(crate) mod http2;
@@ -27,6 +28,7 @@ pub(crate) use self::{
     cli::Shell,
     client::{Client, Connection, Response},
     client_ca::{ClientCa, ClientId, Leaf},
+    dpop::Holder,
     gateway::Gateway,
     person::{Form, Person},
     pki::Pki,
