@@ -56,7 +56,7 @@ fn headers(bencher: Bencher<'_, '_>, route: &str) {
             (head, permit, view, path, RequestId::generate())
         })
         .bench_values(|(head, permit, view, path, id)| {
-            headers::rewrite(&head, permit, None, &view, &path, &id, &snapshot.headers)
+            headers::rewrite(&head, permit, headers::Proofs::default(), &view, &path, &id, &snapshot.headers)
         });
 }
 

@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
     csrf,
     decide::{self, Decision, Findings, Question, Verdict},
-    headers,
+    headers::{self, Proofs, assertion},
     host::Authority,
     id::RequestId,
     identity::{Identity, Via},
@@ -136,9 +136,14 @@ impl Rehearsal {
     ) -> Result<(StatusCode, Option<HeaderMap>), Refusal> {
         let route = Arc::clone(permit.route());
         match (&route.target, &findings.view, &findings.path) {
-            (Target::Upstream(_), Some(view), Some(path)) => {
+            (Target::Upstream(index), Some(view), Some(path)) => {
                 let id = RequestId::generate();
-                let outbound = headers::rewrite(&self.head, permit, None, view, path, &id, &snapshot.headers)?;
+                let settings = &snapshot.headers;
+                let assertion = settings.assertion.as_ref().zip(permit.identity());
+                let said =
+                    assertion.and_then(|(settings, caller)| assertion::rehearsed(caller, *index, settings, self.now));
+                let proofs = Proofs { assertion: said.as_deref(), ..Proofs::default() };
+                let outbound = headers::rewrite(&self.head, permit, proofs, view, path, &id, settings)?;
                 Ok((StatusCode::OK, Some(outbound.lines().to_map())))
             }
             (Target::Redirect { status, .. } | Target::Respond { status, .. }, _, _) => Ok((*status, None)),

@@ -199,6 +199,24 @@ fn what_is_hard_to_read_is_warned_about() {
 }
 
 #[test]
+fn an_assertion_that_a_restart_voids_or_that_nobody_is_sent_is_warned_about() {
+    let workspace = Workspace::new();
+    let warnings = |server: &str, identity: &str, upstream: &str| {
+        let text = shipped()
+            .replacen("[server]\n", &format!("[server]\n{server}\n"), 1)
+            .replacen("[identity]\n", &format!("[identity]\n{identity}\n"), 1)
+            .replacen("[upstream.echo]\n", &format!("[upstream.echo]\n{upstream}\n"), 1);
+        let config = workspace.load(&text).unwrap_or_else(|report| panic!("{report}"));
+        config.warnings.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+    };
+    let (durable, signed, audience) = ("state_dir = \"state\"", "assertion = {}", "assertion_audience = \"other\"");
+
+    assert!(warnings("", signed, "").contains("without `server.state_dir` each start makes a new key"));
+    assert!(!warnings(durable, signed, audience).contains("assertion"));
+    assert!(warnings(durable, "", audience).contains("no assertion is sent, so none is for this audience"));
+}
+
+#[test]
 fn what_browsers_will_block_in_a_page_of_ones_own_is_warned_about() {
     let workspace = Workspace::new();
 

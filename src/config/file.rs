@@ -540,6 +540,20 @@ table! {
         max_bytes: Option<Size<256, 65_536>>,
         /// How subjects are told to upstreams.
         subject: Option<SubjectForm>,
+        /// What they are told under our signature.
+        assertion: Option<At<Assertion>>,
+    }
+
+    /// `identity.assertion`.
+    struct Assertion {
+        /// The header that carries it.
+        header: Option<At<HeaderName>>,
+        /// How long it counts.
+        ttl: Option<At<Duration>>,
+        /// Its `iss`.
+        issuer: Option<NonEmpty>,
+        /// Further members from claims.
+        claims: Named<Claim>,
     }
 
     /// `[upstream.<name>]`.
@@ -552,6 +566,8 @@ table! {
         host: Option<HostPolicy>,
         /// How it reads paths differently (R8).
         path_quirks: Vec<PathQuirk>,
+        /// `aud` of the assertions that it is sent; its name if it is not written.
+        assertion_audience: Option<At<NonEmpty>>,
         /// Until the connection stands.
         connect_timeout: Option<Positive>,
         /// To the first byte of the answer.

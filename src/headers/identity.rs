@@ -36,9 +36,27 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
     }
 }
 
-/// Adds the headers of an identity.
-pub(super) fn put(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
-    RECENT.with_borrow_mut(|recent| recent.put(lines, identity, settings))
+/// Whether a header of this name can carry something of an identity: it has no meaning of its own to us.
+pub fn may_carry(name: &HeaderName) -> bool {
+    names::is_free(name)
+}
+
+/// Adds the headers of an identity, and what was signed about it.
+pub(super) fn put(
+    lines: &mut Lines,
+    identity: &Identity,
+    assertion: Option<&str>,
+    settings: &Settings,
+) -> Result<(), RewriteError> {
+    let bytes = RECENT.with_borrow_mut(|recent| recent.put(lines, identity, settings))?;
+    if let (Some(text), Some(assertion)) = (assertion, &settings.assertion) {
+        let name = assertion.header.as_str();
+        if bytes + name.len() + text.len() > settings.max_bytes {
+            return Err(RewriteError::IdentityTooLarge);
+        }
+        lines.put_bytes(name, text.as_bytes());
+    }
+    Ok(())
 }
 
 /// The lines of callers that came twice of late, so that whoever asks often is not spelled out each time.
@@ -51,35 +69,39 @@ struct Spelled {
     of: u64,
     generation: u64,
     lines: Vec<u8>,
+    /// Of names and values.
+    bytes: usize,
     /// Who came last and is not `of`: if they come again, `of` did not come between.
     next: u64,
 }
 
 impl Recent {
     #[expect(clippy::indexing_slicing, reason = "a remainder is within")]
-    fn put(&mut self, lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
+    fn put(&mut self, lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<usize, RewriteError> {
         let serial = identity.serial();
         #[expect(clippy::cast_possible_truncation, reason = "any part of a number will do")]
         let known = &mut self.0[serial as usize % RECENT_CALLERS];
         if known.of == serial && known.generation == settings.generation {
             known.next = 0;
             lines.put_lines(&known.lines);
-            return Ok(());
+            return Ok(known.bytes);
         }
         let begin = lines.len();
-        put_each(lines, identity, settings)?;
+        let bytes = put_each(lines, identity, settings)?;
         if known.next == serial {
             (known.of, known.generation, known.next) = (serial, settings.generation, 0);
+            known.bytes = bytes;
             known.lines.clear();
             known.lines.extend_from_slice(lines.since(begin));
         } else {
             known.next = serial;
         }
-        Ok(())
+        Ok(bytes)
     }
 }
 
-fn put_each(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<(), RewriteError> {
+/// Adds them one by one, and tells the bytes of their names and values.
+fn put_each(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Result<usize, RewriteError> {
     let mut bytes = 0;
     let mut put = |name: &HeaderName, value: &HeaderValue| {
         bytes += name.as_str().len() + value.len();
@@ -106,7 +128,7 @@ fn put_each(lines: &mut Lines, identity: &Identity, settings: &Settings) -> Resu
             put(name, value)?;
         }
     }
-    Ok(())
+    Ok(bytes)
 }
 
 /// The values of `extra` in their order and, behind them, `realm:sub` if that is asked for.
@@ -180,7 +202,7 @@ mod tests {
 
     fn shown(identity: &Identity, settings: &Settings) -> Result<Vec<String>, RewriteError> {
         let mut lines = Lines::new();
-        put(&mut lines, identity, settings)?;
+        put(&mut lines, identity, None, settings)?;
         Ok(lines.to_map().iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect())
     }
 
@@ -266,7 +288,7 @@ mod tests {
                 let mut each = Lines::new();
                 put_each(&mut each, caller, &settings).unwrap();
                 let mut lines = Lines::new();
-                put(&mut lines, caller, &settings).unwrap();
+                put(&mut lines, caller, None, &settings).unwrap();
                 assert_eq!(lines, each, "{} in round {round}", caller.subject());
             }
         }
@@ -300,7 +322,7 @@ mod tests {
         ) {
             let parts = IdentityParts { roles: roles.clone(), name: Some(name.clone()), ..identity().to_parts() };
             let mut lines = Lines::new();
-            put(&mut lines, &Identity::new(parts).unwrap(), &settings()).unwrap();
+            put(&mut lines, &Identity::new(parts).unwrap(), None, &settings()).unwrap();
             let headers = lines.to_map();
 
             let read: Vec<String> = headers.get("x-user-roles").map_or_else(Vec::new, |value| {

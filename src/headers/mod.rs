@@ -26,6 +26,7 @@ use crate::{
     route::{Route, path::CanonicalPath},
 };
 
+pub mod assertion;
 mod cookie;
 pub mod forwarded;
 mod hop;
@@ -43,8 +44,11 @@ pub struct Settings {
     pub fields: Box<[(HeaderName, Field)]>,
     /// `extra`: further headers from claims.
     pub extra: Box<[(HeaderName, ClaimPath)]>,
-    /// The headers that API keys and tokens come in besides `Authorization`; removed on every route (R14).
-    pub credentials: Box<[HeaderName]>,
+    /// Further headers that are removed on every route: those that API keys and tokens come in besides `Authorization`
+    /// (R14), and the assertion's (R12).
+    pub removed: Box<[HeaderName]>,
+    /// `assertion`; `None`: upstreams are sent none.
+    pub assertion: Option<assertion::Settings>,
     /// All identity headers together, names and values (R13). Default 4 KiB.
     pub max_bytes: usize,
     /// Peers whose forwarding headers are believed (R15).
@@ -126,23 +130,32 @@ pub struct Forwarded {
     pub proof: Option<HeaderValue>,
 }
 
-/// Makes of a request what its upstream gets. `forwarded` is the verified token that goes with it, where the route
-/// says so; on routes that authenticate nothing else goes under that name (R14).
+/// What goes upstream with a request besides what the client sent and the identity's headers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Proofs<'a> {
+    /// The verified token, where the route says so; on routes that authenticate nothing else goes under
+    /// `Authorization` (R14).
+    pub forwarded: Option<&'a Forwarded>,
+    /// What was signed about the caller, if that is sent (R22).
+    pub assertion: Option<&'a str>,
+}
+
+/// Makes of a request what its upstream gets.
 ///
 /// # Errors
 /// [`RewriteError`]; the request is then refused.
 pub fn rewrite(
     head: &Parts,
     permit: Permit,
-    forwarded: Option<&Forwarded>,
+    proofs: Proofs<'_>,
     view: &ClientView,
     path: &CanonicalPath,
     request_id: &RequestId,
     settings: &Settings,
 ) -> Result<OutboundRequest, RewriteError> {
-    let caller = permit.identity().map(|identity| &**identity);
+    let caller = permit.identity().map(|identity| Caller { identity, assertion: proofs.assertion });
     let authorization = match permit.grounds() {
-        Grounds::Met => Authorization::Verified(forwarded),
+        Grounds::Met => Authorization::Verified(proofs.forwarded),
         Grounds::Reported => Authorization::AsSent,
     };
     let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
@@ -243,6 +256,13 @@ impl Profile {
     }
 }
 
+/// Who is calling, and what was signed about that.
+#[derive(Clone, Copy, Debug)]
+struct Caller<'a> {
+    identity: &'a Identity,
+    assertion: Option<&'a str>,
+}
+
 /// The head as the upstream gets it.
 #[derive(Debug)]
 struct Rewritten {
@@ -255,7 +275,7 @@ struct Rewritten {
 fn rewrite_head(
     head: &Parts,
     route: &Route,
-    caller: Option<&Identity>,
+    caller: Option<Caller<'_>>,
     authorization: Authorization<'_>,
 
     view: &ClientView,
@@ -292,7 +312,7 @@ fn rewrite_head(
         }
     }
     if let Some(caller) = caller {
-        identity::put(&mut lines, caller, settings)?;
+        identity::put(&mut lines, caller.identity, caller.assertion, settings)?;
     }
     Ok(Rewritten { host, lines, expects_continue: survey.expects_continue, websocket })
 }

@@ -77,14 +77,19 @@ const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
+/// Whether a header of this name could be sent besides all that we do with the names of others.
+pub(super) fn is_free(name: &HeaderName) -> bool {
+    matches!(known(name.as_str().as_bytes()), Kind::Identity | Kind::Ordinary)
+}
+
 #[inline]
 fn is_extra(folded: &[u8], settings: &Settings) -> bool {
     // Nearly always there are none, and this is asked of every field.
-    (!settings.extra.is_empty() || !settings.credentials.is_empty()) && is_one_of_extra(folded, settings)
+    (!settings.extra.is_empty() || !settings.removed.is_empty()) && is_one_of_extra(folded, settings)
 }
 
 fn is_one_of_extra(folded: &[u8], settings: &Settings) -> bool {
-    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.credentials).any(|extra| {
+    settings.extra.iter().map(|(extra, _)| extra).chain(&settings.removed).any(|extra| {
         let extra = extra.as_str().as_bytes();
         extra.len() == folded.len() && extra.iter().zip(folded).all(|(a, b)| fold(*a) == *b)
     })

@@ -17,7 +17,8 @@ pub(super) fn settings() -> Settings {
         generation: 1,
         fields: Profile::XUser.fields(),
         extra: Box::new([]),
-        credentials: Box::new([]),
+        removed: Box::new([]),
+        assertion: None,
         max_bytes: 4096,
         trusted_proxies: Box::new([]),
         trust_unix_peers: false,
@@ -91,6 +92,10 @@ fn view() -> ClientView {
     }
 }
 
+fn unsigned(identity: &Identity) -> Caller<'_> {
+    Caller { identity, assertion: None }
+}
+
 fn head(lines: &[(&str, &str)]) -> Parts {
     let mut request = Request::builder().uri("/x").header("host", "a.example");
     for (name, value) in lines {
@@ -102,9 +107,16 @@ fn head(lines: &[(&str, &str)]) -> Parts {
 /// What goes upstream beside the headers that we always set, as `name: value`, sorted.
 fn upstream_gets(lines: &[(&str, &str)], route: &Route, caller: Option<&Identity>, settings: &Settings) -> Vec<String> {
     let head = head(lines);
-    let sent =
-        rewrite_head(&head, route, caller, Authorization::Verified(None), &view(), &RequestId::generate(), settings)
-            .unwrap();
+    let sent = rewrite_head(
+        &head,
+        route,
+        caller.map(unsigned),
+        Authorization::Verified(None),
+        &view(),
+        &RequestId::generate(),
+        settings,
+    )
+    .unwrap();
     let mut sent = sent.lines.to_map();
     for name in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"] {
         assert!(sent.remove(name).is_some(), "{name}");
@@ -408,7 +420,7 @@ proptest! {
         let caller = identity();
         let head = head(&lines);
 
-        let caller = known.then_some(&caller);
+        let caller = known.then_some(&caller).map(unsigned);
         let sent = rewrite_head(&head, &guarded_route(false), caller, Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
         let sent = sent.unwrap().lines.to_map();
 
@@ -422,7 +434,7 @@ proptest! {
         }
         for (name, field) in &settings.fields {
             let values: Vec<_> = sent.get_all(name).iter().collect();
-            prop_assert_eq!(values, caller.and_then(|c| c.header(*field)).into_iter().collect::<Vec<_>>());
+            prop_assert_eq!(values, caller.and_then(|c| c.identity.header(*field)).into_iter().collect::<Vec<_>>());
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     clock::Timestamp,
     cors,
     decide::{self, Findings, Question, Verdict},
-    headers::{self, OutboundParts, forwarded},
+    headers::{self, OutboundParts, Proofs, assertion::Assertions, forwarded},
     id::RequestId,
     identity::Field,
     inbound::Inbound,
@@ -30,6 +30,7 @@ use crate::{
     refusal::{Asked, Audience, BadCredential, Refusal, TokenError},
     route::{Own, Target},
     session::{SessionToken, cookie},
+    signing::CannotSign,
     state::{Live, Snapshot, SnapshotCache},
     telemetry::{
         WorkerTelemetry,
@@ -56,6 +57,7 @@ pub struct Worker {
     upstreams: upstream::Upstreams,
     telemetry: Rc<WorkerTelemetry>,
     exchanges: Rc<Exchanges>,
+    assertions: Assertions,
 }
 
 impl Worker {
@@ -63,7 +65,14 @@ impl Worker {
     pub fn new(live: Arc<Live>) -> Self {
         let upstreams = upstream::Upstreams::new(Arc::clone(&live.shared.upstreams), live.shared.shutdown.clone());
         let telemetry = live.shared.telemetry.worker();
-        Self { snapshots: Rc::default(), upstreams, telemetry, exchanges: Rc::default(), live }
+        Self {
+            snapshots: Rc::default(),
+            upstreams,
+            telemetry,
+            exchanges: Rc::default(),
+            assertions: Assertions::default(),
+            live,
+        }
     }
 
     /// Cuts exchanges that outlast what they were permitted by, for as long as it is polled.
@@ -151,8 +160,8 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), inbound.connection);
             watched.hold(admitted.slots);
-            relay(worker, snapshot, permit, findings, head, inbound.body, &inbound.request_id, watched, &mut outcome)
-                .await
+            let request_id = &inbound.request_id;
+            relay(worker, snapshot, permit, findings, head, inbound.body, request_id, now, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
@@ -230,6 +239,7 @@ async fn relay(
     head: &mut Parts,
     body: Incoming,
     request_id: &RequestId,
+    now: Timestamp,
     mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
@@ -244,8 +254,15 @@ async fn relay(
             };
             let http2 = head.version == http::Version::HTTP_2;
             let client = head.extensions.remove::<OnUpgrade>();
-            let outbound =
-                headers::rewrite(head, permit, findings.forwarded.as_ref(), view, path, request_id, &snapshot.headers)?;
+            let assertion = match (&snapshot.headers.assertion, permit.identity()) {
+                (Some(settings), Some(caller)) => {
+                    let (generation, keys) = (snapshot.headers.generation, &worker.live.shared.signing.assertion);
+                    Some(worker.assertions.of(caller, *index, settings, generation, keys, now)?)
+                }
+                (Some(_) | None, _) => None,
+            };
+            let proofs = Proofs { forwarded: findings.forwarded.as_ref(), assertion: assertion.as_deref() };
+            let outbound = headers::rewrite(head, permit, proofs, view, path, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
@@ -428,6 +445,12 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::TooLarge => Self::BodyTooLarge,
             UpstreamError::Unreachable(_) => Self::UpstreamUnreachable,
         }
+    }
+}
+
+impl From<CannotSign> for Refusal {
+    fn from(CannotSign: CannotSign) -> Self {
+        Self::Unavailable
     }
 }
 

@@ -2,7 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use http::{HeaderValue, Response, header::ACCEPT_LANGUAGE, request::Parts};
+use bytes::Bytes;
+use http::{
+    HeaderValue, Response,
+    header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE},
+    request::Parts,
+};
 use hyper::body::Incoming;
 
 use super::{Worker, body::Content, tokens};
@@ -14,6 +19,7 @@ use crate::{
     page,
     refusal::Refusal,
     route::Own,
+    signing::rotation::MAX_AGE,
     state::Snapshot,
     telemetry::audit::{Client, Origin},
 };
@@ -66,6 +72,9 @@ pub(super) async fn serve(
         origin: Origin { now, client: Client::Address(view.address), request_id: request_id.as_str() },
     };
     let answered = match own {
+        Own::AssertionKeys => {
+            return Ok(Served { response: key_set(shared.signing.assertion.jwks()), reason: None });
+        }
         Own::Livez => return Ok(Served { response: alive(), reason: None }),
         Own::Login => login::sign_in(head, body, context).await,
         Own::Logout => login::sign_out(head, body, context).await,
@@ -93,7 +102,19 @@ pub(super) async fn serve(
 
 fn alive() -> Response<Content> {
     let mut response = page::empty(http::StatusCode::OK).map(|_| Content::own("ok\n".into()));
-    response.headers_mut().insert(http::header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+/// Public keys, for whoever asks (RFC 7517 section 8.5.1); to be kept no longer than the time in which no unknown key
+/// begins to sign.
+pub(super) fn key_set(jwks: Bytes) -> Response<Content> {
+    let mut response = page::empty(http::StatusCode::OK).map(|_| Content::own(jwks));
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
+    if let Ok(kept) = HeaderValue::try_from(format!("public, max-age={}", MAX_AGE.as_secs())) {
+        headers.insert(CACHE_CONTROL, kept);
+    }
     response
 }
 

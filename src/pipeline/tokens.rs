@@ -1,18 +1,15 @@
 //! The token endpoints: hands the request to `token`, counts what came of it, and publishes the keys.
 
-use http::{
-    HeaderValue, Response, StatusCode,
-    header::{CACHE_CONTROL, CONTENT_TYPE},
-};
+use http::Response;
 use hyper::body::Incoming;
 
 use super::{
     Worker,
     body::Content,
-    own::{Asked, count, counted, refused},
+    own::{Asked, count, counted, key_set, refused},
 };
 use crate::{
-    login, page,
+    login,
     refusal::{Refusal, TokenError},
     route::Own,
     state::Snapshot,
@@ -46,12 +43,17 @@ pub(super) async fn serve(
     };
     let answered = match own {
         Own::Token => token::issue(head, body, context).await,
-        Own::TokenKeys => return Ok(keys(worker)),
+        Own::TokenKeys => return Ok(key_set(shared.signing.access.jwks())),
         Own::TokenRefresh => token::refresh(head, body, context).await,
         Own::TokenRevoke => token::revoke(head, body, context).await,
-        Own::Livez | Own::Login | Own::Logout | Own::Nothing | Own::Resend | Own::Session | Own::Sessions => {
-            return Err(Refusal::NoRoute);
-        }
+        Own::AssertionKeys
+        | Own::Livez
+        | Own::Login
+        | Own::Logout
+        | Own::Nothing
+        | Own::Resend
+        | Own::Session
+        | Own::Sessions => return Err(Refusal::NoRoute),
     };
     let counts = &shared.token_counts;
     match answered {
@@ -77,13 +79,4 @@ pub(super) async fn serve(
             Err(refusal)
         }
     }
-}
-
-/// RFC 7517 section 8.5.1. Everybody may keep it for as long as keys are published ahead.
-fn keys(worker: &Worker) -> Response<Content> {
-    let mut response = page::empty(StatusCode::OK).map(|_| Content::own(worker.live.shared.signing.access.jwks()));
-    let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/jwk-set+json"));
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
-    response
 }

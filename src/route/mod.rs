@@ -111,6 +111,8 @@ pub enum Target {
 /// Our own endpoints (DESIGN, Surface).
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Own {
+    /// `assertion-jwks.json`: what assertions are verified with.
+    AssertionKeys,
     /// `livez`: answers on any host.
     Livez,
     /// `login`: page (GET) and form or JSON (POST).
@@ -139,6 +141,7 @@ impl Own {
     /// The word for people: the last part of its path.
     pub const fn label(self) -> &'static str {
         match self {
+            Self::AssertionKeys => "assertion-jwks.json",
             Self::Livez => "livez",
             Self::Login => "login",
             Self::Logout => "logout",

@@ -105,7 +105,7 @@ impl SigningKey {
             algorithm,
             pair,
             jwk: format!(r#"{{{required},"alg":"{alg}","kid":"{kid}","use":"sig"}}"#).into(),
-            header: (text(format!(r#"{{"alg":"{alg}","kid":"{kid}","typ":"{typ}"}}"#).as_bytes()) + ".").into(),
+            header: header(algorithm, &kid, typ).into(),
             kid: kid.into(),
         })
     }
@@ -141,6 +141,18 @@ impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SigningKey").field("kid", &self.kid).finish_non_exhaustive()
     }
+}
+
+/// A token that nobody signed.
+pub(super) fn unsigned(algorithm: Algorithm, typ: &str, payload: &[u8]) -> Box<str> {
+    let (kid, signature) = ("0".repeat(43), "A".repeat(SIGNATURE_LEN));
+    format!("{}{}.{signature}", header(algorithm, &kid, typ), URL_SAFE_NO_PAD.encode(payload)).into()
+}
+
+/// The encoded header, with the dot behind it.
+fn header(algorithm: Algorithm, kid: &str, typ: &str) -> String {
+    let alg = algorithm.name();
+    URL_SAFE_NO_PAD.encode(format!(r#"{{"alg":"{alg}","kid":"{kid}","typ":"{typ}"}}"#)) + "."
 }
 
 /// Of 64 bytes, encoded.

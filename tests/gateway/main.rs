@@ -162,5 +162,7 @@ mod browser;
 /// The page of one's sessions in it, with scripts and without.
 mod browser_sessions;
 
+/// What upstreams are told of a caller under our signature (R22).
+mod assertion;
 /// What it shows when something is not right, with scripts and without.
 mod browser_refusals;

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{policy, state::Snapshot};
 
+mod assertion;
 mod look;
 mod mtls;
 mod route;

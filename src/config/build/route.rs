@@ -47,6 +47,8 @@ struct Surroundings<'a> {
     tokens: bool,
     /// Whether `identity.subject = "realm:sub"`.
     qualified: bool,
+    /// Whether upstreams are sent assertions.
+    asserts: bool,
     /// Whether `server.hosts` names any.
     hosts_known: bool,
 }
@@ -76,6 +78,7 @@ impl Build<'_> {
                 .0
                 .as_ref()
                 .is_some_and(|identity| matches!(identity.subject, Some(SubjectForm::RealmSubject))),
+            asserts: file.identity.0.as_ref().is_some_and(|identity| identity.assertion.is_some()),
             hosts_known: !known.is_empty(),
         };
         let route_hosts = written.iter().filter_map(|route| route.value.r#match.value.host.as_ref());
@@ -707,7 +710,7 @@ pub(super) fn rate_limits(
 
 /// Our own endpoints under the prefix; whatever else lies there is answered with 404, never by an upstream.
 fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
-    let (prefix, sources) = (around.prefix, around.sources);
+    let Surroundings { prefix, sources, asserts, .. } = *around;
     let public = || Access::Public { pass_authorization: false };
     let authenticated = |issuers: Box<[usize]>, optional: bool, touch: bool| {
         Access::Authenticated(AccessRule {
@@ -752,10 +755,21 @@ fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
         ("resend", "/resend", both(), public(), strict.clone(), Own::Resend),
         ("session", "/session", Some([get.clone()].into()), anyone, free.clone(), Own::Session),
         ("sessions", "/sessions", both(), person, strict, Own::Sessions),
+        (
+            "assertion-jwks",
+            "/assertion-jwks.json",
+            Some([get.clone()].into()),
+            public(),
+            free.clone(),
+            Own::AssertionKeys,
+        ),
         ("livez", "/livez", Some([get].into()), public(), free.clone(), Own::Livez),
         ("nowhere", "/{*rest}", None, public(), free, Own::Nothing),
     ];
     for (name, path, methods, access, csrf, own) in tokens.chain(endpoints) {
+        if own == Own::AssertionKeys && !asserts {
+            continue;
+        }
         // The prefix is of letters, digits, `-` and `_`: such a pattern always parses.
         let Ok(pattern) = format!("{prefix}{path}").parse() else { continue };
         routes.push(Route {

@@ -117,12 +117,20 @@ impl Build<'_> {
             }
             credentials.push(header);
         }
+        let taken = fields.iter().map(|(name, _)| name).chain(extra.iter().map(|(name, _)| name));
+        let taken: Vec<&HeaderName> = taken.chain(&credentials).collect();
+        let assertion = self.assertion(file, &taken);
+        self.judge_audiences(file);
         let (trusted_proxies, trust_unix_peers) = server::trusted_proxies(file);
         Some(headers::Settings {
             generation: 1,
             fields,
             extra: extra.into(),
-            credentials: credentials.into(),
+            removed: credentials
+                .into_iter()
+                .chain(assertion.as_ref().map(|assertion| assertion.header.clone()))
+                .collect(),
+            assertion,
             max_bytes: identity.max_bytes.map_or(4096, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
             subject_with_realm: matches!(identity.subject, Some(SubjectForm::RealmSubject)),
             trusted_proxies,
@@ -187,7 +195,7 @@ fn leads_to(authority: &Authority, default_port: u16, own: &[(SocketAddr, Place)
 }
 
 /// Headers that frame, route or authenticate: none of them can carry a claim.
-fn is_reserved(name: &HeaderName) -> bool {
+pub(super) fn is_reserved(name: &HeaderName) -> bool {
     const NAMES: [&str; 18] = [
         "accept-encoding",
         "authorization",
@@ -208,5 +216,8 @@ fn is_reserved(name: &HeaderName) -> bool {
         "upgrade",
         "via",
     ];
-    NAMES.contains(&name.as_str()) || name.as_str().starts_with("x-forwarded-") || name.as_str().starts_with("sec-")
+    !headers::identity::may_carry(name)
+        || NAMES.contains(&name.as_str())
+        || name.as_str().starts_with("x-forwarded-")
+        || name.as_str().starts_with("sec-")
 }

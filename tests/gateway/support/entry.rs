@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, path::Path};
 
-use portcullis::{clock::Clock, config, gateway};
+use portcullis::{clock::Clock, config, gateway, signing::Algorithm};
+use serde_json::Value;
 
 /// A gateway in this process.
 pub(crate) struct InProcess(gateway::Running);
@@ -34,6 +35,12 @@ impl InProcess {
             telemetry: addresses.telemetry,
             admin: addresses.admin,
         }
+    }
+
+    /// An access token of its own, with these claims.
+    pub(crate) fn sign_access(&self, claims: &Value) -> String {
+        let keys = &self.0.live().shared.signing.access;
+        keys.sign(Algorithm::Es256, claims).expect("there is a key").into()
     }
 
     /// `true` if everything ended by itself within `server.drain_timeout`.
