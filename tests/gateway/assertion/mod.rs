@@ -2,6 +2,7 @@
 //!
 //! The verifier here is a library of its own and knows nothing but the published key set.
 
+mod backends;
 mod rotation;
 
 use std::{collections::BTreeMap, time::Duration};
