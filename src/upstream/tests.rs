@@ -332,7 +332,7 @@ fn concurrent_requests_have_connections_of_their_own_and_few_stay() {
 #[test]
 fn an_idle_connection_keeps_no_memory_of_a_large_answer() {
     run(async {
-        const LENGTH: usize = 8 << 20;
+        const LENGTH: usize = 2 << 20;
         let address = server(|_, mut stream| async move {
             while read_head(&mut stream).await.is_some() {
                 let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {LENGTH}\r\n\r\n");

@@ -378,7 +378,7 @@ fn a_page_calls_an_api_on_another_host() {
     let preflight = preflight.header("Access-Control-Request-Headers", "authorization").send().expect(204);
     let answer = api.get("/orders/7").header("Sec-Fetch-Site", "cross-site").bearer(&token).send().expect(200);
 
-    assert_eq!(preflight.header("access-control-allow-headers"), Some("authorization"));
+    assert_eq!(preflight.header("access-control-allow-headers"), Some("authorization, dpop"));
     for answer in [preflight, answer] {
         assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.test"));
     }
