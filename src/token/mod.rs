@@ -1,6 +1,6 @@
 //! Tokens of our own: access tokens for a session, a password or an API key, and refresh tokens to get more of them.
 //!
-//! `request` reads what is asked, `claims` says what a token holds; [`issue`], [`refresh`] and [`revoke`] are the three
+//! `request` reads what is asked, `claims` says what a token holds; [`issue()`], [`refresh()`] and [`revoke()`] are the three
 //! endpoints. In: a request to one of them, and what the pipeline knows of its sender. Out: an [`Answer`] with what
 //! happened, or a [`Refusal`].
 //! Invariants: a token is the child of a session or an API key and never outlives it; a refresh token of a browser is
