@@ -172,7 +172,8 @@ pub struct Identity {
     groups: Option<List>,
     scopes: Option<List>,
     claims: Option<Box<Map<String, Value>>>,
-    auth_time: Option<Timestamp>,
+    /// [`UNKNOWN`] if the source does not say: an `Option` would take as much again, in each of a million sessions.
+    auth_time: Timestamp,
     factor: Factor,
     via: Via,
     email_verified: bool,
@@ -238,7 +239,7 @@ impl Identity {
             groups: groups.map(list),
             scopes: scopes.map(list),
             claims: (!parts.claims.is_empty()).then(|| Box::new(parts.claims)),
-            auth_time: parts.auth_time,
+            auth_time: parts.auth_time.unwrap_or(UNKNOWN),
             factor: parts.factor,
             via: parts.via,
             email_verified: parts.email_verified,
@@ -317,8 +318,8 @@ impl Identity {
     }
 
     /// When the person last proved who they are.
-    pub const fn auth_time(&self) -> Option<Timestamp> {
-        self.auth_time
+    pub fn auth_time(&self) -> Option<Timestamp> {
+        (self.auth_time != UNKNOWN).then_some(self.auth_time)
     }
 
     /// How many factors that took.
@@ -362,7 +363,7 @@ impl Identity {
             groups: owned(&mut self.groups()),
             scopes: owned(&mut self.scopes()),
             claims: self.claims().cloned().unwrap_or_default(),
-            auth_time: self.auth_time,
+            auth_time: self.auth_time(),
             factor: self.factor,
             via: self.via.clone(),
         }
@@ -442,6 +443,9 @@ impl List {
 }
 
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// No login is as late as that.
+const UNKNOWN: Timestamp = Timestamp::MAX;
 
 type PackedText = (std::ops::Range<usize>, Option<Box<str>>);
 type PackedList = (std::ops::Range<usize>, Option<Box<[Box<str>]>>);
