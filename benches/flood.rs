@@ -185,6 +185,8 @@ impl Flood {
                     match client.ask(&head, &body).0 {
                         401 => drop(tried.fetch_add(1, Relaxed)),
                         429 | 503 => thread::sleep(Duration::from_millis(50)),
+                        // The gateway is gone: that was all.
+                        0 => return,
                         other => panic!("{other}"),
                     }
                 }
