@@ -271,7 +271,9 @@ impl KeySlot {
         self.current.store(Arc::clone(&set));
         // After the swap: whoever verifies with the old set meanwhile makes a token that is ended by this.
         let gone = earlier.retire_for(Some(&set));
-        tracing::info!(issuer, keys = set.len(), gone, "the keys of an issuer have changed");
+        if !earlier.is_empty() {
+            tracing::info!(issuer, keys = set.len(), gone, "the keys of an issuer have changed");
+        }
     }
 
     async fn fetch(&self, fetched: &Fetched, issuer: &str, clock: &Clock) {

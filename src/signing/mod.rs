@@ -248,7 +248,8 @@ impl Keys {
             self.write(&turn).await?;
             let began = turn.changed.iter().filter(|held| held.stage == Stage::Current).count();
             self.rotations.fetch_add(u64::try_from(began).unwrap_or_default(), Relaxed);
-            for held in &turn.changed {
+            // The first keys of a start are no news.
+            for held in turn.changed.iter().filter(|_| before.version > 0) {
                 tracing::info!(
                     purpose = self.purpose.label(),
                     kid = held.key.kid(),
