@@ -288,10 +288,11 @@ impl Identity {
         self.email_verified
     }
 
-    /// Whether it says the same of the same subject, as far as roles, groups and scopes go.
+    /// Whether it says the same of the same subject, as far as its factors, roles, groups and scopes go.
     pub fn stands_for_the_same(&self, other: &Self) -> bool {
         *self.realm() == *other.realm()
             && self.subject() == other.subject()
+            && self.factor() == other.factor()
             && self.roles().eq(other.roles())
             && self.groups().eq(other.groups())
             && self.scopes().eq(other.scopes())

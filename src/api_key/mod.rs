@@ -100,6 +100,17 @@ pub struct Known<'a> {
     pub made: &'a Arc<Store>,
 }
 
+/// What has become of something that was accepted.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Condition {
+    /// It lives.
+    Lives,
+    /// Its time is over.
+    Expired,
+    /// Somebody ended it.
+    Ended,
+}
+
 /// Why a key counts for nothing. For logs and metrics only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Void {
@@ -229,9 +240,16 @@ impl ApiKey {
         self.id == text.id() && constant_time_eq(self.digest.expose(), &text.digest())
     }
 
-    /// Whether it is one of these.
-    pub fn is_among(&self, known: Known<'_>) -> bool {
-        known.find(&self.id, self.digest.expose()).is_some()
+    /// What has become of it since it was accepted. What the key of its id is now decides, not what it was: a reload may
+    /// have taken it away, made another of it, shortened its life or changed its rights (R29).
+    pub fn condition(&self, known: Known<'_>, revocations: &Revocations, now: Timestamp) -> Condition {
+        match known.find(&self.id, self.digest.expose()) {
+            Some(key) if key.is_expired(now) => Condition::Expired,
+            Some(key) if key.is_orphan() || key.is_revoked(revocations) => Condition::Ended,
+            Some(key) if !key.identity.stands_for_the_same(&self.identity) => Condition::Ended,
+            Some(_) => Condition::Lives,
+            None => Condition::Ended,
+        }
     }
 
     /// Takes over when it was last used, from before a reload or a restart.

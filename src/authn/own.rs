@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::jwt::JwtError;
 use crate::{
-    api_key::{ApiKey, KeyId, Known},
+    api_key::{ApiKey, Condition, KeyId, Known},
     clock::Timestamp,
     identity::{Identity, IdentityParts, Via},
     refresh::{Families, Family, FamilyId},
@@ -83,17 +83,6 @@ pub struct Parents<'a> {
     pub keys: Known<'a>,
     /// What was revoked.
     pub revocations: &'a Revocations,
-}
-
-/// What has become of a parent.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Condition {
-    /// It lives.
-    Lives,
-    /// Its time is over.
-    Expired,
-    /// Somebody ended it.
-    Ended,
 }
 
 impl Child {
@@ -213,19 +202,7 @@ impl Parent {
             Self::Session { family, session, .. } if family.is_ended() || session.is_ended() => Condition::Ended,
             Self::Session { session, .. } if session.is_expired(settings, now) => Condition::Expired,
             Self::Session { .. } => Condition::Lives,
-            Self::Key { key, .. } => match keys.of_id(&key.id()) {
-                // A reload may have made another of it, or the same with other rights.
-                Some(now_there) if now_there.is_expired(now) => Condition::Expired,
-                Some(now_there)
-                    if key.is_among(keys)
-                        && !now_there.is_orphan()
-                        && !now_there.is_revoked(revocations)
-                        && (Arc::ptr_eq(&now_there, key) || says_the_same(key.identity(), now_there.identity())) =>
-                {
-                    Condition::Lives
-                }
-                Some(_) | None => Condition::Ended,
-            },
+            Self::Key { key, .. } => key.condition(keys, revocations, now),
         }
     }
 }
@@ -233,11 +210,5 @@ impl Parent {
 /// Whether a token was made when its owner was who its parent says now (R29).
 fn says_the_same(token: &Identity, parent: &Identity) -> bool {
     let seconds = |identity: &Identity| identity.auth_time().map(Timestamp::unix_seconds);
-    token.realm() == parent.realm()
-        && token.subject() == parent.subject()
-        && token.factor() == parent.factor()
-        && seconds(token) == seconds(parent)
-        && token.roles().eq(parent.roles())
-        && token.groups().eq(parent.groups())
-        && token.scopes().eq(parent.scopes())
+    token.stands_for_the_same(parent) && seconds(token) == seconds(parent)
 }

@@ -6,9 +6,9 @@
 
 use std::sync::Arc;
 
-use super::{introspection, jwt::VerifiedToken, own::Condition};
+use super::{introspection, jwt::VerifiedToken};
 use crate::{
-    api_key::{ApiKey, Known},
+    api_key::{ApiKey, Condition, Known},
     clock::Timestamp,
     mtls::{Ca, Certified, Verdict, Void},
     revocation::Revocations,
@@ -91,10 +91,7 @@ impl Proof {
     pub fn standing(&self, present: &Present<'_>) -> (Standing, &Self) {
         let Present { sessions, api_keys, authorities, revocations, now } = *present;
         let standing = match self {
-            Self::ApiKey(key) if key.is_expired(now) => Standing::Expired,
-            Self::ApiKey(key) if key.is_orphan() || key.is_revoked(revocations) => Standing::Revoked,
-            // A reload that takes a key away, or gives its name to another one, ends what it had opened.
-            Self::ApiKey(key) if !key.is_among(api_keys) => Standing::Revoked,
+            Self::ApiKey(key) => key.condition(api_keys, revocations, now).into(),
             Self::Certificate(certified) => of_certificate(certified, authorities, revocations, now),
             Self::Each(proofs) => {
                 let worst = proofs.iter().map(|proof| proof.standing(present)).max_by_key(|(standing, _)| *standing);
@@ -110,14 +107,22 @@ impl Proof {
                 match token.child().map(|child| child.condition(sessions, api_keys, revocations, now)) {
                     // One that somebody else vouches for is asked about again.
                     None => introspection::standing(token, now),
-                    Some(Condition::Lives) => Standing::Holds,
-                    Some(Condition::Expired) => Standing::Expired,
-                    Some(Condition::Ended) => Standing::Revoked,
+                    Some(condition) => condition.into(),
                 }
             }
-            Self::ApiKey(_) | Self::Session(_) => Standing::Holds,
+            Self::Session(_) => Standing::Holds,
         };
         (standing, self)
+    }
+}
+
+impl From<Condition> for Standing {
+    fn from(condition: Condition) -> Self {
+        match condition {
+            Condition::Lives => Self::Holds,
+            Condition::Expired => Self::Expired,
+            Condition::Ended => Self::Revoked,
+        }
     }
 }
 

@@ -5,7 +5,10 @@ use std::time::{Duration, UNIX_EPOCH};
 use portcullis::{api_key::KeyText, clock::Clock, secret::Secret};
 use serde_json::json;
 
-use crate::support::{Client, Gateway, Issuer, Shell, Upstream, gateway::Running};
+use crate::{
+    cut,
+    support::{Client, Gateway, Issuer, Shell, Upstream, gateway::Running},
+};
 
 /// A fresh key, and the entry for it with further lines.
 pub(crate) fn key(name: &str, lines: &str) -> (Secret<String>, String) {
@@ -235,4 +238,34 @@ fn the_command_makes_a_key_and_the_entry_that_knows_it() {
     let gateway = Gateway::new().table(&said.out).route("/x", &upstream).auth(&["api_key"]).require("role:x").start();
     gateway.client().get("/x").bearer(&text).send().expect(200);
     assert_eq!(upstream.next_request().header("x-user-id"), Some("deploy"));
+}
+
+/// R28, R29: a reload changes a key's rights, its end or its text for what is under way, too.
+#[test]
+fn a_tunnel_ends_when_a_reload_makes_another_of_its_key() {
+    let upstream = cut::upstream();
+    let in_an_hour = |gateway: &Running| {
+        let then = UNIX_EPOCH + Duration::from_secs(gateway.now().unix_seconds() + 3600);
+        humantime::format_rfc3339_seconds(then).to_string()
+    };
+    let keys = [
+        key("demoted", "roles = [\"deployer\"]"),
+        key("shortened", "expires = \"2099-01-01T00:00:00Z\""),
+        key("noted", "roles = [\"reader\"]"),
+    ];
+    let tables: String = keys.iter().map(|(_, entry)| entry.as_str()).collect();
+    let gateway = Gateway::new().admin().table(&tables).route("/{*rest}", &upstream).auth(&["api_key"]);
+    let gateway = gateway.key("upgrade = [\"websocket\"]").start();
+    let [mut demoted, mut shortened, mut noted] = keys.each_ref().map(|(text, _)| cut::tunnel(&with(&gateway, text)));
+
+    gateway.edit("roles = [\"deployer\"]", "roles = []");
+    gateway.edit("2099-01-01T00:00:00Z", &in_an_hour(&gateway));
+    gateway.edit("name = \"noted\"", "name = \"renamed\"");
+    gateway.reload().expect(200);
+
+    cut::ends_soon(&mut demoted);
+    assert!(cut::echoes(&mut shortened) && cut::echoes(&mut noted));
+    gateway.advance(Duration::from_secs(3601));
+    cut::ends_soon(&mut shortened);
+    assert!(cut::echoes(&mut noted));
 }
