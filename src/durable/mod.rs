@@ -198,6 +198,25 @@ pub struct OpenError(String);
 #[derive(Debug)]
 pub struct LoadError(String);
 
+/// A change of what is asked in memory: onto the disk first, if there is one, then into memory, in the same order.
+///
+/// # Errors
+/// [`Unavailable`]: nothing has changed, and nothing will.
+pub async fn change<M: Send + Sync + 'static, T: Send + 'static>(
+    durable: Option<&Durable>,
+    batch: Batch,
+    memory: &Arc<M>,
+    then: impl FnOnce(&M) -> T + Send + 'static,
+) -> Result<T, Unavailable> {
+    match durable {
+        None => Ok(then(memory)),
+        Some(durable) => {
+            let memory = Arc::clone(memory);
+            durable.commit_then(batch, move || then(&memory)).await
+        }
+    }
+}
+
 impl Durable {
     /// Opens or makes the database, and starts the threads that write and that refuse who waits too long. `watch` is
     /// told, on one of these, when the database stops and starts working again.

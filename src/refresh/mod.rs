@@ -25,7 +25,7 @@ use smallvec::SmallVec;
 
 use crate::{
     clock::Timestamp,
-    durable::{Batch, Durable, LoadError, Table, Unavailable},
+    durable::{self, Batch, Durable, LoadError, Table, Unavailable},
     secret::{self, constant_time_eq},
     session::{BuildKeyHasher, SessionKey},
 };
@@ -294,13 +294,7 @@ impl Families {
         batch: Batch,
         then: impl FnOnce(&Memory) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
-        match &self.durable {
-            None => Ok(then(&self.memory)),
-            Some(durable) => {
-                let memory = Arc::clone(&self.memory);
-                durable.commit_then(batch, move || then(&memory)).await
-            }
-        }
+        durable::change(self.durable.as_ref(), batch, &self.memory, then).await
     }
 
     /// Without a disk no batch need be made.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     clock::Timestamp,
-    durable::{Batch, Durable, LoadError, Table, Unavailable},
+    durable::{self, Batch, Durable, LoadError, Table, Unavailable},
     identity::{Field, Identity},
     telemetry::audit::Audit,
 };
@@ -426,13 +426,7 @@ impl Store {
         batch: Batch,
         then: impl FnOnce(&MemoryStore) -> T + Send + 'static,
     ) -> Result<T, Unavailable> {
-        match &self.durable {
-            None => Ok(then(&self.memory)),
-            Some(durable) => {
-                let memory = Arc::clone(&self.memory);
-                durable.commit_then(batch, move || then(&memory)).await
-            }
-        }
+        durable::change(self.durable.as_ref(), batch, &self.memory, then).await
     }
 
     /// Without a disk no batch need be made.
