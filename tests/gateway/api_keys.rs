@@ -7,7 +7,11 @@ use serde_json::json;
 
 use crate::{
     cut,
-    support::{Client, Gateway, Issuer, Shell, Upstream, gateway::Running},
+    support::{
+        Client, Gateway, Issuer, Shell, Upstream,
+        gateway::Running,
+        websocket::{echoes, ends_soon, tunnel},
+    },
 };
 
 /// A fresh key, and the entry for it with further lines.
@@ -256,16 +260,16 @@ fn a_tunnel_ends_when_a_reload_makes_another_of_its_key() {
     let tables: String = keys.iter().map(|(_, entry)| entry.as_str()).collect();
     let gateway = Gateway::new().admin().table(&tables).route("/{*rest}", &upstream).auth(&["api_key"]);
     let gateway = gateway.key("upgrade = [\"websocket\"]").start();
-    let [mut demoted, mut shortened, mut noted] = keys.each_ref().map(|(text, _)| cut::tunnel(&with(&gateway, text)));
+    let [mut demoted, mut shortened, mut noted] = keys.each_ref().map(|(text, _)| tunnel(&with(&gateway, text)));
 
     gateway.edit("roles = [\"deployer\"]", "roles = []");
     gateway.edit("2099-01-01T00:00:00Z", &in_an_hour(&gateway));
     gateway.edit("name = \"noted\"", "name = \"renamed\"");
     gateway.reload().expect(200);
 
-    cut::ends_soon(&mut demoted);
-    assert!(cut::echoes(&mut shortened) && cut::echoes(&mut noted));
+    ends_soon(&mut demoted);
+    assert!(echoes(&mut shortened) && echoes(&mut noted));
     gateway.advance(Duration::from_secs(3601));
-    cut::ends_soon(&mut shortened);
-    assert!(cut::echoes(&mut noted));
+    ends_soon(&mut shortened);
+    assert!(echoes(&mut noted));
 }

@@ -11,18 +11,13 @@ use portcullis::clock::instant;
 use serde_json::json;
 
 use crate::support::{
-    Client, Connection, Gateway, Issuer, Provider, Reply, Upstream,
-    client::Request,
-    eventually,
+    Client, Connection, Gateway, Issuer, Provider, Reply, Upstream, eventually,
     gateway::{Running, SESSION_COOKIE},
     http2::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, block, frame},
+    websocket::{self, SOON, echoes, ends_soon, handshake, tunnel},
 };
 
 const PASSWORD: &str = "correct horse battery staple";
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-/// A second, and time for a machine that has other things to do.
-const SOON: Duration = Duration::from_secs(4);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Sessions end at 10 minutes without a request, and after an hour.
@@ -40,14 +35,7 @@ fn gateway(upstream: &Upstream) -> Gateway {
 pub(crate) fn upstream() -> Upstream {
     let upstream = Upstream::start();
     upstream.respond(|seen| match &*seen.path {
-        "/ws" => Reply::take_over(|stream| {
-            let _ = write!(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
-            let _ = write!(stream, "Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
-        }),
+        "/ws" => websocket::echo(),
         "/events" => waiting(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n",
         ),
@@ -70,27 +58,6 @@ fn waiting(text: &'static str) -> Reply {
     })
 }
 
-fn handshake(client: &Client) -> Request {
-    client
-        .get("/ws")
-        .header("Sec-Fetch-Site", "same-origin")
-        .header("Connection", "Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", KEY)
-}
-
-pub(crate) fn tunnel(client: &Client) -> Connection {
-    let mut connection = client.connect();
-    connection.send(&handshake(client)).expect(101);
-    assert!(echoes(&mut connection));
-    connection
-}
-
-pub(crate) fn echoes(connection: &mut Connection) -> bool {
-    connection.write(b"hello").is_ok() && connection.read_exactly(5).is_ok_and(|bytes| bytes == b"hello")
-}
-
 /// Asks, and reads the answer's beginning.
 fn begun(client: &Client, path: &str, beginning: &[u8]) -> Connection {
     let mut connection = client.connect();
@@ -105,15 +72,6 @@ fn begun(client: &Client, path: &str, beginning: &[u8]) -> Connection {
 /// Ends all sessions of a user, as an administrator.
 fn revoke(gateway: &Running, user: &str) {
     gateway.admin().request("DELETE", &format!("/api/v1/sessions?subject=id-of-{user}")).send().expect(200);
-}
-
-/// Waits for the end of a connection, which comes soon, and answers what came before it.
-#[track_caller]
-pub(crate) fn ends_soon(connection: &mut Connection) -> Vec<u8> {
-    let begun = instant();
-    let rest = connection.read_to_end();
-    assert!(begun.elapsed() < SOON, "it took {:?}", begun.elapsed());
-    rest
 }
 
 /// R28.
@@ -139,7 +97,7 @@ fn a_websocket_that_is_cut_is_told_so_at_the_border_of_a_frame() {
     let (alice, bob) = (gateway.log_in("alice"), gateway.log_in("bob"));
     let say = |client: &Client, bytes: &[u8]| {
         let mut connection = client.connect();
-        connection.send(&handshake(client)).expect(101);
+        connection.send(&handshake(client.get("/ws").header("Sec-Fetch-Site", "same-origin"))).expect(101);
         connection.write(bytes).expect("it is sent");
         assert_eq!(connection.read_exactly(bytes.len()).expect("the echo"), bytes);
         connection
@@ -171,7 +129,7 @@ fn a_websocket_ends_with_going_away_when_the_gateway_stops() {
     let gateway = gateway(&upstream).start();
     let client = gateway.log_in("alice");
     let mut connection = client.connect();
-    connection.send(&handshake(&client)).expect(101);
+    connection.send(&handshake(client.get("/ws").header("Sec-Fetch-Site", "same-origin"))).expect(101);
     connection.write(b"\x81\x05hello").expect("it is sent");
     assert_eq!(connection.read_exactly(7).expect("the echo"), b"\x81\x05hello");
 

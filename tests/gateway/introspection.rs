@@ -18,7 +18,9 @@ use portcullis::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Connection, Gateway, Issuer, Pki, Provider, Reply, Response, Upstream, eventually, gateway::Running,
+    Client, Connection, Gateway, Issuer, Pki, Provider, Response, Upstream, eventually,
+    gateway::Running,
+    websocket::{echoes, echoing, ends_soon, tunnel},
 };
 
 const ISSUER: &str = "https://opaque.example";
@@ -502,47 +504,8 @@ fn a_token_that_confuses_the_endpoint_keeps_nobody_else_out() {
     assert_eq!(visit(&gateway, "a"), 200);
 }
 
-fn echoing() -> Upstream {
-    let upstream = Upstream::start();
-    upstream.respond(|seen| match &*seen.path {
-        "/ws" => Reply::take_over(|stream| {
-            let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-            let head = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n";
-            let _ = write!(stream, "{head}{accept}\r\n\r\n");
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
-        }),
-        _ => Reply::ok("plain"),
-    });
-    upstream
-}
-
-fn tunnel(gateway: &Running, token: &str) -> Connection {
-    let client = gateway.client();
-    let mut connection = client.connect();
-    let handshake = client
-        .get("/ws")
-        .bearer(token)
-        .header("Connection", "Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-    connection.send(&handshake).expect(101);
-    assert!(echoes(&mut connection));
-    connection
-}
-
-fn echoes(connection: &mut Connection) -> bool {
-    connection.write(b"hello").is_ok() && connection.read_exactly(5).is_ok_and(|bytes| bytes == b"hello")
-}
-
-#[track_caller]
-fn ends_soon(connection: &mut Connection) {
-    let begun = instant();
-    assert_eq!(connection.read_to_end(), b"");
-    assert!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
+fn opened(gateway: &Running, token: &str) -> Connection {
+    tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")))
 }
 
 /// R28: as long as a tunnel lives, its token is asked about again and again.
@@ -553,7 +516,7 @@ fn a_tunnel_ends_when_its_token_is_active_no_more() {
     let begun = gateway.now();
     says(&provider, &active(begun));
     let (mut ending, mut other, mut demoted) =
-        (tunnel(&gateway, "ending"), tunnel(&gateway, "other"), tunnel(&gateway, "demoted"));
+        (opened(&gateway, "ending"), opened(&gateway, "other"), opened(&gateway, "demoted"));
     gateway.advance(Duration::from_secs(30));
     eventually("all three are asked about again", || provider.asked().len() == 6);
     assert!(echoes(&mut ending) && echoes(&mut other) && echoes(&mut demoted));
@@ -569,8 +532,8 @@ fn a_tunnel_ends_when_its_token_is_active_no_more() {
         write!(stream, "HTTP/1.1 200 OK\r\n{JSON}Content-Length: {}\r\n\r\n{body}", body.len())
     });
     gateway.advance(Duration::from_secs(30));
-    ends_soon(&mut ending);
-    ends_soon(&mut demoted);
+    assert_eq!(ends_soon(&mut ending), b"");
+    assert_eq!(ends_soon(&mut demoted), b"");
     assert!(echoes(&mut other));
 }
 
@@ -580,14 +543,14 @@ fn a_tunnel_whose_token_cannot_be_asked_about_ends_after_a_while() {
     let (upstream, provider) = (echoing(), Provider::of(&[]));
     let gateway = start(&provider, &upstream);
     says(&provider, &active(gateway.now()));
-    let mut open = tunnel(&gateway, "abc");
+    let mut open = opened(&gateway, "abc");
     provider.answer(500, "", "");
 
     gateway.advance(Duration::from_secs(89));
     eventually("it is asked about again", || provider.asked().len() > 1);
     assert!(echoes(&mut open));
     gateway.advance(Duration::from_secs(1));
-    ends_soon(&mut open);
+    assert_eq!(ends_soon(&mut open), b"");
 }
 
 #[test]
@@ -595,13 +558,13 @@ fn a_tunnel_ends_when_its_opaque_token_is_revoked_or_ends() {
     let (upstream, provider) = (echoing(), Provider::of(&[]));
     let gateway = start(&provider, &upstream);
     says(&provider, &active(gateway.now()));
-    let mut open = tunnel(&gateway, "revoked");
+    let mut open = opened(&gateway, "revoked");
     let entry = json!({ "kind": "token", "token": "revoked" });
     gateway.admin().post("/api/v1/revocations", "").json(&entry).send().expect(200);
-    ends_soon(&mut open);
-    let mut open = tunnel(&gateway, "ending");
+    assert_eq!(ends_soon(&mut open), b"");
+    let mut open = opened(&gateway, "ending");
     gateway.advance(Duration::from_secs(3600));
-    ends_soon(&mut open);
+    assert_eq!(ends_soon(&mut open), b"");
 }
 
 #[test]

@@ -2,12 +2,15 @@
 
 use std::{fs, process::Command, time::Duration};
 
-use portcullis::{api_key::KeyText, clock::instant};
+use portcullis::api_key::KeyText;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Connection, Gateway, Issuer, Reply, Response, Shell, Upstream, eventually, gateway::Running, program,
+    Client, Connection, Gateway, Issuer, Response, Shell, Upstream, eventually,
+    gateway::Running,
+    program,
+    websocket::{echoes, echoing, ends_soon, tunnel_to},
 };
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -359,51 +362,8 @@ fn a_key_that_was_made_is_revoked_by_its_id_or_its_text() {
     assert_eq!(visit(&client, &three), 401);
 }
 
-const WEBSOCKET_KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-
-fn echoing() -> Upstream {
-    use std::io::{Read, Write};
-    let upstream = Upstream::start();
-    upstream.respond(|_| {
-        Reply::take_over(|stream| {
-            let accept = "Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
-            let _ = write!(
-                stream,
-                "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n{accept}\r\n\r\n"
-            );
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
-        })
-    });
-    upstream
-}
-
-fn tunnel(client: &Client, text: &str) -> Connection {
-    let mut connection = client.connect();
-    let handshake = client
-        .get("/app/ws")
-        .header("X-API-Key", text)
-        .header("Connection", "Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", WEBSOCKET_KEY);
-    connection.send(&handshake).expect(101);
-    assert!(echoes(&mut connection));
-    connection
-}
-
-fn echoes(connection: &mut Connection) -> bool {
-    connection.write(b"hello").is_ok() && connection.read_exactly(5).is_ok_and(|bytes| bytes == b"hello")
-}
-
-#[track_caller]
-fn ends_soon(connection: &mut Connection) {
-    let begun = instant();
-    assert_eq!(connection.read_to_end(), b"");
-    // A second, and time for a machine that has other things to do.
-    assert!(begun.elapsed() < Duration::from_secs(4), "it took {:?}", begun.elapsed());
+fn opened(client: &Client, text: &str) -> Connection {
+    tunnel_to(&client.always("X-API-Key", text), "/app/ws")
 }
 
 /// R28.
@@ -415,18 +375,18 @@ fn a_tunnel_ends_with_the_key_that_opened_it() {
     let in_an_hour = gateway.now().unix_seconds() + 3600;
     let keys: Vec<_> = ["a", "b", "c", "d"].iter().map(|subject| make(&admin, &of(subject))).collect();
     let (short, _) = make(&admin, &json!({ "name": "a", "subject": "e", "expires_at": in_an_hour }));
-    let mut open: Vec<_> = keys.iter().map(|(text, _)| tunnel(&client, text)).collect();
-    let mut ending = tunnel(&client, &short);
+    let mut open: Vec<_> = keys.iter().map(|(text, _)| opened(&client, text)).collect();
+    let mut ending = opened(&client, &short);
 
     revoke(&admin, &keys[0].1).expect(200);
-    ends_soon(&mut open[0]);
+    assert_eq!(ends_soon(&mut open[0]), b"");
     let strike = |entry: Value| admin.post("/api/v1/revocations", "").json(&entry).send().expect(200);
     strike(json!({ "kind": "token", "token": keys[1].0 }));
-    ends_soon(&mut open[1]);
+    assert_eq!(ends_soon(&mut open[1]), b"");
     strike(json!({ "kind": "subject", "subject": "c" }));
-    ends_soon(&mut open[2]);
+    assert_eq!(ends_soon(&mut open[2]), b"");
     gateway.advance(Duration::from_secs(3600));
-    ends_soon(&mut ending);
+    assert_eq!(ends_soon(&mut ending), b"");
     assert!(echoes(&mut open[3]));
 }
 
@@ -450,14 +410,14 @@ fn keys_follow_the_admin_token_that_made_them() {
     let (b, id_of_b) = make(&one, &with("b"));
     let (c, _) = make(&two, &with("c"));
     let client = gateway.client();
-    let mut tunnels = [tunnel(&client, &a), tunnel(&client, &b), tunnel(&client, &c)];
+    let mut tunnels = [opened(&client, &a), opened(&client, &b), opened(&client, &c)];
     let reload = || one.post("/api/v1/reload", "").send().expect(200);
-    let counts = |text: &str| visit_tunnel(&client, text) != 401;
+    let counts = |text: &str| visit(&client, text) != 401;
 
     gateway.edit("roles = [\"a\", \"b\"]", "roles = [\"a\"]");
     reload();
     assert_eq!([counts(&a), counts(&b), counts(&c)], [true, false, true]);
-    ends_soon(&mut tunnels[1]);
+    assert_eq!(ends_soon(&mut tunnels[1]), b"");
     let void = list(&one, "").iter().filter(|key| key["void"] == "maker").map(id_of).collect::<Vec<_>>();
     assert_eq!(void, [id_of_b]);
 
@@ -465,13 +425,8 @@ fn keys_follow_the_admin_token_that_made_them() {
     gateway.edit("name = \"two\"", "name = \"three\"");
     reload();
     assert_eq!([counts(&a), counts(&b), counts(&c)], [true, true, false]);
-    ends_soon(&mut tunnels[2]);
+    assert_eq!(ends_soon(&mut tunnels[2]), b"");
     assert!(echoes(&mut tunnels[0]));
-}
-
-fn visit_tunnel(client: &Client, text: &str) -> u16 {
-    let mut connection = client.connect();
-    connection.send(&client.get("/app/x").header("X-API-Key", text)).status
 }
 
 /// R5: keys of another realm than a route's other sources would meet them there.

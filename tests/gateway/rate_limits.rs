@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{Client, Connection, Gateway, Issuer, Reply, Upstream, client::Response, eventually};
+use crate::support::{Client, Connection, Gateway, Issuer, Reply, Upstream, client::Response, eventually, websocket};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -22,10 +22,7 @@ fn waiting() -> Upstream {
     let upstream = Upstream::start();
     upstream.respond(|seen| match &*seen.path {
         "/events" => until_closed("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-        "/ws" => until_closed(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
-        ),
+        "/ws" => websocket::echo(),
         _ => Reply::ok("plain"),
     });
     upstream
@@ -200,15 +197,7 @@ fn a_tunnel_keeps_its_place_until_it_ends() {
     let keys = "max_concurrent = { caller = 1 }\nupgrade = [\"websocket\"]";
     let gateway = gateway(&upstream, keys).start();
     let alice = gateway.log_in("alice");
-    let mut tunnel = alice.connect();
-    let handshake = alice
-        .get("/ws")
-        .header("Sec-Fetch-Site", "same-origin")
-        .header("Connection", "Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-    tunnel.send(&handshake).expect(101);
+    let tunnel = websocket::tunnel(&alice);
 
     get(&alice).expect(429);
     drop(tunnel);

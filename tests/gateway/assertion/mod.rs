@@ -11,12 +11,13 @@ use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use portcullis::clock::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Gateway, Issuer, Provider, Seen, Upstream, eventually, gateway::Running};
+use crate::support::{
+    Client, Gateway, Issuer, Provider, Seen, Upstream, eventually, gateway::Running, websocket::handshake,
+};
 
 const HEADER: &str = "x-user-assertion";
 const TYP: &str = "portcullis-assertion+jwt";
 const KEY_SET: &str = "/_auth/assertion-jwks.json";
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
 /// A key set as it was published.
 struct Keys(BTreeMap<String, (String, String)>);
@@ -300,12 +301,7 @@ fn a_websocket_handshake_carries_an_assertion_too() {
     let (upstream, issuer) = (Upstream::start(), Issuer::es256());
     let gateway = asserting("").issuer(&issuer).route("/ws", &upstream).key("upgrade = [\"websocket\"]").start();
     let request = gateway.client().get("/ws").bearer(&token(&issuer, &gateway));
-    let request = request
-        .header("Connection", "Upgrade, X-User-Assertion")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", KEY)
-        .header("X-User-Assertion", "forged");
+    let request = handshake(request).header("Connection", "X-User-Assertion").header("X-User-Assertion", "forged");
 
     request.send();
 

@@ -5,6 +5,7 @@ use serde_json::json;
 use crate::support::{
     Client, Gateway, Issuer, Reply, Upstream, client, eventually,
     gateway::{Running, SESSION_COOKIE},
+    websocket::handshake,
 };
 
 const PLACES: &str = "[jwt]\ncookie = \"__Host-token\"\nheader = \"X-Access-Token\"";
@@ -188,11 +189,7 @@ fn a_token_in_a_cookie_counts_for_changes_from_our_own_pages_only() {
     let site = Site::new();
     let post = |from: (&str, &str)| site.client().post("/jwt/x", "a=b").header(from.0, from.1);
     let elsewhere = ("Origin", "https://evil.example");
-    let upgrade = |from: (&str, &str)| {
-        let get = site.client().get("/jwt/x").header("Connection", "Upgrade").header("Upgrade", "websocket");
-        let get = get.header("Sec-WebSocket-Version", "13").header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
-        get.header(from.0, from.1)
-    };
+    let upgrade = |from: (&str, &str)| handshake(site.client().get("/jwt/x")).header(from.0, from.1);
 
     for (from, expect) in [
         (("Sec-Fetch-Site", "same-origin"), 200),

@@ -1,6 +1,6 @@
 //! R31: a cookie counts for what changes something, or opens a tunnel, only when our own pages ask.
 
-use crate::support::{Client, Gateway, Issuer, Upstream, gateway::Running};
+use crate::support::{Client, Gateway, Issuer, Upstream, gateway::Running, websocket::HANDSHAKE};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -94,12 +94,6 @@ fn another_site_cannot_open_a_tunnel_with_somebodys_session() {
     let upstream = Upstream::start();
     let gateway = gateway(&["upgrade = [\"websocket\"]"], &upstream);
     let alice = gateway.log_in("alice");
-    let upgrade = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ];
     for (from, expected) in [
         (("Sec-Fetch-Site", "cross-site"), 403),
         (("Sec-Fetch-Site", "same-site"), 403),
@@ -108,7 +102,7 @@ fn another_site_cannot_open_a_tunnel_with_somebodys_session() {
         (("Sec-Fetch-Site", "same-origin"), 200),
         (("Origin", "https://app.test"), 200),
     ] {
-        let headers = [&upgrade[..], &[from]].concat();
+        let headers = [&HANDSHAKE[..], &[from]].concat();
         assert_eq!(status(&alice, "GET", &headers), expected, "{from:?}");
     }
 }

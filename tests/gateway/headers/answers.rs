@@ -7,6 +7,7 @@ use serde_json::json;
 use crate::support::{
     Client, Gateway, Issuer, Reply, Response, Upstream,
     gateway::{Running, SESSION_COOKIE},
+    websocket::KEY,
 };
 
 struct Site {
@@ -278,10 +279,7 @@ fn an_upgrade_that_nobody_allowed_is_none() {
         let request = session.get("/x").header("Upgrade", upgrade).header("Connection", "Upgrade, HTTP2-Settings");
         let request =
             request.header("HTTP2-Settings", "AAMAAABkAAQAoAAAAAIAAAAA").header("Sec-Fetch-Site", "same-origin");
-        let answer = request
-            .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
-            .header("Sec-WebSocket-Version", "13")
-            .send();
+        let answer = request.header("Sec-WebSocket-Key", KEY).header("Sec-WebSocket-Version", "13").send();
         assert_eq!((answer.status, answer.text().as_str()), (200, "no upgrade asked"), "{upgrade}: {answer:?}");
         assert_eq!(upstream.next_request().header("http2-settings"), None, "{upgrade}");
     }

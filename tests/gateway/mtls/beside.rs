@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::support::Issuer;
+use crate::support::{Issuer, websocket::handshake};
 
 const PASSWORD: &str = "correct horse battery staple";
 
@@ -146,13 +146,7 @@ fn another_site_cannot_use_somebodys_certificate() {
     assert_eq!(post("/x", &[("Origin", "https://evil.example")]), 403);
     assert_eq!(post("/x", &[]), 403);
     assert_eq!(post("/api/x", &[("Origin", "https://evil.example")]), 403);
-    let upgrade = client
-        .get("/x")
-        .header("Origin", "https://evil.example")
-        .header("Connection", "Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==");
+    let upgrade = handshake(client.get("/x").header("Origin", "https://evil.example"));
     assert_eq!(upgrade.send().status, 403);
     upstream.expect_only(0);
 

@@ -1,15 +1,13 @@
 //! Revocation: by list (RFC 5280 section 5), by reload, and by subject (R28).
 
-use std::io::{Read, Write};
-
 use portcullis::clock::Timestamp;
 use serde_json::json;
 
 use super::*;
-use crate::support::eventually;
-
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+use crate::support::{
+    eventually,
+    websocket::{echoes, echoing, tunnel},
+};
 
 /// With a list of nobody that ends in a day, `/ws` that echoes, and the admin API.
 fn gateway_with_list(upstream: &Upstream, ca: &ClientCa, revoked: &[&ClientId]) -> Gateway {
@@ -20,40 +18,6 @@ fn gateway_with_list(upstream: &Upstream, ca: &ClientCa, revoked: &[&ClientId]) 
 
 fn write_list(gateway: &Running, list: &str) {
     std::fs::write(gateway.folder().join("devices.crl"), list).unwrap();
-}
-
-fn echoing() -> Upstream {
-    let upstream = Upstream::start();
-    upstream.respond(|seen| match &*seen.path {
-        "/ws" => Reply::take_over(|stream| {
-            let _ = write!(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
-            let _ = write!(stream, "Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
-        }),
-        _ => Reply::ok("plain"),
-    });
-    upstream
-}
-
-fn tunnel(client: &Client) -> Connection {
-    let mut connection = client.connect();
-    let handshake = client
-        .get("/ws")
-        .header("Sec-Fetch-Site", "same-origin")
-        .header("Connection", "Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", KEY);
-    connection.send(&handshake).expect(101);
-    assert!(echoes(&mut connection));
-    connection
-}
-
-fn echoes(connection: &mut Connection) -> bool {
-    connection.write(b"hello").is_ok() && connection.read_exactly(5).is_ok_and(|bytes| bytes == b"hello")
 }
 
 #[test]

@@ -1,17 +1,15 @@
 //! Where tokens must be bound, what others are told, and what goes upstream (R2, R4, R14, R17, R28, R32).
 
-use std::{
-    io::{Read, Write},
-    time::Duration,
-};
+use std::time::Duration;
 
 use serde_json::json;
 
 use super::{started, with};
-use crate::support::{Gateway, Holder, Issuer, Reply, Upstream, gateway::Running};
-
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+use crate::support::{
+    Gateway, Holder, Issuer, Upstream,
+    gateway::Running,
+    websocket::{self, echoes, echoing},
+};
 
 /// Status of a bearer token that is bound to nothing, and of one that is bound and proven.
 fn statuses(gateway: &Running, issuer: &Issuer, path: &str) -> [u16; 2] {
@@ -155,25 +153,11 @@ fn pages_of_other_origins_can_use_dpop() {
 /// R17 and R28. The handshake is proven, and the tunnel ends with its token.
 #[test]
 fn a_tunnel_opens_with_a_proof_and_ends_with_its_token() {
-    let (upstream, issuer, holder) = (Upstream::start(), Issuer::es256(), Holder::new());
-    upstream.respond(|_| {
-        Reply::take_over(|stream| {
-            let _ = write!(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
-            let _ = write!(stream, "Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
-        })
-    });
+    let (upstream, issuer, holder) = (echoing(), Issuer::es256(), Holder::new());
     let gateway = Gateway::new().issuer(&issuer).route("/{*rest}", &upstream).key("upgrade = [\"websocket\"]");
     let gateway = started(gateway);
     let token = issuer.sign(&holder.claims("alice", gateway.now()));
-    let handshake = |proof: &str| {
-        let request = gateway.client().get("/ws").dpop(&token, proof).header("Connection", "Upgrade");
-        let request = request.header("Upgrade", "websocket").header("Sec-WebSocket-Version", "13");
-        request.header("Sec-WebSocket-Key", KEY)
-    };
+    let handshake = |proof: &str| websocket::handshake(gateway.client().get("/ws").dpop(&token, proof));
     let good = holder.proof("/ws", &token, gateway.now());
 
     handshake(&holder.proof("/other", &token, gateway.now())).send().expect(401);
@@ -181,12 +165,10 @@ fn a_tunnel_opens_with_a_proof_and_ends_with_its_token() {
     let mut tunnel = gateway.client().connect();
     tunnel.send(&handshake(&good)).expect(101);
     handshake(&good).send().expect(401);
-    tunnel.write(b"hello").unwrap();
-    assert_eq!(tunnel.read_exactly(5).unwrap(), b"hello");
+    assert!(echoes(&mut tunnel));
 
     gateway.advance(Duration::from_secs(299));
-    tunnel.write(b"later").unwrap();
-    assert_eq!(tunnel.read_exactly(5).unwrap(), b"later");
+    assert!(echoes(&mut tunnel));
     gateway.advance(Duration::from_secs(2));
     assert!(tunnel.is_closed_by_peer());
 }

@@ -9,11 +9,12 @@ use std::{
 
 use serde_json::json;
 
-use crate::support::{Gateway, Reply, Seen, Upstream, client::Request, gateway::Running};
-
-/// The example of RFC 6455 section 1.3.
-const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
-const ACCEPT: &str = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+use crate::support::{
+    Gateway, Reply, Seen, Upstream,
+    client::Request,
+    gateway::Running,
+    websocket::{self, ACCEPT, HANDSHAKE, KEY, SWITCHING},
+};
 
 fn public(upstream: &Upstream) -> Running {
     Gateway::new()
@@ -26,15 +27,7 @@ fn public(upstream: &Upstream) -> Running {
 }
 
 fn handshake(gateway: &Running, path: &str) -> Request {
-    with_handshake(gateway.client().get(path))
-}
-
-fn with_handshake(request: Request) -> Request {
-    request
-        .header("Connection", "keep-alive, Upgrade")
-        .header("Upgrade", "websocket")
-        .header("Sec-WebSocket-Version", "13")
-        .header("Sec-WebSocket-Key", KEY)
+    websocket::handshake(gateway.client().get(path))
 }
 
 /// An upstream that accepts the handshake and says everything back.
@@ -46,10 +39,7 @@ fn echoing(upstream: &Upstream) {
         Reply::take_over(|stream| {
             let _ = write!(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
             let _ = write!(stream, "Sec-WebSocket-Accept: {ACCEPT}\r\nSec-WebSocket-Protocol: chat\r\n\r\nwelcome ");
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = stream.read(&mut bytes) {
-                let _ = stream.write_all(&bytes[..count]);
-            }
+            websocket::say_back(stream);
         })
     });
 }
@@ -89,12 +79,7 @@ fn anything_but_a_sound_websocket_handshake_is_an_ordinary_request() {
     let upstream = Upstream::start();
     echoing(&upstream);
     let gateway = public(&upstream);
-    let good = [
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", KEY),
-    ];
+    let good = HANDSHAKE;
     type Row = (String, &'static str, &'static str, Vec<(&'static str, &'static str)>);
     let mut table: Vec<Row> = vec![
         ("a route without upgrade".into(), "GET", "/other", good.to_vec()),
@@ -203,12 +188,7 @@ fn a_101_that_does_not_answer_the_handshake_is_a_bad_gateway() {
 #[test]
 fn a_101_that_nobody_asked_for_is_a_bad_gateway() {
     let upstream = Upstream::start();
-    upstream.respond(|_| {
-        Reply::raw(format!(
-            "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-             Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n"
-        ))
-    });
+    upstream.respond(|_| Reply::raw(SWITCHING));
     let gateway = public(&upstream);
 
     gateway.client().get("/ws").send().expect(502);
@@ -239,8 +219,7 @@ fn bytes_of_the_client_wait_for_the_101() {
         let tell = tell.clone();
         Reply::take_over(move |stream| {
             let _ = tell.send(nothing_comes(stream));
-            let _ = write!(stream, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n");
-            let _ = write!(stream, "Sec-WebSocket-Accept: {ACCEPT}\r\n\r\n");
+            let _ = stream.write_all(SWITCHING.as_bytes());
             let mut bytes = [0; 5];
             if stream.read_exact(&mut bytes).is_ok() {
                 let _ = stream.write_all(&bytes);
@@ -282,7 +261,7 @@ fn a_tunnel_with_a_session_is_opened_for_our_own_pages_only() {
     let own = "https://app.test";
     let open = |fields: &[(&str, &str)]| {
         let request = fields.iter().fold(client.get("/ws"), |request, (name, value)| request.header(name, value));
-        with_handshake(request).send()
+        websocket::handshake(request).send()
     };
     for fields in [
         &[][..],
@@ -300,7 +279,7 @@ fn a_tunnel_with_a_session_is_opened_for_our_own_pages_only() {
         assert_eq!((answer.status, answer.json()["error"].as_str()), (403, Some("cross_site")), "{fields:?}");
     }
     upstream.expect_only(0);
-    with_handshake(gateway.client().get("/ws")).header("Origin", own).send().expect(401);
+    websocket::handshake(gateway.client().get("/ws")).header("Origin", own).send().expect(401);
     upstream.expect_only(0);
 
     open(&[("Origin", own)]).expect(101);

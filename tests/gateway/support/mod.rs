@@ -18,6 +18,7 @@ pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
+pub(crate) mod websocket;
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Client credentials: an API key gets a short-lived token, which ends with the key.
 
 use super::*;
-use crate::api_keys::key;
+use crate::{api_keys::key, support::websocket};
 
 const BATCH: &str =
     "[token]\nissuer = \"https://app.test\"\nclients = [\"spa\", { id = \"batch\", grants = [\"api_key\"] }]\n";
@@ -65,7 +65,7 @@ fn the_token_ends_with_its_key() {
         };
         let (token, fresh, others) = (of(&text_of_key), of(&text_of_key), of(&stays));
         let tunnel =
-            |token: &str| crate::cut::tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")));
+            |token: &str| websocket::tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")));
         let (mut open, mut goes_on) = (tunnel(&token), tunnel(&others));
         let id = &text_of_key.expose()[4..20];
         let revocation = |entry: Value| gateway.admin().post("/api/v1/revocations", "").json(&entry).send().expect(200);
@@ -87,12 +87,12 @@ fn the_token_ends_with_its_key() {
             }
         }
 
-        crate::cut::ends_soon(&mut open);
+        websocket::ends_soon(&mut open);
         assert_eq!(opens(&gateway, &token), 401, "{way}");
         // Each token of a key is given back by itself.
         assert_eq!(opens(&gateway, &fresh), if way == "given_back" { 200 } else { 401 }, "{way}");
         assert_eq!(opens(&gateway, &others), 200, "{way}");
-        assert!(crate::cut::echoes(&mut goes_on), "{way}");
+        assert!(websocket::echoes(&mut goes_on), "{way}");
     }
 }
 

@@ -3,8 +3,11 @@
 
 use super::*;
 use crate::{
-    cut::{echoes, ends_soon, tunnel, upstream},
-    support::{Connection, Issuer},
+    cut::upstream,
+    support::{
+        Connection, Issuer,
+        websocket::{echoes, ends_soon, tunnel},
+    },
 };
 
 /// Somebody with a session, a token that is known, one that nobody has used, and a tunnel.
