@@ -37,7 +37,7 @@ use portcullis::{
         verify_rate::WrongSignatures,
     },
     clock::Timestamp,
-    policy::{AccessRule, ClaimPath, Grants, ProofRule, Requirements},
+    policy::{AccessRule, ClaimPath, Grants, ProofRule},
 };
 
 #[global_allocator]
@@ -139,18 +139,7 @@ fn judged(token: &[u8], issuers: &[Issuer], rule: &AccessRule, cache: &TokenCach
 }
 
 fn rule() -> AccessRule {
-    AccessRule {
-        session: true,
-        api_key: None,
-        issuers: [0].into(),
-        mtls: [].into(),
-        certificates: [].into(),
-        proof: ProofRule::None,
-        optional: false,
-        require: Requirements::default(),
-        forward_credential: false,
-        touch: true,
-    }
+    AccessRule { session: true, issuers: [0].into(), ..AccessRule::default() }
 }
 
 /// `jwt::verify` of a token that was never seen.

@@ -237,7 +237,7 @@ mod tests {
     use super::*;
     use crate::{
         identity::{IdentityParts, Via},
-        policy::{ClaimPath, Csrf, ProofRule, Requirements},
+        policy::{ClaimPath, Csrf, Requirements},
         route::{RouteLimits, Target},
     };
 
@@ -268,18 +268,7 @@ mod tests {
             hosts: Box::default(),
             paths: Box::default(),
             methods: None,
-            access: Access::Authenticated(AccessRule {
-                session: true,
-                api_key: None,
-                issuers: Box::default(),
-                mtls: [].into(),
-                certificates: [].into(),
-                proof: ProofRule::None,
-                optional,
-                require,
-                forward_credential: false,
-                touch: true,
-            }),
+            access: Access::Authenticated(AccessRule { session: true, optional, require, ..AccessRule::default() }),
             csrf: Csrf::SameOrigin,
             cors: None,
             target: Target::Upstream(0),

@@ -54,8 +54,8 @@ impl Access {
     }
 }
 
-/// Which credentials count and what their holder must be.
-#[derive(Clone, Debug)]
+/// Which credentials count and what their holder must be. By default none counts.
+#[derive(Clone, Debug, Default)]
 pub struct AccessRule {
     /// `session`: whether a session cookie counts.
     pub session: bool,
@@ -407,20 +407,7 @@ mod tests {
 
     #[test]
     fn public_is_laxer_than_optional_and_optional_than_required() {
-        let rule = |optional| {
-            Access::Authenticated(AccessRule {
-                session: true,
-                api_key: None,
-                issuers: Box::new([]),
-                mtls: [].into(),
-                certificates: [].into(),
-                proof: ProofRule::None,
-                optional,
-                require: Requirements::default(),
-                forward_credential: false,
-                touch: true,
-            })
-        };
+        let rule = |optional| Access::Authenticated(AccessRule { session: true, optional, ..AccessRule::default() });
         let public = Access::Public { pass_authorization: false };
 
         assert!(public.is_laxer_than(&rule(true)) && rule(true).is_laxer_than(&rule(false)));

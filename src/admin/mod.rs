@@ -368,20 +368,9 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match media_type(headers) {
-        Some("application/json") => {
-            let created = creator.create(&whole(body, MAX_ENTRY_BYTES).await?).await?;
-            let mut response = json(&Value::Object(created));
-            *response.status_mut() = StatusCode::CREATED;
-            Ok(response)
-        }
-        Some("application/x-ndjson") => {
-            let mut response = Response::new(Body::bulk(Bulk::new(body, creator)));
-            let ndjson = HeaderValue::from_static("application/x-ndjson");
-            response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
-            Ok(response)
-        }
-        Some(_) | None => Err(Problem::UnsupportedMediaType),
+    match MediaType::of(headers)? {
+        MediaType::Json => Ok(created(&Value::Object(creator.create(&whole(body, MAX_ENTRY_BYTES).await?).await?))),
+        MediaType::Lines => Ok(lines(Body::bulk(Bulk::new(body, creator)))),
     }
 }
 
@@ -395,13 +384,9 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match media_type(headers) {
-        Some("application/json") => {
-            let mut response = json(&keys::make(context, token, &whole(body, MAX_KEY_BYTES).await?).await?);
-            *response.status_mut() = StatusCode::CREATED;
-            Ok(response)
-        }
-        Some(_) | None => Err(Problem::UnsupportedMediaType),
+    match MediaType::of(headers)? {
+        MediaType::Json => Ok(created(&keys::make(context, token, &whole(body, MAX_KEY_BYTES).await?).await?)),
+        MediaType::Lines => Err(Problem::UnsupportedMediaType),
     }
 }
 
@@ -415,20 +400,13 @@ where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    match media_type(headers) {
-        Some("application/json") => {
-            let entry = whole(body, MAX_ENTRY_BYTES).await?;
-            Ok(json(&revocations::revoke(context, token, &entry).await?))
+    match MediaType::of(headers)? {
+        MediaType::Json => Ok(json(&revocations::revoke(context, token, &whole(body, MAX_ENTRY_BYTES).await?).await?)),
+        MediaType::Lines => {
+            let entries = whole(body, MAX_LINES_BYTES).await?;
+            let answers = revocations::revoke_lines(context, token, &entries).await;
+            Ok(lines(Body::whole(answers.into())))
         }
-        Some("application/x-ndjson") => {
-            let lines = whole(body, MAX_LINES_BYTES).await?;
-            let answers = revocations::revoke_lines(context, token, &lines).await;
-            let mut response = Response::new(Body::whole(answers.into()));
-            let ndjson = HeaderValue::from_static("application/x-ndjson");
-            response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
-            Ok(response)
-        }
-        Some(_) | None => Err(Problem::UnsupportedMediaType),
     }
 }
 
@@ -445,25 +423,53 @@ where
     Ok(collected.to_bytes())
 }
 
-/// The only content type, in UTF-8, without its parameters.
-fn media_type(headers: &HeaderMap) -> Option<&str> {
-    let mut all = headers.get_all(header::CONTENT_TYPE).into_iter();
-    let text = all.next()?.to_str().ok()?;
-    if all.next().is_some() {
-        return None;
+/// What callers may send.
+enum MediaType {
+    /// `application/json`: one entry.
+    Json,
+    /// `application/x-ndjson`: one entry a line.
+    Lines,
+}
+
+impl MediaType {
+    /// The only content type, in UTF-8.
+    fn of(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut all = headers.get_all(header::CONTENT_TYPE).into_iter();
+        let (only, other) = (all.next().and_then(|value| value.to_str().ok()), all.next());
+        let (Some(text), None) = (only, other) else {
+            return Err(Problem::UnsupportedMediaType);
+        };
+        let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
+        let (essence, parameters) = (essence.trim(), parameters.trim());
+        let utf8 = parameters.is_empty()
+            || parameters.eq_ignore_ascii_case("charset=utf-8")
+            || parameters.eq_ignore_ascii_case("charset=\"utf-8\"");
+        if utf8 && essence.eq_ignore_ascii_case("application/json") {
+            Ok(Self::Json)
+        } else if utf8 && essence.eq_ignore_ascii_case("application/x-ndjson") {
+            Ok(Self::Lines)
+        } else {
+            Err(Problem::UnsupportedMediaType)
+        }
     }
-    let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
-    let parameters = parameters.trim();
-    let utf8 = parameters.is_empty()
-        || parameters.eq_ignore_ascii_case("charset=utf-8")
-        || parameters.eq_ignore_ascii_case("charset=\"utf-8\"");
-    let known = ["application/json", "application/x-ndjson"];
-    known.into_iter().find(|known| utf8 && essence.trim().eq_ignore_ascii_case(known))
 }
 
 fn json<B>(value: &Value) -> Response<Body<B>> {
     let mut response = Response::new(Body::whole(Bytes::from(format!("{value}\n"))));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn created<B>(value: &Value) -> Response<Body<B>> {
+    let mut response = json(value);
+    *response.status_mut() = StatusCode::CREATED;
+    response
+}
+
+fn lines<B>(body: Body<B>) -> Response<Body<B>> {
+    let mut response = Response::new(body);
+    let ndjson = HeaderValue::from_static("application/x-ndjson");
+    response.headers_mut().insert(header::CONTENT_TYPE, ndjson);
     response
 }
 

@@ -295,7 +295,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::{ProofRule, Requirements};
     use http::header::COOKIE;
 
     const COOKIE_NAME: &str = "__Host-portcullis";
@@ -303,18 +302,7 @@ mod tests {
     const TOKEN_HEADER: HeaderName = HeaderName::from_static("x-token");
 
     fn rule(session: bool, jwt: bool) -> AccessRule {
-        AccessRule {
-            session,
-            api_key: None,
-            issuers: if jwt { [0].into() } else { [].into() },
-            mtls: [].into(),
-            certificates: [].into(),
-            proof: ProofRule::None,
-            optional: false,
-            require: Requirements::default(),
-            forward_credential: false,
-            touch: true,
-        }
+        AccessRule { session, issuers: if jwt { [0].into() } else { [].into() }, ..AccessRule::default() }
     }
 
     const fn bearer_credential(token: &[u8]) -> Credential<'_> {

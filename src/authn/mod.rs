@@ -216,21 +216,10 @@ mod tests {
         token_cache::CacheLimits,
         *,
     };
-    use crate::policy::{Grants, ProofRule, Requirements};
+    use crate::policy::Grants;
 
     fn rule(issuers: &[usize]) -> AccessRule {
-        AccessRule {
-            session: false,
-            api_key: None,
-            issuers: issuers.into(),
-            mtls: [].into(),
-            certificates: [].into(),
-            proof: ProofRule::None,
-            optional: false,
-            require: Requirements::default(),
-            forward_credential: false,
-            touch: true,
-        }
+        AccessRule { issuers: issuers.into(), ..AccessRule::default() }
     }
 
     /// With nothing to prove a binding.

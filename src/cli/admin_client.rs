@@ -105,6 +105,29 @@ impl AdminClient {
         serde_json::from_slice(&answer).map_err(|_| self.unreachable("it does not answer in JSON"))
     }
 
+    /// Lists what is at a path, page by page, with the parameters that are there; `each` gets one entry after the other
+    /// of the answer's member of that name.
+    ///
+    /// # Errors
+    /// As [`AdminClient::ask`] and `each`.
+    pub(super) fn list(
+        &self,
+        name: &str,
+        parameters: &[(&str, Option<&str>)],
+        mut each: impl FnMut(&Value) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut after: Option<String> = None;
+        loop {
+            let query = query(&[parameters, &[("after", after.as_deref())]].concat());
+            let page = self.ask(Method::GET, &format!("{name}?{query}"), None)?;
+            page[name].as_array().into_iter().flatten().try_for_each(&mut each)?;
+            match page["next"].as_str() {
+                Some(next) => after = Some(next.to_owned()),
+                None => return Ok(()),
+            }
+        }
+    }
+
     /// Sends many entries, one JSON object a line; there is one answer for each, in order.
     ///
     /// # Errors

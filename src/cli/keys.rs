@@ -13,8 +13,8 @@ use serde_json::{Value, json};
 
 use super::{
     Failure,
-    admin_client::{AdminArguments, AdminClient, query},
-    sessions::{row, write_line},
+    admin_client::{AdminArguments, AdminClient},
+    sessions::{PAGE, row, unwritable, write_line},
 };
 use crate::{
     api_key::{KeyId, KeyText},
@@ -157,19 +157,10 @@ fn list(
     if !json {
         write_line(out, &row(&["ID", "NAME", "SUBJECT", "REALM", "LAST USED", "EXPIRES", "VOID"], WIDTHS))?;
     }
-    let mut after: Option<String> = None;
-    loop {
-        let parameters =
-            query(&[("subject", subject), ("realm", realm), ("after", after.as_deref()), ("limit", Some(PAGE))]);
-        let page = client.ask(Method::GET, &format!("keys?{parameters}"), None)?;
-        for key in page["keys"].as_array().into_iter().flatten() {
-            write_line(out, &if json { key.to_string() } else { shown(key) })?;
-        }
-        match page["next"].as_str() {
-            Some(next) => after = Some(next.to_owned()),
-            None => return out.flush().map_err(|error| Failure::new(format!("the list cannot be written: {error}"))),
-        }
-    }
+    client.list("keys", &[("subject", subject), ("realm", realm), ("limit", Some(PAGE))], |key| {
+        write_line(out, &if json { key.to_string() } else { shown(key) })
+    })?;
+    out.flush().map_err(|error| unwritable(&error))
 }
 
 fn shown(key: &Value) -> String {
@@ -219,6 +210,3 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 const WIDTHS: [usize; 7] = [16, 20, 20, 10, 20, 20, 8];
-
-/// As many as the API gives at once.
-const PAGE: &str = "1000";

@@ -86,21 +86,12 @@ fn list(
     if !json {
         write_line(out, &row(&["USER", "REALM", "SINCE", "LAST SEEN", "ADDRESS", "DEVICE", "KEY"], WIDTHS))?;
     }
-    let mut after: Option<String> = None;
-    loop {
-        // All sessions of one user are one page.
-        let limit = user.is_none().then_some(PAGE);
-        let parameters = query(&[("subject", user), ("realm", realm), ("after", after.as_deref()), ("limit", limit)]);
-        let page = client.ask(Method::GET, &format!("sessions?{parameters}"), None)?;
-        for session in page["sessions"].as_array().into_iter().flatten() {
-            let line = if json { session.to_string() } else { shown(session) };
-            write_line(out, &line)?;
-        }
-        match page["next"].as_str() {
-            Some(next) => after = Some(next.to_owned()),
-            None => return out.flush().map_err(|error| unwritable(&error)),
-        }
-    }
+    // All sessions of one user are one page.
+    let limit = user.is_none().then_some(PAGE);
+    client.list("sessions", &[("subject", user), ("realm", realm), ("limit", limit)], |session| {
+        write_line(out, &if json { session.to_string() } else { shown(session) })
+    })?;
+    out.flush().map_err(|error| unwritable(&error))
 }
 
 fn shown(session: &Value) -> String {
@@ -129,14 +120,14 @@ pub(super) fn write_line(out: &mut impl Write, line: &str) -> Result<(), Failure
     writeln!(out, "{line}").map_err(|error| unwritable(&error))
 }
 
-fn unwritable(error: &io::Error) -> Failure {
+pub(super) fn unwritable(error: &io::Error) -> Failure {
     Failure::new(format!("the list cannot be written: {error}"))
 }
 
 const WIDTHS: [usize; 7] = [20, 10, 20, 20, 15, 26, 64];
 
 /// As many as the API gives at once.
-const PAGE: &str = "1000";
+pub(super) const PAGE: &str = "1000";
 
 #[cfg(test)]
 mod tests {

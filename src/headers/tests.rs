@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     client::Scheme,
     identity::{Factor, IdentityParts, Via},
-    policy::{AccessRule, Csrf, ProofRule, Requirements},
+    policy::{AccessRule, Csrf},
     route::{RouteLimits, Target},
 };
 
@@ -69,15 +69,10 @@ pub(super) fn public_route() -> Route {
 fn guarded_route(forward_credential: bool) -> Route {
     let access = Access::Authenticated(AccessRule {
         session: true,
-        api_key: None,
         issuers: Box::new([0]),
-        mtls: [].into(),
-        certificates: [].into(),
-        proof: ProofRule::None,
         optional: true,
-        require: Requirements::default(),
         forward_credential,
-        touch: true,
+        ..AccessRule::default()
     });
     Route { access, ..public_route() }
 }
@@ -104,20 +99,21 @@ fn head(lines: &[(&str, &str)]) -> Parts {
     request.body(()).unwrap().into_parts().0
 }
 
+/// The head that goes upstream.
+fn rewritten(
+    head: &Parts,
+    route: &Route,
+    caller: Option<&Identity>,
+    forwarded: Option<&Forwarded>,
+    settings: &Settings,
+) -> Rewritten {
+    let (id, verified) = (RequestId::generate(), Authorization::Verified(forwarded));
+    rewrite_head(head, route, caller.map(unsigned), verified, &view(), &id, settings).unwrap()
+}
+
 /// What goes upstream beside the headers that we always set, as `name: value`, sorted.
 fn upstream_gets(lines: &[(&str, &str)], route: &Route, caller: Option<&Identity>, settings: &Settings) -> Vec<String> {
-    let head = head(lines);
-    let sent = rewrite_head(
-        &head,
-        route,
-        caller.map(unsigned),
-        Authorization::Verified(None),
-        &view(),
-        &RequestId::generate(),
-        settings,
-    )
-    .unwrap();
-    let mut sent = sent.lines.to_map();
+    let mut sent = rewritten(&head(lines), route, caller, None, settings).lines.to_map();
     for name in ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"] {
         assert!(sent.remove(name).is_some(), "{name}");
     }
@@ -233,18 +229,7 @@ fn a_token_goes_upstream_only_where_the_route_says_so() {
         ("nothing verified to forward", guarded_route(true), None, None),
         ("verified", guarded_route(true), Some(&verified), Some("Bearer verified")),
     ] {
-        let head = head(&lines);
-        let sent = rewrite_head(
-            &head,
-            &route,
-            None,
-            Authorization::Verified(verified),
-            &view(),
-            &RequestId::generate(),
-            &settings(),
-        )
-        .unwrap();
-        let sent = sent.lines.to_map();
+        let sent = rewritten(&head(&lines), &route, None, verified, &settings()).lines.to_map();
         let values: Vec<_> = sent.get_all("authorization").iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(values, expect.as_slice(), "{name}");
     }
@@ -265,10 +250,7 @@ fn a_proof_goes_upstream_with_its_token_and_never_by_itself() {
         ("a bearer token verified", guarded_route(true), Some(with(None)), None),
         ("verified", guarded_route(true), Some(with(Some("verified"))), Some("verified")),
     ] {
-        let (head, id) = (head(&lines), RequestId::generate());
-        let verified = Authorization::Verified(forwarded.as_ref());
-        let sent = rewrite_head(&head, &route, None, verified, &view(), &id, &settings()).unwrap();
-        let sent = sent.lines.to_map();
+        let sent = rewritten(&head(&lines), &route, None, forwarded.as_ref(), &settings()).lines.to_map();
         let values: Vec<_> = sent.get_all("dpop").iter().map(|value| value.to_str().unwrap()).collect();
         assert_eq!(values, expect.as_slice(), "{name}");
     }
@@ -291,18 +273,7 @@ fn a_trace_goes_on_if_it_is_one() {
         (&[("traceparent", good), ("traceparent", good), ("tracestate", "a=1")], false),
         (&[("tracestate", "a=1")], false),
     ] {
-        let head = head(lines);
-        let sent = rewrite_head(
-            &head,
-            &public_route(),
-            None,
-            Authorization::Verified(None),
-            &view(),
-            &RequestId::generate(),
-            &settings(),
-        )
-        .unwrap();
-        let sent = sent.lines.to_map();
+        let sent = rewritten(&head(lines), &public_route(), None, None, &settings()).lines.to_map();
         assert_eq!(sent["traceparent"] == good, kept, "{lines:?}");
         assert!(is_traceparent(sent["traceparent"].as_bytes()));
         assert_eq!(sent.contains_key("tracestate"), kept, "{lines:?}");
@@ -322,16 +293,7 @@ fn only_a_valid_websocket_handshake_on_a_route_that_allows_it_is_an_upgrade() {
     let key = |lines: &[(&str, &str)], route: &Route, version| {
         let mut head = head(lines);
         head.version = version;
-        let sent = rewrite_head(
-            &head,
-            route,
-            None,
-            Authorization::Verified(None),
-            &view(),
-            &RequestId::generate(),
-            &settings(),
-        )
-        .unwrap();
+        let sent = rewritten(&head, route, None, None, &settings());
         let fields = sent.lines.to_map();
         assert!(!fields.contains_key("upgrade") && !fields.contains_key("connection"));
         sent.websocket.is_some()
@@ -418,11 +380,9 @@ proptest! {
         let mut lines: Vec<(&str, &str)> = names.iter().map(|name| (name.as_str(), "forged")).collect();
         lines.push(("connection", &listed));
         let caller = identity();
-        let head = head(&lines);
-
         let caller = known.then_some(&caller);
-        let sent = rewrite_head(&head, &guarded_route(false), caller.map(unsigned), Authorization::Verified(None), &view(), &RequestId::generate(), &settings);
-        let sent = sent.unwrap().lines.to_map();
+
+        let sent = rewritten(&head(&lines), &guarded_route(false), caller, None, &settings).lines.to_map();
 
         for (name, value) in &sent {
             let folded: String =

@@ -206,6 +206,21 @@ pub enum Blame {
     Upstream,
 }
 
+/// What a refusal is about: the one table that its blame and its scope are read from.
+#[derive(Clone, Copy)]
+enum Concern {
+    /// What was asked for, whoever asks.
+    Request,
+    /// Who asks, and what they may.
+    Caller,
+    /// Who asks, which the gateway cannot say at present.
+    CallerUnjudged,
+    /// The gateway or what it depends on.
+    Gateway,
+    /// The upstream.
+    Upstream,
+}
+
 /// Who is asking, and in what form an answer is of use to them.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Audience {
@@ -405,44 +420,23 @@ impl Refusal {
 
     /// Whose fault it is.
     pub const fn blame(&self) -> Blame {
-        match self {
-            Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout => Blame::Upstream,
-            Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => Blame::Gateway,
-            Self::Malformed(_)
-            | Self::BadPath(_)
-            | Self::BadHost(_)
-            | Self::UnknownHost
-            | Self::WrongConnection
-            | Self::NoRoute
-            | Self::MethodNotAllowed { .. }
-            | Self::BodyTooLarge
-            | Self::BodyIncomplete
-            | Self::BadBody(_)
-            | Self::UnsupportedMediaType
-            | Self::DemoOnly
-            | Self::NotEncrypted
-            | Self::NoCredential
-            | Self::CertificateNeeded { .. }
-            | Self::FormKept { .. }
-            | Self::BadCredential(_)
-            | Self::LoginFailed
-            | Self::FactorRequired
-            | Self::FactorMissing
-            | Self::WrongCode
-            | Self::Token(_)
-            | Self::StaleLogin { .. }
-            | Self::WeakLogin { .. }
-            | Self::NotAllowed { .. }
-            | Self::CrossSite
-            | Self::IdentityTooLarge
-            | Self::TooMany { .. }
-            | Self::RateLimited { .. } => Blame::Client,
+        match self.concern() {
+            Concern::Request | Concern::Caller => Blame::Client,
+            Concern::CallerUnjudged | Concern::Gateway => Blame::Gateway,
+            Concern::Upstream => Blame::Upstream,
         }
     }
 
     /// Whether it is about who the caller is and what they may do, and would be none if they were somebody else: what a
     /// route that only reports lets through.
     pub const fn is_about_the_caller(&self) -> bool {
+        match self.concern() {
+            Concern::Caller | Concern::CallerUnjudged => true,
+            Concern::Request | Concern::Gateway | Concern::Upstream => false,
+        }
+    }
+
+    const fn concern(&self) -> Concern {
         match self {
             Self::NoCredential
             | Self::CertificateNeeded { .. }
@@ -450,9 +444,10 @@ impl Refusal {
             | Self::NotAllowed { .. }
             | Self::CrossSite
             | Self::StaleLogin { .. }
-            | Self::WeakLogin { .. }
-            | Self::Unavailable
-            | Self::ProofsFull => true,
+            | Self::WeakLogin { .. } => Concern::Caller,
+            Self::Unavailable | Self::ProofsFull => Concern::CallerUnjudged,
+            Self::NotWritten | Self::StoreFull => Concern::Gateway,
+            Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout => Concern::Upstream,
             Self::Malformed(_)
             | Self::BadPath(_)
             | Self::BadHost(_)
@@ -474,12 +469,7 @@ impl Refusal {
             | Self::Token(_)
             | Self::IdentityTooLarge
             | Self::TooMany { .. }
-            | Self::RateLimited { .. }
-            | Self::UpstreamUnreachable
-            | Self::UpstreamInvalid
-            | Self::UpstreamTimeout
-            | Self::NotWritten
-            | Self::StoreFull => false,
+            | Self::RateLimited { .. } => Concern::Request,
         }
     }
 

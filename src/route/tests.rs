@@ -6,7 +6,7 @@ use http::Method;
 use proptest::prelude::*;
 
 use super::{path::Segment, siblings::Variant, *};
-use crate::policy::{AccessRule, IdentityValue, ProofRule, Requirement, Requirements};
+use crate::policy::{AccessRule, IdentityValue, Requirement, Requirements};
 
 /// A route to upstream 0 that asks nothing.
 fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Method]) -> Route {
@@ -31,15 +31,8 @@ fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Me
 fn requiring(route: Route, all: &[Requirement]) -> Route {
     let rule = AccessRule {
         session: true,
-        api_key: None,
-        issuers: Box::new([]),
-        mtls: [].into(),
-        certificates: [].into(),
-        proof: ProofRule::None,
-        optional: false,
         require: Requirements { all: all.into(), ..Requirements::default() },
-        forward_credential: false,
-        touch: true,
+        ..AccessRule::default()
     };
     Route { access: Access::Authenticated(rule), ..route }
 }

@@ -181,18 +181,8 @@ pub(crate) fn credential(data: &[u8]) {
     }
     let key_header = HeaderName::from_static("x-api-key");
     let token_header = HeaderName::from_static("x-access-token");
-    let rule = AccessRule {
-        session: true,
-        api_key: Some(key_header.clone()),
-        issuers: [0].into(),
-        mtls: [].into(),
-        certificates: [].into(),
-        proof: ProofRule::None,
-        optional: false,
-        require: Requirements::default(),
-        forward_credential: false,
-        touch: true,
-    };
+    let rule =
+        AccessRule { session: true, api_key: Some(key_header.clone()), issuers: [0].into(), ..AccessRule::default() };
     let places = TokenPlaces { cookie: Some("token".into()), header: Some(token_header.clone()) };
     let explicit = fields.contains_key(&key_header) || fields.contains_key(&token_header);
     let holds = |value: &[u8]| value.is_empty() || data.windows(value.len()).any(|window| window == value);
@@ -266,18 +256,7 @@ pub(crate) fn is_proof(data: &[u8]) -> bool {
 }
 
 fn rule() -> AccessRule {
-    AccessRule {
-        session: false,
-        api_key: None,
-        issuers: [0].into(),
-        mtls: [].into(),
-        certificates: [].into(),
-        proof: ProofRule::Dpop,
-        optional: false,
-        require: Requirements::default(),
-        forward_credential: false,
-        touch: true,
-    }
+    AccessRule { issuers: [0].into(), proof: ProofRule::Dpop, ..AccessRule::default() }
 }
 
 /// R24: whatever an issuer publishes, what is taken of it are some keys, not too many.

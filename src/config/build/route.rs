@@ -713,18 +713,7 @@ fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
     let Surroundings { prefix, sources, asserts, .. } = *around;
     let public = || Access::Public { pass_authorization: false };
     let authenticated = |issuers: Box<[usize]>, optional: bool, touch: bool| {
-        Access::Authenticated(AccessRule {
-            session: true,
-            api_key: None,
-            issuers,
-            mtls: [].into(),
-            certificates: [].into(),
-            proof: ProofRule::None,
-            optional,
-            require: Requirements::default(),
-            forward_credential: false,
-            touch,
-        })
+        Access::Authenticated(AccessRule { session: true, issuers, optional, touch, ..AccessRule::default() })
     };
     // A caller without a credential gets an answer, too. To ask who one is does not count as being active.
     let anyone = authenticated((0..sources.issuers.len()).collect(), true, false);
