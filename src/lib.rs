@@ -17,6 +17,7 @@
 //! |---|---|
 //! | What happens to a request, in order? | [`pipeline`], then [`decide`] |
 //! | Where do threads, sockets and tasks come from, and how does it stop? | [`gateway`], [`shutdown`] |
+//! | What is the service manager told, and which sockets does it hand us? | [`service`], [`edge::Inherited`] |
 //! | Which state is shared, and what does a reload swap? | [`state`] |
 //! | Which route wins when two match? What is a canonical path? | [`route`], [`route::path`] |
 //! | Where is a cookie read, a JWT checked, a key loaded? | [`authn::credential`], [`authn::jwt`], [`authn::keys`] |
@@ -56,7 +57,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin
 //! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch
-//! 0 secret, clock, durable, shutdown, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
+//! 0 secret, clock, durable, shutdown, service, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -194,6 +195,7 @@ pub mod reload;
 pub mod revocation;
 pub mod route;
 pub mod secret;
+pub mod service;
 pub mod session;
 pub mod shutdown;
 pub mod signing;

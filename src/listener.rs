@@ -16,6 +16,32 @@ pub enum Listener {
         /// Its permissions.
         mode: u32,
     },
+    /// `fd:web` or `fd:3`: sockets that were opened for us before we were started (sd_listen_fds(3)).
+    Inherited {
+        /// Which of them.
+        which: Which,
+        /// Whether TLS is spoken there; `,plain` says that it is not.
+        encrypted: bool,
+    },
+}
+
+/// Which of the sockets that were opened for us.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Which {
+    /// The descriptor of this number: 3 is the first.
+    Number(u16),
+    /// All that bear this name: `FileDescriptorName=` of a systemd socket unit.
+    Name(Box<str>),
+}
+
+impl Listener {
+    /// Whether TLS is spoken there.
+    pub const fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Https(_) | Self::Inherited { encrypted: true, .. } => true,
+            Self::Http(_) | Self::Unix { .. } | Self::Inherited { encrypted: false, .. } => false,
+        }
+    }
 }
 
 impl fmt::Display for Listener {
@@ -24,6 +50,13 @@ impl fmt::Display for Listener {
             Self::Http(address) => write!(f, "http://{address}"),
             Self::Https(address) => write!(f, "https://{address}"),
             Self::Unix { path, mode } => write!(f, "unix:{},mode={mode:04o}", path.display()),
+            Self::Inherited { which, encrypted } => {
+                match which {
+                    Which::Number(number) => write!(f, "fd:{number}")?,
+                    Which::Name(name) => write!(f, "fd:{name}")?,
+                }
+                f.write_str(if *encrypted { "" } else { ",plain" })
+            }
         }
     }
 }

@@ -32,6 +32,7 @@ const FOUNDATION: &[&str] = &[
     "clock",
     "durable",
     "shutdown",
+    "service",
     "host",
     "listener",
     "telemetry",

@@ -30,8 +30,10 @@ pub(super) fn check_host(context: &Context<'_>, head: &Parts) -> Result<(), Prob
     };
     let host = host.map_err(|_| Problem::Malformed)?.host;
     let answered = match &context.settings.listen {
-        Listener::Http(_) => host.is_loopback(),
-        Listener::Https(_) => host.is_loopback() || is_address(&host) || context.hosts.contains(&host),
+        Listener::Http(_) | Listener::Inherited { encrypted: false, .. } => host.is_loopback(),
+        Listener::Https(_) | Listener::Inherited { encrypted: true, .. } => {
+            host.is_loopback() || is_address(&host) || context.hosts.contains(&host)
+        }
         Listener::Unix { .. } => true,
     };
     if answered { Ok(()) } else { Err(Problem::WrongHost) }

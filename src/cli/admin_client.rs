@@ -297,6 +297,9 @@ fn from_config(
             Ok((Place::Unix(path), "localhost".to_owned(), name))
         }
         Listener::Http(address) => Ok((Place::Tcp(address.to_string()), address.to_string(), name)),
+        Listener::Inherited { .. } => {
+            Err(Failure::new(format!("{file} does not say where {name} leads; name the admin API with --admin URL")))
+        }
         Listener::Https(address) => {
             let address = reachable(address);
             // The certificate is the gateway's: it names the gateway's hosts, rarely an address.

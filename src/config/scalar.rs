@@ -25,13 +25,13 @@ use crate::{
     fetch,
     headers::{ForwardedFamily, Profile},
     host::{Authority, Host, HostError},
-    listener::Listener,
+    listener::{Listener, Which},
     page,
     policy::{ClaimPath, ProofRule},
     route::path::PathPattern,
     session::{SameSite, SessionKey},
     telemetry::{LogFormat, QueryLog},
-    upstream::{Balance, HostPolicy, Sticky},
+    upstream::{Balance, HostPolicy},
 };
 
 /// A whole number from `MIN` to `MAX`.
@@ -248,7 +248,6 @@ choices!(ProofRule { "none" => Self::None, "any" => Self::Any, "dpop" => Self::D
 choices!(QueryLog { "omit" => Self::Omit, "names" => Self::Names, "keep" => Self::Keep, });
 choices!(ClientAuth { "basic" => Self::Basic, "post" => Self::Post, });
 choices!(SameSite { "lax" => Self::Lax, "strict" => Self::Strict, "none" => Self::None, });
-choices!(Sticky { "session" => Self::Session, "subject" => Self::Subject, });
 choices!(Scope {
     "keys.create" => Self::KeysCreate,
     "keys.read" => Self::KeysRead,
@@ -470,7 +469,8 @@ impl Text for SocketAddr {
 impl Text for Listener {
     fn expected() -> String {
         String::from(
-            "\"https://ADDRESS:PORT\", \"http://ADDRESS:PORT\" or \"unix:/PATH\" (with \",mode=0660\" if need be)",
+            "\"https://ADDRESS:PORT\", \"http://ADDRESS:PORT\", \"unix:/PATH\" (with \",mode=0660\" if need be) or \
+             \"fd:NAME\" (with \",plain\" for no TLS)",
         )
     }
 
@@ -489,11 +489,32 @@ impl Text for Listener {
             let mode = mode.ok_or_else(|| Unreadable::because("a mode is octal, such as `,mode=0660`"))?;
             return Ok(Self::Unix { path: socket_path(path)?, mode });
         }
+        if let Some(rest) = text.strip_prefix("fd:") {
+            let (which, encrypted) = match rest.split_once(',') {
+                None => (rest, true),
+                Some((which, "plain")) => (which, false),
+                Some(_) => return Err(Unreadable::because("after the comma only `plain` may stand")),
+            };
+            return Ok(Self::Inherited { which: inherited(which)?, encrypted });
+        }
         Err(match <SocketAddr as Text>::parse(text) {
             Ok(_) => Unreadable::because(format!("with its scheme: \"https://{text}\"")),
             Err(_) => Unreadable::default(),
         })
     }
+}
+
+/// A number, or a name as sd_listen_fds(3) has them.
+fn inherited(which: &str) -> Result<Which, Unreadable> {
+    if which.bytes().all(|byte| byte.is_ascii_digit()) && !which.is_empty() {
+        let number = which.parse().ok().filter(|number| *number >= 3);
+        return number.map(Which::Number).ok_or_else(|| Unreadable::because("the first descriptor is `fd:3`"));
+    }
+    let fits = (1..=255).contains(&which.len()) && which.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    if !fits {
+        return Err(Unreadable::because("a name has 1 to 255 printable characters and no colon"));
+    }
+    Ok(Which::Name(which.into()))
 }
 
 impl Text for Hsts {
@@ -1121,10 +1142,24 @@ mod tests {
         let unix = |path: &str, mode| Some(Listener::Unix { path: path.into(), mode });
         assert_eq!(reads::<Listener>("unix:/run/p.sock"), unix("/run/p.sock", 0o660));
         assert_eq!(reads::<Listener>("unix:///run/p.sock,mode=0600"), unix("/run/p.sock", 0o600));
+        let inherited = |which, encrypted| Some(Listener::Inherited { which, encrypted });
+        assert_eq!(reads::<Listener>("fd:3"), inherited(Which::Number(3), true));
+        assert_eq!(reads::<Listener>("fd:web,plain"), inherited(Which::Name("web".into()), false));
         assert!(matches!(reads::<Listener>("https://[::]:443"), Some(Listener::Https(_))));
         assert!(matches!(reads::<Listener>("http://127.0.0.1:0/"), Some(Listener::Http(_))));
         let long = format!("unix:/{}", "x".repeat(107));
-        for text in ["", "fd:3", "127.0.0.1:80", "https://localhost:443", "unix:", "unix:/p,mode=1777", &long] {
+        for text in [
+            "",
+            "fd:",
+            "fd:2",
+            "fd:a:b",
+            "fd:web,tls",
+            "127.0.0.1:80",
+            "https://localhost:443",
+            "unix:",
+            "unix:/p,mode=1777",
+            &long,
+        ] {
             assert!(reads::<Listener>(text).is_none(), "{text:?}");
         }
     }

@@ -51,8 +51,8 @@ pub struct Bound {
 enum Kind {
     Http,
     Https,
-    /// The file is removed when we stop listening.
-    Unix(PathBuf),
+    /// The file is removed when we stop listening, if it is ours.
+    Unix(Option<PathBuf>),
 }
 
 impl Bound {
@@ -75,7 +75,7 @@ impl fmt::Debug for Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Kind::Unix(path) = &self.kind {
+        if let Kind::Unix(Some(path)) = &self.kind {
             // Before the socket closes, so that it is surely ours.
             let _ = fs::remove_file(path);
         }
@@ -91,6 +91,39 @@ pub fn bind(listener: &Listener) -> io::Result<Bound> {
         Listener::Http(address) => bind_tcp(*address, Kind::Http),
         Listener::Https(address) => bind_tcp(*address, Kind::Https),
         Listener::Unix { path, mode } => bind_unix(path, *mode),
+        Listener::Inherited { .. } => Err(io::Error::other("it was not opened for us")),
+    }
+}
+
+impl Bound {
+    /// A socket that somebody else opened, and whose file, if it has one, is not ours to remove.
+    ///
+    /// # Errors
+    /// When it does not listen, is no stream, or TLS is asked for on a unix socket.
+    pub(super) fn adopt(socket: OwnedFd, encrypted: bool) -> io::Result<Self> {
+        let socket = Socket::from(socket);
+        let is_stream = socket.r#type()? == Type::STREAM;
+        if !is_stream || !rustix::net::sockopt::socket_acceptconn(&socket)? {
+            return Err(io::Error::other(
+                "it is no stream socket that listens (in systemd: `ListenStream=`, `Accept=no`)",
+            ));
+        }
+        socket.set_nonblocking(true)?;
+        socket.set_cloexec(true)?;
+        let address = socket.local_addr()?.as_socket();
+        let kind = match (address, encrypted) {
+            (Some(_), true) => Kind::Https,
+            (Some(_), false) => Kind::Http,
+            (None, false) => Kind::Unix(None),
+            (None, true) => {
+                return Err(io::Error::other("it is a unix socket, where no TLS is spoken: write `,plain`"));
+            }
+        };
+        if address.is_some() {
+            socket.set_tcp_nodelay(true)?;
+            socket.set_keepalive(true)?;
+        }
+        Ok(Self { socket: socket.into(), kind, address })
     }
 }
 
@@ -317,7 +350,7 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     // call undoes what the umask took away.
     rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let bound = Bound { socket: socket.into(), kind: Kind::Unix(path.to_owned()), address: None };
+    let bound = Bound { socket: socket.into(), kind: Kind::Unix(Some(path.to_owned())), address: None };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     rustix::net::listen(&bound.socket, BACKLOG)?;
     Ok(bound)

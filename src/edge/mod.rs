@@ -10,6 +10,7 @@
 mod accept;
 mod framing;
 mod http;
+mod inherited;
 mod progress;
 mod redirect;
 #[cfg(test)]
@@ -48,6 +49,7 @@ use self::{
 };
 pub use self::{
     accept::{Bound, bind, raise_descriptor_limit},
+    inherited::Inherited,
     redirect::Redirect,
     tls::{Group, MinVersion, Spoken, TlsSlot},
 };
@@ -181,6 +183,7 @@ pub struct Setup {
 #[derive(Debug)]
 pub struct Running {
     threads: Vec<JoinHandle<bool>>,
+    beats: Box<[Arc<AtomicU64>]>,
 }
 
 impl Running {
@@ -190,6 +193,11 @@ impl Running {
         // All are waited for, whatever the first of them says. A worker that panicked has said so itself.
         let ended: Vec<bool> = self.threads.into_iter().map(|thread| thread.join().unwrap_or(false)).collect();
         ended.into_iter().all(|clean| clean)
+    }
+
+    /// A number for each worker that grows, several times a second, for as long as the worker does not hang.
+    pub fn beats(&self) -> impl Iterator<Item = u64> {
+        self.beats.iter().map(|beat| beat.load(Relaxed))
     }
 
     /// Whether all threads have ended.
@@ -228,6 +236,7 @@ where
     // A thread for accepting alone would only be one more to wake when there is but one worker.
     let beside: Vec<Acceptor> = if workers == 1 { std::mem::take(&mut accepting) } else { Vec::new() };
     let mut beside = Some(beside);
+    let beats: Box<[Arc<AtomicU64>]> = receivers.iter().map(|_| Arc::default()).collect();
     for (index, arrivals) in receivers.into_iter().enumerate() {
         let seat = Seat {
             arrivals,
@@ -238,6 +247,7 @@ where
             shutdown: setup.shutdown.clone(),
             clock: setup.clock.clone(),
             counters: Arc::clone(&setup.counters),
+            beat: beats.get(index).map(Arc::clone).unwrap_or_default(),
         };
         let factory = factory.clone();
         threads.push(spawn_thread(format!("{}-{index}", setup.name), move || async move {
@@ -253,7 +263,7 @@ where
             true
         })?);
     }
-    Ok(Running { threads })
+    Ok(Running { threads, beats })
 }
 
 /// One worker's share.
@@ -266,6 +276,7 @@ struct Seat {
     shutdown: Shutdown,
     clock: Clock,
     counters: Arc<Counters>,
+    beat: Arc<AtomicU64>,
 }
 
 impl Seat {
@@ -319,6 +330,7 @@ impl Seat {
     }
 
     fn sweep(&self, watched: &RefCell<Vec<Watched>>) {
+        self.beat.fetch_add(1, Relaxed);
         let now = clock::instant();
         watched.borrow_mut().retain_mut(|one| one.sweep(now, &self.limits, &self.counters));
     }

@@ -34,10 +34,9 @@ use crate::{
     clock::{self, Clock, Timestamp},
     config::{Config, Startup, Tls},
     durable::{Durable, Unavailable},
-    edge::{self, Bound, Counters, Handler, Peers, Redirect, Spoken, TlsSlot},
+    edge::{self, Bound, Counters, Handler, Inherited, Peers, Redirect, Spoken, TlsSlot},
     factor::Factors,
     inbound::Inbound,
-    listener::Listener,
     login, pipeline, rate_limit,
     refresh::Families,
     reload::{self, Certificates, Followed, Reloader},
@@ -52,6 +51,9 @@ use crate::{
 
 mod keys;
 mod metrics;
+mod sockets;
+
+use sockets::Sockets;
 
 /// A gateway at work.
 pub struct Running {
@@ -96,6 +98,19 @@ impl std::error::Error for StartError {}
 /// # Errors
 /// [`StartError`] names the listener, certificate or log that could not be had; nothing is left running.
 pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Running, StartError> {
+    start_with(config, clock, source, Inherited::default())
+}
+
+/// As [`start`], with sockets that were opened before.
+///
+/// # Errors
+/// As [`start`].
+pub fn start_with(
+    config: Config,
+    clock: Clock,
+    source: reload::Source,
+    inherited: Inherited,
+) -> Result<Running, StartError> {
     let followed = Followed::of(&config);
     let Config { startup, tls, snapshot, .. } = config;
     // Two descriptors for each proxied connection; a limit that cannot be raised is met when it is reached.
@@ -104,23 +119,14 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
     let telemetry = Telemetry::start(&startup.log, clock.now()).map_err(failed("the log cannot be opened"))?;
     let durable = durable(&startup, &telemetry, &clock)?;
     let clock = durable.as_ref().map_or(clock, |durable| durable.clock().clone());
-    let listeners = bind_all(&startup.edge.listeners)?;
-    let redirect = startup.edge.redirect_http.map(|at| bind(&Listener::Http(at))).transpose()?;
-    let probes = startup.telemetry.as_ref().map(bind).transpose()?;
-    let administration = startup.admin.as_ref().map(bind).transpose()?;
-    let addresses = Addresses {
-        gateway: listeners.iter().filter_map(Bound::local_addr).collect(),
-        redirect: redirect.as_ref().and_then(Bound::local_addr),
-        telemetry: probes.as_ref().and_then(Bound::local_addr),
-        admin: administration.as_ref().and_then(Bound::local_addr),
-    };
+    let sockets = Sockets::open(&startup, !snapshot.headers.trusted_proxies.is_empty(), inherited)?;
+    let (addresses, own_listeners) = (sockets.addresses(), sockets.own());
 
     let Certificates { all, authority, warnings } = certificates(tls.as_ref(), &clock)?;
     warnings.iter().chain(&snapshot.mtls.warnings(clock.now())).for_each(|warning| tracing::warn!("{warning}"));
     let resolver = Arc::new(CertificateResolver::new(all));
     let tls = tls.map(|settings| slot(&settings, &resolver)).transpose()?;
 
-    let own_listeners = [&addresses.gateway[..], addresses.admin.as_slice(), addresses.telemetry.as_slice()].concat();
     let (reloads, asks) = Reloads::new(clock.now());
     let live = live(snapshot, &startup, &telemetry, durable, &clock, own_listeners, reloads)?;
     follow_sources(&live)?;
@@ -128,10 +134,14 @@ pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Run
     metrics::register(&live, &counters, &resolver);
 
     let base = Base { startup: &startup, tls: tls.as_ref(), live: &live, clock: &clock };
-    let mut edges = vec![base.gateway(listeners, counters)?];
-    edges.extend(redirect.map(|bound| base.redirect(bound, &addresses)).transpose()?);
-    edges.extend(probes.map(|bound| base.probes(bound)).transpose()?);
-    edges.extend(administration.map(|bound| base.administration(bound)).transpose()?);
+    let mut edges = vec![base.gateway(sockets.gateway, counters)?];
+    edges.extend(sockets.redirect.map(|bound| base.redirect(bound, &addresses)).transpose()?);
+    if startup.telemetry.is_some() {
+        edges.push(base.probes(sockets.telemetry)?);
+    }
+    if startup.admin.is_some() {
+        edges.push(base.administration(sockets.admin)?);
+    }
     let control = control(Arc::clone(&live)).map_err(failed("the control thread cannot be started"))?;
     let reloader = Reloader { live: Arc::clone(&live), startup, resolver, tls, source };
     let reloader = reload(reloader, followed, asks).map_err(failed("the reload thread cannot be started"))?;
@@ -148,6 +158,11 @@ impl Running {
     /// The state that its threads share.
     pub const fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// A number for each worker that grows, several times a second, for as long as the worker does not hang.
+    pub fn beats(&self) -> Vec<u64> {
+        self.edges.iter().flat_map(edge::Running::beats).collect()
     }
 
     /// The certificate that clients have to trust, where one was made for this machine.
@@ -243,15 +258,15 @@ impl Base<'_> {
             .map_err(failed("the redirect listener cannot be started"))
     }
 
-    fn probes(&self, bound: Bound) -> Result<edge::Running, StartError> {
+    fn probes(&self, sockets: Vec<Bound>) -> Result<edge::Running, StartError> {
         let telemetry = Arc::clone(&self.live.shared.telemetry);
-        edge::start(self.setup("telemetry", vec![bound]), move |_| Probes(Arc::clone(&telemetry)))
+        edge::start(self.setup("telemetry", sockets), move |_| Probes(Arc::clone(&telemetry)))
             .map_err(failed("the telemetry listener cannot be started"))
     }
 
-    fn administration(&self, bound: Bound) -> Result<edge::Running, StartError> {
+    fn administration(&self, sockets: Vec<Bound>) -> Result<edge::Running, StartError> {
         let live = Arc::clone(self.live);
-        edge::start(self.setup("admin", vec![bound]), move |_| Administration(Arc::clone(&live)))
+        edge::start(self.setup("admin", sockets), move |_| Administration(Arc::clone(&live)))
             .map_err(failed("the admin listener cannot be started"))
     }
 }
@@ -473,24 +488,6 @@ fn certificates(tls: Option<&Tls>, clock: &Clock) -> Result<Certificates, StartE
             reload::load_certificates(&tls.source, clock.now()).map_err(failed("clients cannot be served over TLS"))
         }
     }
-}
-
-fn bind_all(listeners: &[Listener]) -> Result<Vec<Bound>, StartError> {
-    listeners.iter().map(bind).collect()
-}
-
-fn bind(listener: &Listener) -> Result<Bound, StartError> {
-    edge::bind(listener).map_err(|error| {
-        let mend = match error.kind() {
-            io::ErrorKind::AddrInUse => "; another program listens there, perhaps another portcullis",
-            io::ErrorKind::AddrNotAvailable => "; no interface of this machine has that address",
-            io::ErrorKind::PermissionDenied => {
-                "; ports below 1024 and system folders ask for rights: setcap cap_net_bind_service or another place"
-            }
-            _ => "",
-        };
-        StartError { what: format!("cannot listen on {listener}{mend}"), cause: error.into() }
-    })
 }
 
 fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<String>) -> impl FnOnce(E) -> StartError {

@@ -59,11 +59,14 @@ mod attacks;
 /// Which resource a request is for: paths, hosts, methods.
 mod path;
 
-/// Which server of an upstream takes a request, and how it is reached.
-mod upstreams;
-
 /// The real program, its signals and its exit code.
 mod process;
+
+/// Sockets that a service manager opens, and what it is told.
+mod activation;
+
+/// The README's units for systemd and its container file.
+mod packaging;
 
 /// What the RFCs of HTTP, TLS and WebSocket ask of a gateway.
 mod rfc;

@@ -15,7 +15,6 @@ use crate::{
         scalar::NonEmpty,
     },
     host::Host,
-    listener::Listener,
     mtls::{Asked, Ca, CaError, Description},
     policy::Access,
     route::Route,
@@ -29,7 +28,7 @@ impl Build<'_> {
         let listens = file.server.0.iter().flat_map(|server| &server.listen.value.0);
         if let Some(first) = written.first()
             && file.server.0.is_some()
-            && !listens.into_iter().any(|listener| matches!(listener.value, Listener::Https(_)))
+            && !listens.into_iter().any(|listener| listener.value.is_encrypted())
         {
             self.findings
                 .problem(

@@ -71,12 +71,12 @@ impl Build<'_> {
                         .problem(place, format!("plain http on {address}"), "https, a loopback address or a unix socket")
                         .help("behind a TLS proxy, name its addresses in `server.trusted_proxies`; all others are refused");
                 }
-                Listener::Https(_) if !tls_written => {
+                Listener::Https(_) | Listener::Inherited { encrypted: true, .. } if !tls_written => {
                     self.findings
                         .problem(place, "https without [tls]", "certificates for it")
                         .help("[tls] with `self_signed = [\"localhost\"]` makes one for trying things out");
                 }
-                Listener::Http(_) | Listener::Https(_) => listeners.push(value.clone()),
+                Listener::Http(_) | Listener::Https(_) | Listener::Inherited { .. } => listeners.push(value.clone()),
                 Listener::Unix { path, mode } => {
                     listeners.push(Listener::Unix { path: place.resolve(path), mode: *mode });
                 }
@@ -197,9 +197,11 @@ impl Build<'_> {
         match value {
             Listener::Http(address) => Some(Some(Listener::Http(*address))),
             Listener::Unix { path, mode } => Some(Some(Listener::Unix { path: place.resolve(path), mode: *mode })),
-            Listener::Https(address) => {
+            Listener::Inherited { encrypted: false, .. } => Some(Some(value.clone())),
+            Listener::Https(_) | Listener::Inherited { encrypted: true, .. } => {
+                let expected = "\"http://ADDRESS:PORT\", \"unix:/PATH\" or \"fd:NAME,plain\"";
                 self.findings
-                    .problem(place, format!("https on {address}"), "\"http://ADDRESS:PORT\" or \"unix:/PATH\"")
+                    .problem(place, format!("{value}, where TLS is spoken"), expected)
                     .help("metrics hold nothing of users; to keep them private, listen on loopback or a unix socket");
                 None
             }
@@ -225,7 +227,7 @@ pub(super) fn addresses(file: &File) -> Vec<(SocketAddr, Place)> {
     let mut all = Vec::new();
     let mut add = |listener: &At<Listener>| match &listener.value {
         Listener::Http(address) | Listener::Https(address) => all.push((*address, listener.place.clone())),
-        Listener::Unix { .. } => {}
+        Listener::Unix { .. } | Listener::Inherited { .. } => {}
     };
     if let Some(section) = &file.server.0 {
         section.listen.value.0.iter().for_each(&mut add);
@@ -249,7 +251,7 @@ pub(super) fn sockets(file: &File) -> Vec<PathBuf> {
     let admin = file.admin.0.iter().flatten().map(|admin| &admin.value.listen);
     let path = |listener: &At<Listener>| match &listener.value {
         Listener::Unix { path, .. } => Some(listener.place.resolve(path)),
-        Listener::Http(_) | Listener::Https(_) => None,
+        Listener::Http(_) | Listener::Https(_) | Listener::Inherited { .. } => None,
     };
     server.chain(telemetry).chain(admin).filter_map(path).collect()
 }

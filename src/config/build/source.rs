@@ -826,12 +826,14 @@ impl Build<'_> {
                 self.findings.problem(place, found, "a unix socket, http on a loopback address, or https (R36)");
                 None
             }
-            Listener::Https(address) => {
+            Listener::Https(_) | Listener::Inherited { encrypted: true, .. } => {
                 if matches!(file.tls.0, Some(None)) {
                     self.findings.problem(place, "https without [tls]", "certificates for it");
                 }
-                Some(Listener::Https(*address))
+                Some(value.clone())
             }
+            // Where it leads is known, and judged, when it is taken over.
+            Listener::Inherited { encrypted: false, .. } => Some(value.clone()),
             Listener::Unix { path, mode } => Some(Listener::Unix { path: place.resolve(path), mode: *mode }),
         }
     }

@@ -17,7 +17,10 @@ use portcullis::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{Client, Issuer, Person, Pki, Response, Upstream, entry, process::Process};
+use super::{
+    Client, Issuer, Person, Pki, Response, Upstream, entry,
+    process::{Launch, Process},
+};
 
 /// A configuration that is being put together.
 pub(crate) struct Gateway {
@@ -279,11 +282,17 @@ impl Gateway {
     /// Starts the real program with it instead, on the machine's clock.
     #[track_caller]
     pub(crate) fn start_process(self) -> Process {
+        self.launch(Launch::default())
+    }
+
+    /// As [`Self::start_process`], with what a service manager gives it.
+    #[track_caller]
+    pub(crate) fn launch(self, launch: Launch) -> Process {
         let path = self.directory.path().join("gateway.toml");
         fs::write(&path, self.text()).expect("gateway.toml can be written");
         let host = self.hosts.first().expect("there is a host");
         let roots = self.pki.roots();
-        Process::start(&path, &self.environment, host, roots, self.admin_token.clone(), self.directory)
+        Process::start(&path, &self.environment, host, roots, self.admin_token.clone(), self.directory, launch)
     }
 
     /// The configuration as it will be written.

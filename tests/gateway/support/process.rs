@@ -3,6 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
+    os::fd::OwnedFd,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::{Arc, mpsc},
@@ -29,6 +30,17 @@ pub(crate) struct Process {
     directory: TempDir,
 }
 
+/// How a program is started beside its configuration.
+#[derive(Default)]
+pub(crate) struct Launch {
+    /// Opened for it, as descriptors 3 and 4 of these names.
+    pub(crate) sockets: Vec<(OwnedFd, &'static str)>,
+    /// Words before `run`'s own.
+    pub(crate) arguments: Vec<String>,
+    /// Variables besides those of the configuration.
+    pub(crate) environment: Vec<(String, String)>,
+}
+
 struct Addresses {
     gateway: SocketAddr,
     admin: Option<SocketAddr>,
@@ -45,9 +57,10 @@ impl Process {
         roots: Arc<RootCertStore>,
         token: Option<String>,
         directory: TempDir,
+        launch: Launch,
     ) -> Self {
         let (config, environment) = (config.to_owned(), environment.to_vec());
-        let (child, addresses, lines) = spawn(&config, &environment);
+        let (child, addresses, lines) = spawn(&config, &environment, launch);
         Self { child, addresses, lines, host: host.to_owned(), roots, token, config, environment, directory }
     }
 
@@ -60,7 +73,7 @@ impl Process {
     /// Starts it again with the same configuration.
     #[track_caller]
     pub(crate) fn start_again(&mut self) {
-        (self.child, self.addresses, self.lines) = spawn(&self.config, &self.environment);
+        (self.child, self.addresses, self.lines) = spawn(&self.config, &self.environment, Launch::default());
     }
 
     /// A client of its telemetry listener.
@@ -153,18 +166,33 @@ impl Drop for Process {
     }
 }
 
-fn spawn(config: &Path, environment: &[(String, String)]) -> (Child, Addresses, mpsc::Receiver<String>) {
-    // A write beyond a limit is then an error, as on a full disk, and no signal.
-    let mut child = Command::new("sh")
-        .args(["-c", "trap '' XFSZ; exec \"$@\"", "sh", env!("CARGO_BIN_EXE_portcullis"), "--config"])
+fn spawn(
+    config: &Path,
+    environment: &[(String, String)],
+    launch: Launch,
+) -> (Child, Addresses, mpsc::Receiver<String>) {
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", SCRIPT, "sh", env!("CARGO_BIN_EXE_portcullis"), "--config"])
         .arg(config)
         .arg("run")
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        .args(&launch.arguments)
+        .envs(environment.iter().chain(&launch.environment).map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("the program can be started");
+        .stderr(Stdio::piped());
+    let names: Vec<&str> = launch.sockets.iter().map(|(_, name)| *name).collect();
+    if !names.is_empty() {
+        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+    }
+    let mut sockets = launch.sockets.into_iter().map(|(socket, _)| socket);
+    if let Some(first) = sockets.next() {
+        command.stdin(first);
+    }
+    if let Some(second) = sockets.next() {
+        command.stdout(second);
+    }
+    let mut child = command.spawn().expect("the program can be started");
     let lines = BufReader::new(child.stderr.take().expect("its standard error")).lines();
     let (said, hears) = mpsc::channel();
     // Goes on reading, so that the program never waits for us.
@@ -191,3 +219,8 @@ fn spawn(config: &Path, environment: &[(String, String)]) -> (Child, Addresses, 
         }
     }
 }
+
+/// A write beyond a limit is then an error, as on a full disk, and no signal. Sockets come as the standard streams.
+const SCRIPT: &str = "trap '' XFSZ
+if [ -n \"$LISTEN_FDS\" ]; then exec 3<&0 4>&1 </dev/null >/dev/null; export LISTEN_PID=$$; fi
+exec \"$@\"";
