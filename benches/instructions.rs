@@ -464,6 +464,7 @@ impl Handler for Bare {
             target: head.uri.path_and_query().expect("origin-form").clone(),
             host: head.headers.get(http::header::HOST).expect("a host").clone(),
             lines: head.headers.iter().collect(),
+            caller: None,
             expects_continue: false,
             body: None,
             received: None,

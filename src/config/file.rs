@@ -33,7 +33,7 @@ use crate::{
     session::SameSite,
     telemetry::{LogFormat, QueryLog},
     token::Grant,
-    upstream::{Balance, HostPolicy},
+    upstream::{Balance, HostPolicy, Sticky},
 };
 
 table! {
@@ -559,9 +559,11 @@ table! {
     /// `[upstream.<name>]`.
     struct Upstream {
         /// Where it listens.
-        servers: At<OneOrMany<ServerUrl>>,
+        servers: At<OneOrMany<UpstreamServer>>,
         /// How a server is chosen.
         balance: Option<Balance>,
+        /// Whose requests all go to the same server.
+        sticky: Option<Sticky>,
         /// The `Host` it is sent.
         host: Option<HostPolicy>,
         /// How it reads paths differently (R8).
@@ -578,6 +580,14 @@ table! {
         idle_timeout: Option<Positive>,
         /// Unused connections kept for each server and worker.
         max_idle: Option<Number<0, 100_000>>,
+    }
+
+    /// A server, written as a table.
+    struct ServerKeys {
+        /// Where it listens.
+        url: ServerUrl,
+        /// How many requests it gets, beside the others.
+        weight: Option<Number<1, 1000>>,
     }
 
     /// What `[route_defaults]` and `[[route]]` share.
@@ -824,6 +834,31 @@ impl Decode for TokenClient {
 
     fn keys(path: &str, keys: &mut Vec<String>) {
         <TokenClientKeys as Decode>::keys(path, keys);
+    }
+}
+
+/// An entry of an upstream's `servers`: where it listens, or a table of that and more.
+#[derive(Clone, Debug)]
+pub(super) struct UpstreamServer {
+    pub(super) url: ServerUrl,
+    pub(super) weight: Option<Number<1, 1000>>,
+}
+
+impl Decode for UpstreamServer {
+    fn expected() -> String {
+        <ServerUrl as Text>::expected()
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.entries().is_none() {
+            return Some(Self { url: ServerUrl::decode(node, findings)?, weight: None });
+        }
+        let ServerKeys { url, weight } = decode_table(node, findings)?;
+        Some(Self { url, weight })
+    }
+
+    fn keys(path: &str, keys: &mut Vec<String>) {
+        <ServerKeys as Decode>::keys(path, keys);
     }
 }
 

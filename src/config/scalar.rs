@@ -31,7 +31,7 @@ use crate::{
     route::path::PathPattern,
     session::{SameSite, SessionKey},
     telemetry::{LogFormat, QueryLog},
-    upstream::{Balance, HostPolicy},
+    upstream::{Balance, HostPolicy, Sticky},
 };
 
 /// A whole number from `MIN` to `MAX`.
@@ -248,6 +248,7 @@ choices!(ProofRule { "none" => Self::None, "any" => Self::Any, "dpop" => Self::D
 choices!(QueryLog { "omit" => Self::Omit, "names" => Self::Names, "keep" => Self::Keep, });
 choices!(ClientAuth { "basic" => Self::Basic, "post" => Self::Post, });
 choices!(SameSite { "lax" => Self::Lax, "strict" => Self::Strict, "none" => Self::None, });
+choices!(Sticky { "session" => Self::Session, "subject" => Self::Subject, });
 choices!(Scope {
     "keys.create" => Self::KeysCreate,
     "keys.read" => Self::KeysRead,

@@ -36,13 +36,14 @@ use crate::{
         WorkerTelemetry,
         outcome::{Began, Outcome},
     },
-    upstream::{self, Outgoing, Tunnel, UpstreamError, WebSocket},
+    upstream::{self, Caller, Outgoing, Tunnel, UpstreamError, WebSocket},
 };
 
 mod body;
 mod exchanges;
 mod kept;
 mod own;
+mod spread;
 mod tokens;
 
 use body::Content;
@@ -157,11 +158,25 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
             }
             // Where rules are only reported, nothing is cut for them either.
             let upstream = matches!(permit.route().target, Target::Upstream(_)) && permit.grounds() == Grounds::Met;
+            let caller = spread::caller(&permit.route().target, snapshot, findings);
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), inbound.connection);
             watched.hold(admitted.slots);
             let request_id = &inbound.request_id;
-            relay(worker, snapshot, permit, findings, head, inbound.body, request_id, now, watched, &mut outcome).await
+            relay(
+                worker,
+                snapshot,
+                permit,
+                findings,
+                caller,
+                head,
+                inbound.body,
+                request_id,
+                now,
+                watched,
+                &mut outcome,
+            )
+            .await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
@@ -236,6 +251,7 @@ async fn relay(
     snapshot: &Snapshot,
     permit: Permit,
     findings: &Findings,
+    caller: Option<Caller>,
     head: &mut Parts,
     body: Incoming,
     request_id: &RequestId,
@@ -269,7 +285,7 @@ async fn relay(
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
             let mut request =
-                Outgoing { method, target, host, lines, expects_continue, body, received, http2, websocket };
+                Outgoing { method, target, host, lines, caller, expects_continue, body, received, http2, websocket };
             let limits = upstream::Limits {
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
                 response_timeout: route.limits.response_timeout,

@@ -349,7 +349,7 @@ pub fn give_keys(snapshot: &mut Snapshot, own_keys: &Arc<KeySlot>) {
 /// # Errors
 /// Why they cannot be verified.
 pub fn trust(snapshot: &Snapshot, upstreams: &upstream::Shared) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
-    let is_https = |server: &upstream::Server| matches!(server, upstream::Server::Https(_));
+    let is_https = |server: &upstream::Member| matches!(server.server, upstream::Server::Https(_));
     if upstreams.can_verify() || !snapshot.upstreams.iter().any(|upstream| upstream.servers.iter().any(is_https)) {
         return Ok(None);
     }

@@ -6,7 +6,7 @@
 //! stands; a connection returns to the pool only when both messages were complete (RFC 9112 section 9.3.1); whatever
 //! breaks midway cuts it; every wait has a deadline. Nothing here knows of routes, permits or identities.
 
-use std::{cell::Cell, fmt, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, fmt, num::NonZeroU32, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
     HeaderName, HeaderValue, Method, Response, StatusCode,
@@ -32,16 +32,17 @@ mod farewell;
 mod link;
 mod outbox;
 mod pool;
+mod servers;
 mod upgrade;
 
 #[cfg(test)]
 mod tests;
 
 pub use self::{
-    balance::{Counters, ServerState, Shared, UpstreamState},
     body::Body,
     connect::{TrustError, system_trust, trust},
     pool::Upstreams,
+    servers::{Counters, ServerState, Shared, UpstreamState},
     upgrade::Tunnel,
 };
 use self::{
@@ -56,9 +57,11 @@ pub struct Settings {
     /// Its name in configuration, logs and metrics.
     pub name: Arc<str>,
     /// Where it listens; at least one.
-    pub servers: Box<[Server]>,
+    pub servers: Box<[Member]>,
     /// How a server is chosen.
     pub balance: Balance,
+    /// Whose requests all go to the same server; `None`: nobody's.
+    pub sticky: Option<Sticky>,
     /// The `Host` it is sent.
     pub host: HostPolicy,
     /// How its paths are read differently from ours (R8).
@@ -77,6 +80,22 @@ pub struct Settings {
 }
 
 /// One entry of `servers`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Member {
+    /// Where it listens.
+    pub server: Server,
+    /// How many requests it gets, beside the others of its upstream.
+    pub weight: NonZeroU32,
+}
+
+impl From<Server> for Member {
+    /// Of weight 1.
+    fn from(server: Server) -> Self {
+        Self { server, weight: NonZeroU32::MIN }
+    }
+}
+
+/// Where a server listens.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Server {
     /// `echo:`: the built-in upstream that answers what it saw.
@@ -98,6 +117,19 @@ pub enum Balance {
     /// One after the other.
     RoundRobin,
 }
+
+/// `sticky`: what a caller is known by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Sticky {
+    /// The session; without one, as [`Self::Subject`].
+    Session,
+    /// Realm and subject; without an identity the address (IPv6: its /64).
+    Subject,
+}
+
+/// Who asks, as a number that is the same in every process, where servers or upstreams are chosen by it.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Caller(u64);
 
 /// `host`.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -123,6 +155,8 @@ pub struct Outgoing {
     /// End-to-end fields. What frames the body or asks for an upgrade is written here, from what the body and
     /// [`Self::websocket`] say.
     pub lines: Lines,
+    /// Who asks, where the upstream is sticky.
+    pub caller: Option<Caller>,
     /// Whether the client waits for `100 Continue` before it sends its body.
     pub expects_continue: bool,
     /// The client's body, not yet polled; `None` without one.
@@ -221,7 +255,7 @@ pub async fn forward(
     let response_ticks = limits.response_timeout.map_or(entry.response_ticks, ticks);
 
     let mut tried = Tried::new();
-    let mut lease = entry.lease(upstreams, &mut tried).await?;
+    let mut lease = entry.lease(upstreams, &mut tried, request.caller).await?;
     let mut outbox = Outbox::new(request, entry.host_of(&lease, request), body);
     if request.expects_continue {
         outbox.close_gate();
@@ -241,9 +275,9 @@ pub async fn forward(
                 drop(lease);
                 again.unsent += 1;
                 lease = if again.unsent < STALE_MAX {
-                    entry.lease(upstreams, &mut tried).await?
+                    entry.lease(upstreams, &mut tried, request.caller).await?
                 } else {
-                    entry.fresh_lease(upstreams, &mut tried).await?
+                    entry.fresh_lease(upstreams, &mut tried, request.caller).await?
                 };
             }
             Err(Failure::NotSent) => return Err(UpstreamError::Unreachable("closed")),

@@ -21,11 +21,12 @@ use smallvec::SmallVec;
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    Balance, Counters, HostPolicy, Outgoing, Settings, Shared, UpstreamError, UpstreamState, answer,
-    balance::ServerState,
+    Caller, Counters, HostPolicy, Outgoing, Settings, Shared, UpstreamError, UpstreamState, answer,
+    balance::Balancer,
     connect::{Io, Target},
     link::{Broken, Link},
     outbox::Outbox,
+    servers::ServerState,
 };
 use crate::{clock, shutdown::Shutdown};
 
@@ -49,14 +50,13 @@ pub(super) struct Entry {
     settings: ArcWeak<Settings>,
     state: Arc<UpstreamState>,
     servers: Box<[Rc<ServerPool>]>,
-    balance: Balance,
+    balancer: Balancer,
     host: HostValue,
     connect_timeout: Duration,
     pub(super) response_ticks: u64,
     read_ticks: u64,
     idle_ticks: u64,
     max_idle: usize,
-    turn: Cell<usize>,
 }
 
 /// What `Host` becomes.
@@ -72,8 +72,7 @@ enum HostValue {
 /// One server's idle connections.
 pub(super) struct ServerPool {
     target: Target,
-    state: Arc<UpstreamState>,
-    index: usize,
+    state: Arc<ServerState>,
     idle: RefCell<Vec<Idle>>,
 }
 
@@ -184,15 +183,14 @@ impl Upstreams {
     fn new_entry(&self, settings: &Arc<Settings>) -> Rc<Entry> {
         let state = self.0.shared.state(settings);
         let mut servers = self.0.servers.borrow_mut();
-        let pools = settings.servers.iter().enumerate().map(|(index, server)| {
-            let same = |pool: &&Rc<ServerPool>| Arc::ptr_eq(&pool.state, &state) && pool.index == index;
+        let pools = settings.servers.iter().zip(&state.servers).map(|(member, server)| {
+            let same = |pool: &&Rc<ServerPool>| Arc::ptr_eq(&pool.state, server);
             if let Some(known) = servers.iter().find(same) {
                 return Rc::clone(known);
             }
             let pool = Rc::new(ServerPool {
-                target: Target::new(server.clone(), Arc::clone(&settings.name), Arc::clone(&self.0.shared)),
-                state: Arc::clone(&state),
-                index,
+                target: Target::new(member.server.clone(), Arc::clone(&settings.name), Arc::clone(&self.0.shared)),
+                state: Arc::clone(server),
                 idle: RefCell::default(),
             });
             servers.push(Rc::clone(&pool));
@@ -201,8 +199,8 @@ impl Upstreams {
         let entry = Rc::new(Entry {
             settings: Arc::downgrade(settings),
             servers: pools.collect(),
+            balancer: Balancer::new(settings, &state, self.0.shared.next_round()),
             state,
-            balance: settings.balance,
             host: match &settings.host {
                 HostPolicy::Keep => HostValue::Keep,
                 // A host is made of bytes that any header value may hold.
@@ -216,7 +214,6 @@ impl Upstreams {
             read_ticks: ticks(settings.read_timeout),
             idle_ticks: ticks(settings.idle_timeout),
             max_idle: settings.max_idle,
-            turn: Cell::new(0),
         });
         let mut entries = self.0.entries.borrow_mut();
         entries.retain(|entry| entry.settings.strong_count() > 0);
@@ -259,8 +256,13 @@ impl Drop for Inner {
 impl Entry {
     /// A connection to a server not in `tried`: an idle one if there is one, else new. Servers that cannot be reached
     /// are added to `tried`.
-    pub(super) async fn lease(self: &Rc<Self>, all: &Upstreams, tried: &mut Tried) -> Result<Lease, UpstreamError> {
-        let Some(index) = self.pick(all, tried) else { return Err(UpstreamError::Unreachable("no_server")) };
+    pub(super) async fn lease(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        tried: &mut Tried,
+        caller: Option<Caller>,
+    ) -> Result<Lease, UpstreamError> {
+        let Some(index) = self.pick(all, tried, caller) else { return Err(UpstreamError::Unreachable("no_server")) };
         if let Some(server) = self.servers.get(index)
             && let Some(link) = server.idle_connection(all.0.ticks.now())
         {
@@ -268,7 +270,7 @@ impl Entry {
             return Ok(self.lend(link, UnderWay::at(server)));
         }
         // Boxed, as every connecting here: hardly any request needs it, and all would carry its state.
-        Box::pin(self.connect(all, tried, index)).await
+        Box::pin(self.connect(all, tried, caller, index)).await
     }
 
     /// As [`Self::lease`], but always a new connection.
@@ -276,21 +278,21 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
+        caller: Option<Caller>,
     ) -> Result<Lease, UpstreamError> {
-        let Some(index) = self.pick(all, tried) else { return Err(UpstreamError::Unreachable("no_server")) };
-        Box::pin(self.connect(all, tried, index)).await
+        let Some(index) = self.pick(all, tried, caller) else { return Err(UpstreamError::Unreachable("no_server")) };
+        Box::pin(self.connect(all, tried, caller, index)).await
     }
 
-    fn pick(&self, all: &Upstreams, tried: &[usize]) -> Option<usize> {
-        let turn = self.turn.get();
-        self.turn.set(turn.wrapping_add(1));
-        self.state.pick(self.balance, turn, tried, || all.0.shared.now_millis())
+    fn pick(&self, all: &Upstreams, tried: &[usize], caller: Option<Caller>) -> Option<usize> {
+        self.balancer.pick(&self.state, tried, caller, || all.0.shared.now_millis())
     }
 
     async fn connect(
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
+        caller: Option<Caller>,
         first: usize,
     ) -> Result<Lease, UpstreamError> {
         let began = clock::instant();
@@ -303,10 +305,10 @@ impl Entry {
             match server.connect(left / untried).await {
                 Ok(io) => return Ok(self.lend(all.link(io, server), under_way)),
                 Err(why) => {
-                    server.state().failed(all.0.shared.now_millis());
+                    server.state.failed(all.0.shared.now_millis());
                     failure = why;
                     tried.push(index);
-                    next = self.pick(all, tried);
+                    next = self.pick(all, tried, caller);
                 }
             }
         }
@@ -341,17 +343,12 @@ impl ServerPool {
     /// A new stream to this server; counted, and told to the balancer if it succeeds.
     pub(super) async fn connect(&self, limit: Duration) -> Result<Io, UpstreamError> {
         let io = self.target.dial(limit).await?;
-        self.state().succeeded();
+        self.state.succeeded();
         Ok(io)
     }
 
     pub(super) fn counters(&self) -> &Counters {
-        &self.state().counters
-    }
-
-    #[expect(clippy::indexing_slicing, reason = "made with an index into exactly this list, which never changes")]
-    fn state(&self) -> &ServerState {
-        &self.state.servers[self.index]
+        &self.state.counters
     }
 
     /// The connection used last, if it is still fit for a request.
@@ -471,7 +468,7 @@ fn poll_exchange(
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("server", &self.server.0.state().label).finish_non_exhaustive()
+        f.debug_struct("Lease").field("server", &self.server.0.state.label).finish_non_exhaustive()
     }
 }
 

@@ -30,8 +30,9 @@ fn run(test: impl Future<Output = ()>) {
 pub(super) fn settings(servers: Vec<Server>) -> Settings {
     Settings {
         name: "backend".into(),
-        servers: servers.into(),
+        servers: servers.into_iter().map(Member::from).collect(),
         balance: Balance::RoundRobin,
+        sticky: None,
         host: HostPolicy::Keep,
         path_quirks: crate::route::path::Quirks::default(),
         connect_timeout: Duration::from_secs(3),
@@ -135,6 +136,7 @@ async fn serve(
         target: head.uri.path_and_query().unwrap().clone(),
         host: head.headers.remove("host").unwrap_or(HeaderValue::from_static("a.example")),
         lines: head.headers.iter().collect(),
+        caller: None,
         expects_continue: head.headers.contains_key("expect"),
         body: Some(body),
         received: None,

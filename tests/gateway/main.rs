@@ -59,6 +59,9 @@ mod attacks;
 /// Which resource a request is for: paths, hosts, methods.
 mod path;
 
+/// Which server of an upstream takes a request, and how it is reached.
+mod upstreams;
+
 /// The real program, its signals and its exit code.
 mod process;
 

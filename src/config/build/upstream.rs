@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroU32,
     sync::Arc,
     time::Duration,
 };
@@ -21,7 +22,7 @@ use crate::{
     login,
     route::path::Quirks,
     session,
-    upstream::{Server, Settings},
+    upstream::{Member, Server, Settings},
 };
 
 impl Build<'_> {
@@ -44,14 +45,14 @@ impl Build<'_> {
         Some(upstreams)
     }
 
-    fn servers(&mut self, file: &File, upstream: &file::Upstream, own: &[(SocketAddr, Place)]) -> Box<[Server]> {
+    fn servers(&mut self, file: &File, upstream: &file::Upstream, own: &[(SocketAddr, Place)]) -> Box<[Member]> {
         let At { value: written, place } = &upstream.servers;
         if written.0.is_empty() {
             self.findings.problem(place, "no server", "at least one");
         }
         let mut servers = Vec::new();
         for At { value, place } in &written.0 {
-            let server = match value {
+            let server = match &value.url {
                 ServerUrl::Echo => {
                     self.findings.unfit_for_production(place, "the echo upstream is for trying things out (R35)");
                     Server::Echo
@@ -71,7 +72,8 @@ impl Build<'_> {
                     .problem(place, "an address that the gateway itself listens on", "the address of another server")
                     .help("a request would come back as if it were the gateway's own (R36)");
             }
-            servers.push(server);
+            let weight = value.weight.and_then(|weight| NonZeroU32::new(u32::try_from(weight.0).ok()?));
+            servers.push(Member { weight: weight.unwrap_or(NonZeroU32::MIN), ..server.into() });
         }
         servers.into()
     }
@@ -151,12 +153,13 @@ fn own_cookies(file: &File, session: &session::Settings) -> Box<[Box<str>]> {
     [Box::from(&*session.cookie)].into_iter().chain(jwt).chain(others).chain(refresh).collect()
 }
 
-fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Server]>) -> Settings {
+fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Settings {
     let seconds = |written: Option<Positive>, default| written.map_or_else(|| Duration::from_secs(default), |w| w.0);
     Settings {
         name: name.into(),
         servers,
         balance: upstream.balance.unwrap_or_default(),
+        sticky: upstream.sticky,
         host: upstream.host.clone().unwrap_or_default(),
         path_quirks: quirks(&upstream.path_quirks),
         connect_timeout: seconds(upstream.connect_timeout, 3),

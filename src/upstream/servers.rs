@@ -1,0 +1,217 @@
+//! What all workers know of the servers together: counts, and which servers rest.
+//!
+//! One [`Shared`] for the process, one [`UpstreamState`] for each upstream, one [`ServerState`] for each of its servers.
+//! A server that stays keeps its state over reloads, whatever else of its upstream changes. A server that refused
+//! connections rests for 1 s, then 2, up to 10; its first success clears it. Counters are relaxed atomics: they order
+//! nothing, they only count.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwapOption;
+
+use super::{Server, Settings};
+use crate::clock;
+
+/// What all workers share about upstreams: counts and resting servers. One for the process; it outlives reloads.
+#[derive(Debug)]
+pub struct Shared {
+    /// Asked only when a worker first meets the settings of a new generation.
+    states: Mutex<Vec<Arc<UpstreamState>>>,
+    pub(super) tls: ArcSwapOption<rustls::ClientConfig>,
+    pub(super) own_listeners: Box<[std::net::SocketAddr]>,
+    began: Instant,
+    /// Rounds that were begun, see [`Self::next_round`].
+    rounds: AtomicUsize,
+}
+
+/// One upstream as all workers see it.
+#[derive(Debug)]
+pub struct UpstreamState {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its servers, in the order of the configuration.
+    pub servers: Box<[Arc<ServerState>]>,
+}
+
+/// One server as all workers see it.
+#[derive(Debug)]
+pub struct ServerState {
+    /// How it is written in the configuration: `http://host:port`, `unix:/path`, `echo:`.
+    pub label: Box<str>,
+    /// Its counts.
+    pub counters: Counters,
+    server: Server,
+    failures: AtomicU32,
+    /// Milliseconds since `Shared::began`.
+    rests_until: AtomicU64,
+}
+
+/// What happened with one server, for metrics and balancing.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Connections made.
+    pub connects: AtomicU64,
+    /// Attempts that made none.
+    pub connect_failures: AtomicU64,
+    /// Requests sent on a connection that had served before.
+    pub reused: AtomicU64,
+    /// Requests sent again because a used connection had died.
+    pub retries: AtomicU64,
+    /// Connections open now, tunnels included.
+    pub open: AtomicU64,
+    /// Requests under way now, tunnels included.
+    pub under_way: AtomicU64,
+    /// Tunnels open now.
+    pub tunnels: AtomicU64,
+}
+
+impl Shared {
+    /// `tls` verifies `https` servers, see [`super::system_trust`]; without it they are unreachable. A connection to
+    /// one of `own_listeners` is refused (R36).
+    pub fn new(tls: Option<Arc<rustls::ClientConfig>>, own_listeners: Box<[std::net::SocketAddr]>) -> Arc<Self> {
+        Arc::new(Self {
+            states: Mutex::default(),
+            tls: ArcSwapOption::new(tls),
+            own_listeners,
+            began: clock::instant(),
+            rounds: AtomicUsize::new(0),
+        })
+    }
+
+    /// Whether `https` servers can be verified.
+    pub fn can_verify(&self) -> bool {
+        self.tls.load().is_some()
+    }
+
+    /// Verifies `https` servers by this from now on.
+    pub fn verify_by(&self, tls: Arc<rustls::ClientConfig>) {
+        self.tls.store(Some(tls));
+    }
+
+    /// Every upstream that is in use, for metrics and the admin interface.
+    pub fn upstreams(&self) -> Vec<Arc<UpstreamState>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The state of these settings' upstream: the old one if its servers are the same, otherwise a new one with the
+    /// servers that were known before.
+    pub(super) fn state(&self, settings: &Settings) -> Arc<UpstreamState> {
+        let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
+        // Whoever is held by nobody else belongs to a generation that is gone.
+        states.retain(|state| Arc::strong_count(state) > 1 || state.name == settings.name);
+        let same = |state: &&Arc<UpstreamState>| {
+            state.name == settings.name
+                && state.servers.iter().map(|each| &each.server).eq(settings.servers.iter().map(|each| &each.server))
+        };
+        if let Some(known) = states.iter().find(same) {
+            return Arc::clone(known);
+        }
+        let of_the_name = states.iter().filter(|state| state.name == settings.name);
+        // The latest first: it is the one whose servers are in use.
+        let mut known: Vec<_> = of_the_name.rev().flat_map(|state| state.servers.iter().cloned()).collect();
+        let servers = settings.servers.iter().map(|member| {
+            let index = known.iter().position(|known| known.server == member.server);
+            // Taken out: a server that is listed twice is two.
+            index.map_or_else(|| Arc::new(ServerState::new(&member.server)), |index| known.remove(index))
+        });
+        let state = Arc::new(UpstreamState { name: Arc::clone(&settings.name), servers: servers.collect() });
+        states.retain(|state| Arc::strong_count(state) > 1);
+        states.push(Arc::clone(&state));
+        state
+    }
+
+    /// Where a worker's round begins: each at another server.
+    pub(super) fn next_round(&self) -> usize {
+        self.rounds.fetch_add(1, Relaxed)
+    }
+
+    pub(super) fn now_millis(&self) -> u64 {
+        u64::try_from(clock::instant().duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+impl ServerState {
+    pub(super) fn new(server: &Server) -> Self {
+        Self {
+            label: match server {
+                Server::Echo => "echo:".into(),
+                Server::Http(authority) => format!("http://{authority}").into(),
+                Server::Https(authority) => format!("https://{authority}").into(),
+                Server::Unix(path) => format!("unix:{}", path.display()).into(),
+            },
+            counters: Counters::default(),
+            server: server.clone(),
+            failures: AtomicU32::new(0),
+            rests_until: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether it refused connections a moment ago. `now` (milliseconds) is asked only if it did at all.
+    pub(super) fn rests(&self, now: impl Fn() -> u64) -> bool {
+        self.failures.load(Relaxed) > 0 && self.rests_until.load(Relaxed) > now()
+    }
+
+    /// A connection was made.
+    pub(super) fn succeeded(&self) {
+        self.counters.connects.fetch_add(1, Relaxed);
+        if self.failures.load(Relaxed) != 0 {
+            self.failures.store(0, Relaxed);
+        }
+    }
+
+    /// No connection could be made at `now` (milliseconds).
+    pub(super) fn failed(&self, now: u64) {
+        self.counters.connect_failures.fetch_add(1, Relaxed);
+        let before = self.failures.fetch_add(1, Relaxed);
+        let rest = REST_FIRST.saturating_mul(1 << before.min(8)).min(REST_MAX);
+        self.rests_until.store(now.saturating_add(u64::try_from(rest.as_millis()).unwrap_or(u64::MAX)), Relaxed);
+    }
+}
+
+const REST_FIRST: Duration = Duration::from_secs(1);
+const REST_MAX: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(path: &str) -> Server {
+        Server::Unix(path.into())
+    }
+
+    #[test]
+    fn a_server_that_refuses_rests_longer_each_time_until_it_takes_a_connection() {
+        let server = ServerState::new(&member("/a"));
+
+        server.failed(0);
+        assert!(server.rests(|| 999) && !server.rests(|| 1000));
+        for _ in 0..40 {
+            server.failed(0);
+        }
+        assert!(server.rests(|| 9_999) && !server.rests(|| 10_000));
+        server.succeeded();
+        assert!(!server.rests(|| 0));
+    }
+
+    #[test]
+    fn a_server_that_stays_keeps_its_counts_over_reloads() {
+        let shared = Shared::new(None, Box::default());
+        let state = |servers: &[&str]| {
+            shared.state(&super::super::tests::settings(servers.iter().copied().map(member).collect()))
+        };
+        let before = state(&["/a", "/b"]);
+        let same = state(&["/a", "/b"]);
+        let after = state(&["/c", "/b", "/b"]);
+
+        assert!(Arc::ptr_eq(&before, &same) && !Arc::ptr_eq(&before, &after));
+        assert!(Arc::ptr_eq(&before.servers[1], &after.servers[1]));
+        assert!(!Arc::ptr_eq(&after.servers[1], &after.servers[2]), "a server that is listed twice is two");
+        assert!(!before.servers.iter().any(|server| Arc::ptr_eq(server, &after.servers[0])));
+    }
+}
