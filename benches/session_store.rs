@@ -15,7 +15,7 @@ use divan::{Bencher, black_box};
 use portcullis::{
     clock::Timestamp,
     identity::{Factor, Identity, IdentityParts, Via},
-    session::{Lookup, SameSite, SessionToken, Settings, Store},
+    session::{Bind, Lookup, SameSite, SessionToken, Settings, Store},
 };
 
 #[global_allocator]
@@ -103,6 +103,7 @@ fn fill(sessions: usize) -> Filled {
     let settings = Settings {
         cookie: "__Host-portcullis".into(),
         same_site: SameSite::Lax,
+        bind: Bind::None,
         idle_timeout: Duration::from_secs(1800),
         max_lifetime: Duration::from_secs(43_200),
         max_sessions: 2_000_000,

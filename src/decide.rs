@@ -6,7 +6,7 @@
 //! The order of the checks is the order in which a refusal wins: framing, host, path, route, method, ambiguity of
 //! credentials, cross-site (before anything that costs or redirects), credential, requirements.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, request::Parts};
 
@@ -70,6 +70,9 @@ pub struct Findings {
     /// The certificates of the connection that proved it, or that were asked for besides, by the authorities that vouch
     /// for it; hardly ever more than one.
     pub certificates: Vec<Certified>,
+    /// For our own endpoints: the certificate whose key the client holds, whatever it is worth. For upstreams that are
+    /// told of it: the one that an authority vouched for.
+    pub presented: Option<Arc<ClientCertificate>>,
     /// What goes upstream of the token that proved it, where the route forwards it (R14).
     pub forwarded: Option<Forwarded>,
     /// `DPoP-Nonce` for the answer: what the next proof may hold.
@@ -114,10 +117,11 @@ pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> D
     let certified = |findings: &Findings, ca: Option<&str>| findings.is_certified(ca);
     decision.verdict = judge(findings, snapshot, question, prove, certified, &mut Silent)
         .unwrap_or_else(|refusal| report(findings, refusal, question.now));
-    if let Some(Target::Own(Own::Login | Own::Logout | Own::Resend | Own::TokenRefresh)) =
-        findings.route.as_ref().map(|route| &route.target)
-    {
-        findings.session = presented_session(findings, snapshot, shared, question);
+    if let (Some(Target::Own(own)), Some(view)) = (findings.route.as_ref().map(|route| &route.target), &findings.view) {
+        findings.presented = presented_certificate(question, view).map(Arc::clone);
+        if matches!(own, Own::Login | Own::Logout | Own::Resend | Own::TokenRefresh) {
+            findings.session = presented_session(findings, snapshot, shared, question);
+        }
     }
     decision
 }
@@ -302,7 +306,7 @@ fn identify(
                 Answer::Valid(verified) => {
                     let identity = match verified.child() {
                         None => Arc::clone(verified.identity()),
-                        Some(child) => of_parent(child, &verified, snapshot, shared, view.address, rule, now)?,
+                        Some(child) => of_parent(child, &verified, snapshot, shared, question, view, rule)?,
                     };
                     if verified.confirmation().certificate.is_some() {
                         certify_bound(findings, snapshot, shared, question)?;
@@ -342,7 +346,14 @@ fn identify(
                 return by_certificate(findings, snapshot, shared, question, rule);
             };
             match shared.sessions.lookup(&token, &snapshot.session, now) {
+                // A cookie in other hands is never the same as none, not even where that would do.
+                Lookup::Found(session) if !counts_here(&session, snapshot, question, view) => {
+                    Err(Refusal::BadCredential(BadCredential::Session))
+                }
                 Lookup::Found(session) => {
+                    if session.bound_to().is_some() {
+                        certify_bound(findings, snapshot, shared, question)?;
+                    }
                     if rule.touch {
                         shared.sessions.touch(&session, now);
                     }
@@ -420,8 +431,8 @@ fn certify(
     }
 }
 
-/// The certificate that a token is bound to. Whoever signed it, the token names it (RFC 8705 section 2.2); but where an
-/// authority here has something against it, a list or a date, it counts no more with a token than without.
+/// The certificate that a token or a session is bound to. Whoever signed it, the token names it (RFC 8705 section 2.2); but where an
+/// authority here has something against it, a list or a date, it counts no more with what is bound to it than without.
 fn certify_bound(
     findings: &mut Findings,
     snapshot: &Snapshot,
@@ -447,10 +458,11 @@ fn of_parent(
     verified: &VerifiedToken,
     snapshot: &Snapshot,
     shared: &Shared,
-    address: IpAddr,
+    question: Question<'_>,
+    view: &ClientView,
     rule: &AccessRule,
-    now: Timestamp,
 ) -> Result<Arc<Identity>, Refusal> {
+    let now = question.now;
     let parents = Parents {
         families: &shared.families,
         sessions: &shared.sessions,
@@ -458,8 +470,13 @@ fn of_parent(
         keys: snapshot.keys(shared),
         revocations: &shared.revocations,
     };
-    let parent = child.parent(verified.identity(), verified.issuer(), parents, address, now);
+    let parent = child.parent(verified.identity(), verified.issuer(), parents, view.address, now);
     let parent = parent.map_err(|why| Refusal::BadCredential(why.into()))?;
+    if let Some(session) = parent.session()
+        && !counts_here(session, snapshot, question, view)
+    {
+        return Err(Refusal::BadCredential(JwtError::Bound.into()));
+    }
     if rule.touch
         && let Some(session) = parent.session()
     {
@@ -476,14 +493,21 @@ fn presented_session(
     shared: &Shared,
     question: Question<'_>,
 ) -> Option<Arc<Session>> {
-    if findings.view.as_ref()?.scheme != Scheme::Https {
+    let view = findings.view.as_ref()?;
+    if view.scheme != Scheme::Https {
         return None;
     }
     let value = credential::cookie(&question.head.headers, &snapshot.session.cookie).ok().flatten()?;
     match shared.sessions.lookup(&SessionToken::parse(value)?, &snapshot.session, question.now) {
-        Lookup::Found(session) => Some(session),
+        Lookup::Found(session) => counts_here(&session, snapshot, question, view).then_some(session),
         Lookup::Absent | Lookup::Unavailable => None,
     }
+}
+
+/// Whether a session counts for who holds the key of this connection's certificate, if there is one (R26).
+fn counts_here(session: &Session, snapshot: &Snapshot, question: Question<'_>, view: &ClientView) -> bool {
+    let key = || presented_certificate(question, view).and_then(|certificate| certificate.key());
+    session.counts_for(key, &snapshot.session)
 }
 
 /// A cookie that names no living session. On an optional route it counts as absent where nothing is at stake (R4).
@@ -522,6 +546,9 @@ fn old_cookie(
             Some(OldCookie::Exchanged(session)) => session,
             None => continue,
         };
+        if !session.counts_for(|| None, &snapshot.session) {
+            return Err(Refusal::BadCredential(BadCredential::Session));
+        }
         let identity = Arc::clone(session.identity());
         findings.session = Some(session);
         return Ok(Some(identity));

@@ -104,6 +104,14 @@ impl ProofRule {
         }
     }
 
+    /// Whether what is asked for may be a certificate, so that clients must be able to show theirs.
+    pub const fn takes_certificates(self) -> bool {
+        match self {
+            Self::Any | Self::Mtls => true,
+            Self::None | Self::Dpop => false,
+        }
+    }
+
     /// Whether tokens may come by `Authorization: Bearer`.
     pub const fn takes_bearer(self) -> bool {
         match self {

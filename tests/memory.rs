@@ -9,7 +9,7 @@ use portcullis::{
     clock::{Clock, Timestamp, instant},
     durable::{self, Durable},
     identity::{Factor, Identity, IdentityParts, Via},
-    session::{MemoryStore, SameSite, Settings, Store},
+    session::{Bind, MemoryStore, SameSite, Settings, Store},
 };
 
 #[global_allocator]
@@ -141,6 +141,7 @@ fn settings() -> Settings {
     Settings {
         cookie: "__Host-portcullis".into(),
         same_site: SameSite::Lax,
+        bind: Bind::None,
         idle_timeout: Duration::from_secs(1800),
         max_lifetime: Duration::from_secs(43_200),
         max_sessions: 2_000_000,

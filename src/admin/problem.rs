@@ -59,6 +59,8 @@ pub(super) enum Problem {
     StateUnavailable,
     /// The gateway stops, and reloads no more.
     Stopping,
+    /// Sessions are tied to keys that only their owners hold.
+    SessionsBound,
     /// The store takes no more.
     StoreFull,
     /// Too many different names of old cookies.
@@ -93,6 +95,7 @@ impl Problem {
             Self::NotWritten => "not_written",
             Self::RevocationsFull => "revocations_full",
             Self::SessionTooLarge { .. } => "session_too_large",
+            Self::SessionsBound => "sessions_bound",
             Self::StateUnavailable => "state_unavailable",
             Self::Stopping => "stopping",
             Self::StoreFull => "store_full",
@@ -140,6 +143,10 @@ impl Problem {
                 "the disk does not take it: it holds in this process and a restart would forget it; try again"
                     .to_owned()
             }
+            Self::SessionsBound => {
+                "session.bind ties sessions to the client certificate they are opened with: people log in themselves"
+                    .to_owned()
+            }
             Self::Stopping => "the gateway is about to stop".to_owned(),
             Self::StoreFull => "the store holds session.max_sessions sessions".to_owned(),
             Self::TooManyCookies => "too many different names in legacy.cookie".to_owned(),
@@ -155,7 +162,7 @@ impl Problem {
             Self::BadEntry(_) | Self::BadQuery(_) | Self::BrokenBody | Self::Malformed => StatusCode::BAD_REQUEST,
             Self::BadToken | Self::NoToken => StatusCode::UNAUTHORIZED,
             Self::CrossSite | Self::ForeignRealm | Self::MissingScope(_) => StatusCode::FORBIDDEN,
-            Self::KeyRevoked => StatusCode::CONFLICT,
+            Self::KeyRevoked | Self::SessionsBound => StatusCode::CONFLICT,
             Self::EntryTooLarge | Self::SessionTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::MethodNotAllowed(_) => StatusCode::METHOD_NOT_ALLOWED,
             Self::NoIssuer | Self::NoKey | Self::NoSession | Self::NotFound => StatusCode::NOT_FOUND,
@@ -196,6 +203,7 @@ impl Problem {
             | Self::NoSession
             | Self::NotFound
             | Self::SessionTooLarge { .. }
+            | Self::SessionsBound
             | Self::Stopping
             | Self::TooManyCookies
             | Self::UnsupportedMediaType

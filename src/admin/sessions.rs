@@ -18,7 +18,7 @@ use crate::{
     clock::{Clock, Timestamp},
     identity::{Identity, IdentityError, IdentityParts, Source, Via},
     policy::Grants,
-    session::{self, Legacy, OpenError, Session, SessionKey, Store},
+    session::{self, Bind, Legacy, OpenError, Session, SessionKey, Store},
     telemetry::audit::{Audit, Client, Event, Origin, Value as Field, What},
 };
 
@@ -52,6 +52,9 @@ impl Creator {
 
     /// Opens the session that an entry describes, or notes that its old cookie will open it.
     pub(super) async fn create(&self, text: &[u8]) -> Result<Map<String, Value>, Problem> {
+        if self.session.bind != Bind::None {
+            return Err(Problem::SessionsBound);
+        }
         let now = self.clock.now();
         let Entry { subject, name, email, email_verified, mut roles, mut groups, claims, auth_time, factor, legacy } =
             Entry::parse(text, now)?;

@@ -70,6 +70,7 @@ impl Bench {
             session: session::Settings {
                 cookie: "__Host-portcullis".into(),
                 same_site: SameSite::Lax,
+                bind: session::Bind::None,
                 idle_timeout: Duration::from_secs(1800),
                 max_lifetime: Duration::from_secs(43_200),
                 max_sessions: 1000,

@@ -68,6 +68,16 @@ impl Confirmation {
         Ok(confirmation)
     }
 
+    /// As a token says it: nothing, where there is no binding.
+    pub fn to_claim(self) -> Option<(String, Value)> {
+        let named = [("jkt", self.key), ("x5t#S256", self.certificate)];
+        let members: Map<String, Value> = named
+            .into_iter()
+            .filter_map(|(name, print)| Some((name.to_owned(), URL_SAFE_NO_PAD.encode(print?).into())))
+            .collect();
+        (!members.is_empty()).then(|| ("cnf".to_owned(), members.into()))
+    }
+
     /// Whether it is a binding of the kind that is asked for.
     pub const fn meets(&self, rule: ProofRule) -> bool {
         match rule {

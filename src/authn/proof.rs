@@ -12,7 +12,7 @@ use crate::{
     clock::Timestamp,
     mtls::{Ca, Certified, Verdict, Void},
     revocation::Revocations,
-    session::{self, Session},
+    session::{self, Bind, Session},
 };
 
 /// The credential that was accepted.
@@ -100,6 +100,8 @@ impl Proof {
             Self::Session(session) if now >= session.expires(sessions) => Standing::Expired,
             Self::Session(session) if session.is_ended() => Standing::Revoked,
             Self::Session(session) if session.is_expired(sessions, now) => Standing::Expired,
+            // Its connection shows what it showed; only the settings may have come to ask for more.
+            Self::Session(session) if session.bound_to().is_none() && sessions.bind != Bind::None => Standing::Revoked,
             Self::Token { ends, .. } if now >= *ends => Standing::Expired,
             Self::Token { token, .. } if !token.key_stands() => Standing::Revoked,
             Self::Token { token, .. } if token.is_revoked(revocations) => Standing::Revoked,

@@ -23,14 +23,14 @@ use crate::{
     authn::{dpop::NonceRule, introspection::ClientAuth, keys::Algorithm},
     edge::{Group, MinVersion},
     fetch,
-    headers::{ForwardedFamily, Profile},
+    headers::{ClientCertificates, ForwardedFamily, Profile},
     host::Host,
     listener::Listener,
     mtls::SubjectFrom,
     page,
     policy::ProofRule,
     refusal::Refusal,
-    session::SameSite,
+    session::{Bind, SameSite},
     telemetry::{LogFormat, QueryLog},
     token::Grant,
     upstream::{Balance, HostPolicy, Sticky},
@@ -252,6 +252,8 @@ table! {
         cookie: Option<At<CookieName>>,
         /// The cookie's `SameSite`.
         same_site: Option<SameSite>,
+        /// What sessions are tied to.
+        bind: Option<At<Bind>>,
         /// Unused this long, a session ends.
         idle_timeout: Option<At<Positive>>,
         /// However much used, a session ends.
@@ -540,6 +542,8 @@ table! {
         max_bytes: Option<Size<256, 65_536>>,
         /// How subjects are told to upstreams.
         subject: Option<SubjectForm>,
+        /// What they are told of client certificates.
+        client_certificate: Option<ClientCertificates>,
         /// What they are told under our signature.
         assertion: Option<At<Assertion>>,
     }

@@ -23,13 +23,13 @@ use crate::{
     client::Scheme,
     clock::Timestamp,
     fetch,
-    headers::{ForwardedFamily, Profile},
+    headers::{ClientCertificates, ForwardedFamily, Profile},
     host::{Authority, Host, HostError},
     listener::{Listener, Which},
     page,
     policy::{ClaimPath, ProofRule},
     route::path::PathPattern,
-    session::{SameSite, SessionKey},
+    session::{Bind, SameSite, SessionKey},
     telemetry::{LogFormat, QueryLog},
     upstream::{Balance, HostPolicy, Sticky},
 };
@@ -235,6 +235,8 @@ choices!(Algorithm {
     "RS512" => Self::RS512,
 });
 choices!(Balance { "least_requests" => Self::LeastRequests, "round_robin" => Self::RoundRobin, });
+choices!(Bind { "none" => Self::None, "mtls" => Self::Mtls, });
+choices!(ClientCertificates { "none" => Self::None, "own" => Self::Own, "chain" => Self::Chain, });
 choices!(ForwardedFamily { "x-forwarded" => Self::XForwarded, "forwarded" => Self::Forwarded, });
 choices!(LogFormat { "json" => Self::Json, "text" => Self::Text, });
 choices!(NonceRule { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required, });

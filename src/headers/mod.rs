@@ -22,11 +22,13 @@ use crate::{
     client::ClientView,
     id::{RequestId, is_traceparent, new_traceparent},
     identity::{Field, Identity},
+    mtls::ClientCertificate,
     policy::{Access, ClaimPath},
     route::{Route, path::CanonicalPath},
 };
 
 pub mod assertion;
+mod certificate;
 mod cookie;
 pub mod forwarded;
 mod hop;
@@ -47,6 +49,8 @@ pub struct Settings {
     /// Further headers that are removed on every route: those that API keys and tokens come in besides `Authorization`
     /// (R14), and the assertion's (R12).
     pub removed: Box<[HeaderName]>,
+    /// `client_certificate`: what upstreams are told of a client certificate that counted.
+    pub client_certificate: ClientCertificates,
     /// `assertion`; `None`: upstreams are sent none.
     pub assertion: Option<assertion::Settings>,
     /// All identity headers together, names and values (R13). Default 4 KiB.
@@ -63,6 +67,18 @@ pub struct Settings {
     pub own_cookies: Box<[Box<str>]>,
     /// `identity.subject = "realm:sub"`: the header of [`Field::Id`] carries both, the realm's colons encoded (R5).
     pub subject_with_realm: bool,
+}
+
+/// `identity.client_certificate`: what upstreams are told of a client certificate that an authority vouched for.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum ClientCertificates {
+    /// Nothing.
+    #[default]
+    None,
+    /// `Client-Cert` (RFC 9440 section 2.2).
+    Own,
+    /// And `Client-Cert-Chain`: what came along with it (section 2.3).
+    Chain,
 }
 
 /// The two ways a proxy tells of its client.
@@ -138,6 +154,8 @@ pub struct Proofs<'a> {
     pub forwarded: Option<&'a Forwarded>,
     /// What was signed about the caller, if that is sent (R22).
     pub assertion: Option<&'a str>,
+    /// The client's certificate, which an authority has vouched for.
+    pub certificate: Option<&'a ClientCertificate>,
 }
 
 /// Makes of a request what its upstream gets.
@@ -159,7 +177,10 @@ pub fn rewrite(
         Grounds::Reported => Authorization::AsSent,
     };
     let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
-    let Rewritten { host, lines, expects_continue, websocket } = rewritten;
+    let Rewritten { host, mut lines, expects_continue, websocket } = rewritten;
+    if let Some(certificate) = proofs.certificate {
+        certificate::put(&mut lines, certificate, settings.client_certificate);
+    }
     Ok(OutboundRequest {
         parts: OutboundParts {
             method: head.method.clone(),

@@ -18,6 +18,7 @@ pub(super) fn settings() -> Settings {
         fields: Profile::XUser.fields(),
         extra: Box::new([]),
         removed: Box::new([]),
+        client_certificate: ClientCertificates::None,
         assertion: None,
         max_bytes: 4096,
         trusted_proxies: Box::new([]),

@@ -26,6 +26,7 @@ use crate::{
     client::{ClientView, Scheme},
     clock::Timestamp,
     identity::{Factor, Identity, IdentityError, IdentityParts, Source, Via},
+    mtls::ClientCertificate,
     page::{self, Face},
     policy::Grants,
     refusal::Refusal,
@@ -110,6 +111,8 @@ pub struct Context<'a> {
     pub identity: Option<&'a Arc<Identity>>,
     /// The living session that the request presented.
     pub session: Option<&'a Arc<Session>>,
+    /// The certificate whose key the client has proven to hold, whatever it is worth.
+    pub certificate: Option<&'a Arc<ClientCertificate>>,
     /// `[login]`.
     pub login: &'a Settings,
     /// How pages look, in the reader's language.

@@ -33,6 +33,7 @@ pub struct Native {
 /// what a full store or a full disk is refused with.
 pub async fn sign_in_natively(native: Native, context: Context<'_>) -> Result<Arc<Session>, Refusal> {
     require_encryption(context.view)?;
+    sign_in::key_to_bind(context)?;
     let context = Context { session: None, identity: None, ..context };
     let provider = context.login.provider(native.provider.as_deref()).ok_or(Refusal::BadBody("no such provider"))?;
     let credentials = Credentials {

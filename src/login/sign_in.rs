@@ -31,7 +31,7 @@ use crate::{
     page::{self, Text},
     refusal::Refusal,
     secret,
-    session::{OpenError, OpenedFrom, Opening, SameSite, Session, SessionToken, cookie},
+    session::{Bind, OpenError, OpenedFrom, Opening, SameSite, Session, SessionToken, cookie},
     telemetry::audit::What,
 };
 
@@ -41,6 +41,7 @@ use crate::{
 /// [`Refusal`]s for bodies, too many attempts, a full store, and [`Refusal::LoginFailed`] for programs.
 pub async fn sign_in<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Context<'_>) -> Result<Answer, Refusal> {
     require_encryption(context.view)?;
+    key_to_bind(context)?;
     let asked_for = provider_in_path(context)?;
     match head.method {
         Method::GET | Method::HEAD => Ok(sign_in_page(head, asked_for, context)),
@@ -341,7 +342,8 @@ pub(super) async fn open(
     let kept_out = |what, why| context.tell_kept_out(what, why, provider, Some(user));
     let (identity, dropped_grants) =
         identity_of(provider, user, proved.factor(), context.now).map_err(|_| Refusal::IdentityTooLarge)?;
-    let from = OpenedFrom { device: user_agent::device(context.headers), address: context.view.address };
+    let key = key_to_bind(context)?;
+    let from = OpenedFrom { device: user_agent::device(context.headers), address: context.view.address, key };
     let remember = match context.session.filter(|_| step_up.is_some()) {
         Some(before) => before.is_remembered(),
         None => remember,
@@ -369,6 +371,20 @@ pub(super) async fn open(
     let device = context.devices.remember(Device::of(context.headers), &provider.realm, &user.id, context.now);
     let device = set_cookie(&context.login.prefix, &device);
     Ok(Opened::Session(SignedIn { token, session, remembered, device }))
+}
+
+/// The key that a session which is opened here is tied to, if sessions are.
+///
+/// # Errors
+/// [`Refusal::CertificateNeeded`]: there is none. Asked before any password is.
+pub(super) fn key_to_bind(context: Context<'_>) -> Result<Option<Box<[u8; 32]>>, Refusal> {
+    match context.sessions.bind {
+        Bind::None => Ok(None),
+        Bind::Mtls => {
+            let key = context.certificate.and_then(|certificate| certificate.key());
+            key.map(|key| Some(Box::new(*key))).ok_or(Refusal::CertificateNeeded { known: false })
+        }
+    }
 }
 
 /// Who tries: names that nobody has take the same work.

@@ -97,6 +97,7 @@ impl World {
             sessions: session::Settings {
                 cookie: "__Host-portcullis".into(),
                 same_site: SameSite::Lax,
+                bind: session::Bind::None,
                 idle_timeout: Duration::from_secs(1800),
                 max_lifetime: Duration::from_secs(43_200),
                 max_sessions: 100,
@@ -118,6 +119,7 @@ impl World {
             path,
             headers: &self.no_headers,
             identity: sent.session.map(|session| session.identity()),
+            certificate: None,
             session: sent.session,
             login: &self.login,
             face: self.look.face(None),

@@ -1,6 +1,6 @@
 //! Who is asked for a certificate in the handshake: by the name that the client asks for (R10).
 //!
-//! In: hosts, and the authorities that their routes name. Out: for a server name, the one set of TLS settings that it
+//! In: hosts, and the authorities that their routes name, or that any certificate will do. Out: for a server name, the one set of TLS settings that it
 //! belongs to. A connection keeps the word for its settings; a request for a host of other settings is refused on it.
 
 use std::{
@@ -20,30 +20,46 @@ pub struct Asked {
     addresses: Option<usize>,
 }
 
+/// What a host asks for.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Wanted {
+    /// Certificates of these authorities, by their index.
+    pub authorities: BTreeSet<usize>,
+    /// Whatever certificate a client has, also one that it has signed itself: clients get no hints.
+    pub any: bool,
+}
+
 /// Hosts with the same settings.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Group {
-    /// The word for these settings: the authorities' names.
+    /// The word for these settings: the authorities' names, and `*` where any certificate will do.
     pub word: Arc<str>,
     /// What clients are told to choose a certificate by: distinguished names, each the inside of a sequence.
     pub hints: Vec<Box<[u8]>>,
 }
 
+impl Wanted {
+    fn is_nothing(&self) -> bool {
+        self.authorities.is_empty() && !self.any
+    }
+}
+
 impl Asked {
-    /// Asks for certificates of these authorities, by host. A host without any is not asked.
-    pub fn new(hosts: impl IntoIterator<Item = (Host, BTreeSet<usize>)>, authorities: &[Arc<Ca>]) -> Self {
+    /// Asks for certificates, by host. A host that wants none is not asked.
+    pub fn new(hosts: impl IntoIterator<Item = (Host, Wanted)>, authorities: &[Arc<Ca>]) -> Self {
         let mut asked = Self::default();
-        let mut of_addresses = BTreeSet::new();
+        let mut of_addresses = Wanted::default();
         let (mut addresses, mut names) = (Vec::new(), Vec::new());
         for (host, wanted) in hosts {
             if host.is_address() {
-                of_addresses.extend(wanted);
+                of_addresses.authorities.extend(wanted.authorities);
+                of_addresses.any |= wanted.any;
                 addresses.push(host);
-            } else if !wanted.is_empty() {
+            } else if !wanted.is_nothing() {
                 names.push((host, wanted));
             }
         }
-        if !of_addresses.is_empty() {
+        if !of_addresses.is_nothing() {
             let group = asked.group(&of_addresses, authorities);
             asked.addresses = Some(group);
             asked.by_host.extend(addresses.into_iter().map(|host| (host, group)));
@@ -55,14 +71,16 @@ impl Asked {
         asked
     }
 
-    fn group(&mut self, wanted: &BTreeSet<usize>, authorities: &[Arc<Ca>]) -> usize {
-        let of = || wanted.iter().filter_map(|index| authorities.get(*index));
-        let names: Vec<&str> = of().map(|authority| &**authority.name()).collect();
+    fn group(&mut self, wanted: &Wanted, authorities: &[Arc<Ca>]) -> usize {
+        let of = || wanted.authorities.iter().filter_map(|index| authorities.get(*index));
+        let any = wanted.any.then_some("*");
+        let names: Vec<&str> = of().map(|authority| &**authority.name()).chain(any).collect();
         let word: Arc<str> = names.join(",").into();
         if let Some(known) = self.groups.iter().position(|group| group.word == word) {
             return known;
         }
-        let hints: BTreeSet<Box<[u8]>> = of().flat_map(|authority| authority.hints()).map(Into::into).collect();
+        let hints = of().filter(|_| !wanted.any).flat_map(|authority| authority.hints());
+        let hints: BTreeSet<Box<[u8]>> = hints.map(Into::into).collect();
         let hints = hints.into_iter().collect();
         self.groups.push(Group { word, hints });
         self.groups.len() - 1

@@ -35,7 +35,7 @@ mod leaf;
 mod possession;
 mod presented;
 
-pub use asked::{Asked, Group};
+pub use asked::{Asked, Group, Wanted};
 use leaf::{Leaf, Subjects};
 pub use possession::{MAX_CERTIFICATES, MAX_CHAIN_BYTES, Possession};
 pub use presented::ClientCertificate;

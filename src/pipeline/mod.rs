@@ -21,7 +21,7 @@ use crate::{
     clock::Timestamp,
     cors,
     decide::{self, Findings, Question, Verdict},
-    headers::{self, OutboundParts, Proofs, assertion::Assertions, forwarded},
+    headers::{self, ClientCertificates, OutboundParts, Proofs, assertion::Assertions, forwarded},
     id::RequestId,
     identity::Field,
     inbound::Inbound,
@@ -159,6 +159,9 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
             // Where rules are only reported, nothing is cut for them either.
             let upstream = matches!(permit.route().target, Target::Upstream(_)) && permit.grounds() == Grounds::Met;
             let caller = spread::caller(&permit.route().target, snapshot, findings);
+            if snapshot.headers.client_certificate != ClientCertificates::None && upstream {
+                findings.presented = findings.certificates.first().map(|vouched| Arc::clone(&vouched.certificate));
+            }
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), inbound.connection);
             watched.hold(admitted.slots);
@@ -277,7 +280,8 @@ async fn relay(
                 }
                 (Some(_) | None, _) => None,
             };
-            let proofs = Proofs { forwarded: findings.forwarded.as_ref(), assertion: assertion.as_deref() };
+            let (forwarded, certificate) = (findings.forwarded.as_ref(), findings.presented.as_deref());
+            let proofs = Proofs { forwarded, assertion: assertion.as_deref(), certificate };
             let outbound = headers::rewrite(head, permit, proofs, view, path, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();

@@ -58,6 +58,7 @@ pub(super) async fn serve(
         headers: &head.headers,
         identity: permit.identity(),
         session: findings.session.as_ref(),
+        certificate: findings.presented.as_ref(),
         login: &snapshot.login,
         face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
         sessions: &snapshot.session,

@@ -21,6 +21,7 @@ use crate::{
     clock::Timestamp,
     durable::{self, Batch, Durable, LoadError, Table, Unavailable},
     identity::{Field, Identity},
+    secret::constant_time_eq,
     telemetry::audit::Audit,
 };
 
@@ -44,6 +45,8 @@ pub struct Settings {
     pub cookie: Arc<str>,
     /// The cookie's `SameSite`.
     pub same_site: SameSite,
+    /// What sessions are tied to.
+    pub bind: Bind,
     /// Unused this long, a session ends.
     pub idle_timeout: Duration,
     /// However much used, a session ends this long after its creation.
@@ -68,6 +71,16 @@ pub enum SameSite {
     Strict,
 }
 
+/// `session.bind`: what a session is tied to, so that whoever steals its cookie cannot use it.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Bind {
+    /// Nothing: it counts for whoever holds the cookie.
+    #[default]
+    None,
+    /// The key of the client certificate that it was opened with.
+    Mtls,
+}
+
 /// One session. Immutable but for the time it was last seen; 80 bytes with its reference counts.
 pub struct Session {
     key: SessionKey,
@@ -88,6 +101,9 @@ pub struct OpenedFrom {
     pub device: Box<str>,
     /// The client's address.
     pub address: IpAddr,
+    /// SHA-256 of the public key of the client certificate that it is tied to ([`Bind::Mtls`]). Boxed: most sessions
+    /// have none.
+    pub key: Option<Box<[u8; 32]>>,
 }
 
 /// What a session is opened with; from an identity alone: by nobody's device, and for as long as `[session]` says.
@@ -469,6 +485,22 @@ impl Session {
     /// Whose session it is.
     pub const fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    /// The key that it is tied to, if it is.
+    pub fn bound_to(&self) -> Option<&[u8; 32]> {
+        self.opened_from.as_ref()?.key.as_deref()
+    }
+
+    /// Whether it counts for somebody who has proven to hold this key, or none. One that is tied to a key counts with
+    /// that key only, whatever the settings say by now; and where they tie sessions, one that is not tied counts for
+    /// nobody.
+    pub fn counts_for<'k>(&self, key: impl FnOnce() -> Option<&'k [u8; 32]>, settings: &Settings) -> bool {
+        match (self.bound_to(), settings.bind) {
+            (Some(bound), _) => key().is_some_and(|key| constant_time_eq(bound, key)),
+            (None, Bind::None) => true,
+            (None, Bind::Mtls) => false,
+        }
     }
 
     /// Where it was opened; `None`: by an administrator.

@@ -55,6 +55,9 @@ struct Record<'a> {
     opened_from: Option<(Cow<'a, str>, IpAddr)>,
     #[serde(default, skip_serializing_if = "is_false")]
     remembered: bool,
+    /// The key that it is tied to; only beside `opened_from`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    bound_to: Option<[u8; 32]>,
 }
 
 /// What opened it.
@@ -132,7 +135,11 @@ pub(super) fn read(key: &[u8], text: &[u8], realms: &mut Realms) -> Result<Resto
         created: Timestamp::from_unix_millis(record.created),
         expires: Timestamp::from_unix_millis(record.expires),
         waits_for: record.waits_for.map(|name| (*name).into()),
-        opened_from: record.opened_from.map(|(device, address)| OpenedFrom { device: (*device).into(), address }),
+        opened_from: record.opened_from.map(|(device, address)| OpenedFrom {
+            device: (*device).into(),
+            address,
+            key: record.bound_to.map(Box::new),
+        }),
         remembered: record.remembered,
     })
 }
@@ -162,6 +169,7 @@ impl<'a> Record<'a> {
             waits_for: waits_for.map(Cow::Borrowed),
             opened_from: session.opened_from().map(|from| (Cow::Borrowed(&*from.device), from.address)),
             remembered: session.is_remembered(),
+            bound_to: session.bound_to().copied(),
         }
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::{Client, Settings};
 use crate::{
     api_key::ApiKey,
-    authn::own::claim,
+    authn::{own::claim, possession::Confirmation},
     clock::Timestamp,
     identity::{Factor, Identity},
     refresh::Family,
@@ -28,16 +28,18 @@ impl Claims {
     }
 }
 
-/// Of a session, which ends at `until`.
+/// Of a session, which ends at `until`; bound to what `confirmation` says.
 pub(super) fn of_session(
     settings: &Settings,
     client: &Client,
     family: &Family,
     session: &Session,
+    confirmation: Confirmation,
     until: Timestamp,
     now: Timestamp,
 ) -> Claims {
     let mut claims = common(settings, client, session.identity(), until, now);
+    claims.extend(confirmation.to_claim());
     // As people and programs know it from the list of their sessions.
     claims.insert("sid".to_owned(), session.key().handle().into());
     claims.insert(claim::FAMILY.to_owned(), family.id().to_string().into());

@@ -24,7 +24,7 @@ use serde_json::json;
 
 use crate::{
     api_key::{ApiKey, Known},
-    authn::jwt::Issuer,
+    authn::{jwt::Issuer, possession::Confirmation},
     client::Scheme,
     login, page,
     refresh::{BeginError, Delivery, Families, Family, RefreshToken},
@@ -227,7 +227,10 @@ impl Context<'_> {
     /// An access token of a session, and how long it lives in seconds.
     fn access_token(&self, client: &Client, family: &Family, session: &Session) -> Result<(Box<str>, u64), Refusal> {
         let until = session.idle_expires(self.login.sessions);
-        let claims = claims::of_session(self.settings, client, family, session, until, self.login.now);
+        // Its session counts with this certificate's key only; who has the token has nothing more in hand (RFC 8705).
+        let certificate = session.bound_to().and(self.login.certificate).map(|certificate| *certificate.thumbprint());
+        let confirmation = Confirmation { key: None, certificate };
+        let claims = claims::of_session(self.settings, client, family, session, confirmation, until, self.login.now);
         self.signed(&claims)
     }
 

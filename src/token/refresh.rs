@@ -44,6 +44,11 @@ pub async fn refresh<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
         let _ = context.families.end(&family).await;
         return Err(invalid("session_ended"));
     };
+    // Whoever holds the session's key still has the token.
+    if !session.counts_for(|| context.login.certificate.and_then(|it| it.key()), context.login.sessions) {
+        context.tell(What::TokenRefused, Some("other_key"), &client.id, Some(&session), grant_of(&family).label());
+        return Err(invalid("other_key"));
+    }
     judge(&family, client, delivery, &session, &context).await?;
     let rotated = context.families.rotate(&family, &token, context.login.view.address, context.login.now).await;
     let next = match rotated.map_err(|Unavailable| Refusal::NotWritten)? {

@@ -394,6 +394,7 @@ fn settings(family: ForwardedFamily) -> headers::Settings {
         fields: Profile::default().fields(),
         extra: Box::default(),
         removed: Box::default(),
+        client_certificate: headers::ClientCertificates::None,
         assertion: None,
         max_bytes: 4096,
         trusted_proxies: ["10.0.0.0/8"].iter().filter_map(|network| network.parse().ok()).collect(),

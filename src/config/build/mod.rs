@@ -100,6 +100,8 @@ impl Build<'_> {
             routes.as_deref().unwrap_or_default(),
             &known_hosts,
             authorities.as_deref().unwrap_or_default(),
+            issuers.as_deref().unwrap_or_default(),
+            session.as_ref().map(|session| session.bind).unwrap_or_default(),
         );
         let tests = self.test_cases(&file, &sources);
 

@@ -204,6 +204,7 @@ impl Build<'_> {
         Some(session::Settings {
             cookie: cookie.into(),
             same_site: session.same_site.unwrap_or_default(),
+            bind: session.bind.as_ref().map(|at| at.value).unwrap_or_default(),
             idle_timeout,
             max_lifetime,
             max_sessions: count(session.max_sessions.map(|number| number.0), 1_000_000),

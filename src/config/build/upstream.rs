@@ -133,6 +133,7 @@ impl Build<'_> {
                 .chain(assertion.as_ref().map(|assertion| assertion.header.clone()))
                 .collect(),
             assertion,
+            client_certificate: identity.client_certificate.unwrap_or_default(),
             max_bytes: identity.max_bytes.map_or(4096, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
             subject_with_realm: matches!(identity.subject, Some(SubjectForm::RealmSubject)),
             trusted_proxies,

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     clock::Timestamp,
     identity::{Factor, Identity, IdentityParts, Via},
-    session::{Lookup, OpenError, SameSite, SessionKey, SessionToken, Settings, Store},
+    session::{Bind, Lookup, OpenError, SameSite, SessionKey, SessionToken, Settings, Store},
 };
 
 /// What was acknowledged so far.
@@ -194,6 +194,7 @@ fn identity(user: usize) -> Arc<Identity> {
 fn settings() -> Settings {
     Settings {
         cookie: "__Host-portcullis".into(),
+        bind: Bind::None,
         same_site: SameSite::Lax,
         idle_timeout: Duration::from_secs(30 * 60),
         max_lifetime: Duration::from_secs(12 * 3600),

@@ -14,6 +14,7 @@ pub(super) fn settings() -> Settings {
     Settings {
         cookie: "__Host-portcullis".into(),
         same_site: SameSite::Lax,
+        bind: Bind::None,
         idle_timeout: Duration::from_secs(30 * 60),
         max_lifetime: Duration::from_secs(12 * 3600),
         max_sessions: 1000,

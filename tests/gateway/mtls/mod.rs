@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::support::{Client, ClientCa, ClientId, Connection, Gateway, Leaf, Reply, Upstream, gateway::Running};
 
 mod beside;
+mod bound;
 mod connections;
 mod lists;
 mod programs;

@@ -103,6 +103,11 @@ impl Client {
         Self { id: Some(Arc::new(id.clone())), ..self.clone() }
     }
 
+    /// The same client that has none to show.
+    pub(crate) fn without_certificate(&self) -> Self {
+        Self { id: None, ..self.clone() }
+    }
+
     /// The same client that asks for another name in SNI than in `Host`.
     pub(crate) fn server_name(&self, name: &str) -> Self {
         Self { server_name: Some(name.to_owned()), ..self.clone() }

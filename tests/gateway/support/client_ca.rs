@@ -178,6 +178,13 @@ impl Leaf {
 }
 
 impl ClientId {
+    /// `x5t#S256` (RFC 8705 section 3.1).
+    pub(crate) fn thumbprint(&self) -> String {
+        use base64::Engine as _;
+        let certificate = portcullis::mtls::ClientCertificate::new(&self.chain).expect("a certificate");
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(certificate.thumbprint())
+    }
+
     /// The certificate, then those above it, in PEM.
     pub(crate) fn chain_pem(&self) -> String {
         self.chain.iter().map(|der| pem("CERTIFICATE", der)).collect()

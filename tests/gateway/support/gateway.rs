@@ -18,7 +18,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::{
-    Client, Issuer, Person, Pki, Response, Upstream, entry,
+    Client, Issuer, Person, Pki, Response, Upstream,
+    client::Request,
+    entry,
     process::{Launch, Process},
 };
 
@@ -397,16 +399,25 @@ impl Running {
     /// A client with the session of somebody who has just logged in.
     #[track_caller]
     pub(crate) fn log_in(&self, name: &str) -> Client {
+        self.log_in_with(self.client(), name)
+    }
+
+    /// The same, with what this client always shows.
+    #[track_caller]
+    pub(crate) fn log_in_with(&self, client: Client, name: &str) -> Client {
+        let answer = self.login(&client, name).send().expect(200);
+        client.always("Cookie", &session_cookie(&answer))
+    }
+
+    /// A login with the right password, as a script of ours sends it.
+    #[track_caller]
+    pub(crate) fn login(&self, client: &Client, name: &str) -> Request {
         let (_, password) = self.passwords.iter().find(|(one, _)| one == name).expect("the user exists");
-        let client = self.client();
-        let answer = client
+        client
             .request("POST", "/_auth/login")
             .header("Sec-Fetch-Site", "same-origin")
             .header("Accept", "application/json")
             .json(&json!({ "username": name, "password": password }))
-            .send()
-            .expect(200);
-        client.always("Cookie", &session_cookie(&answer))
     }
 
     /// A client with the session that the admin API opens for this entry: `{ "subject": …, "roles": […] }`.
