@@ -158,6 +158,7 @@ fn build() -> Result<World> {
         gateway,
         connection: Connection {
             id: 1,
+            said_by: None,
             peer: PeerAddr::Ip("192.0.2.1:5000".parse()?),
             local_port: 443,
             tls: Some(Tls { server_name: None, version: "1.3", asked: None, certificate: None }),

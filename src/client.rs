@@ -63,6 +63,8 @@ pub struct Connection {
     pub id: u64,
     /// The other end.
     pub peer: PeerAddr,
+    /// The load balancer that has said so (PROXY protocol); `None`: the socket did.
+    pub said_by: Option<IpAddr>,
     /// Our end's port, for `X-Forwarded-Port` when the authority names none; 0 on unix sockets.
     pub local_port: u16,
     /// What TLS negotiated; `None` on plain listeners.

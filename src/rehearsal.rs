@@ -72,7 +72,7 @@ impl Rehearsal {
         let local_port = authority.port.unwrap_or_else(|| scheme.default_port());
         Self {
             head,
-            connection: Connection { id: 0, peer, local_port, tls, cutter: Cutter::default() },
+            connection: Connection { id: 0, peer, said_by: None, local_port, tls, cutter: Cutter::default() },
             certified: false,
             now,
         }

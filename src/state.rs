@@ -76,6 +76,8 @@ pub struct Snapshot {
     pub admin: Option<admin::Settings>,
     /// `[token]`; `None`: off.
     pub token: Option<token::Settings>,
+    /// `server.proxy_protocol_from`.
+    pub proxy_protocol_from: Box<[ipnet::IpNet]>,
     /// `server.hsts`; `None`: off.
     pub hsts: Option<http::HeaderValue>,
     /// `limits.max_api_keys`.

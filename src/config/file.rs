@@ -106,6 +106,8 @@ table! {
         hosts: Vec<At<Host>>,
         /// Whose forwarding headers are believed (R15).
         trusted_proxies: Vec<At<TrustedProxy>>,
+        /// Who says by the PROXY protocol whose connection it is, and must (R15).
+        proxy_protocol_from: Vec<At<IpNet>>,
         /// Which family of forwarding headers they send.
         forwarded_headers: Option<ForwardedFamily>,
         /// In which API keys come, beside `Authorization: Bearer`.

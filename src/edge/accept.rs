@@ -147,6 +147,8 @@ pub(crate) struct Arrival {
     pub(crate) peer: PeerAddr,
     pub(crate) local_port: u16,
     pub(crate) encrypted: bool,
+    /// A PROXY protocol header comes first, and says who the peer is; the ticket does not count an address yet.
+    pub(crate) proxied: bool,
     pub(crate) ticket: Ticket,
 }
 
@@ -179,25 +181,22 @@ impl Places {
         })
     }
 
-    /// A place for one more, or `None` after counting why not.
-    fn take(self: &Arc<Self>, peer: PeerAddr, limits: &Limits, peers: &Peers, shutdown: &Shutdown) -> Option<Ticket> {
+    /// A place for one more, or `None` after counting why not. `peer` is `None` where it is not known yet.
+    fn take(
+        self: &Arc<Self>,
+        peer: Option<PeerAddr>,
+        limits: &Limits,
+        peers: &Peers,
+        shutdown: &Shutdown,
+    ) -> Option<Ticket> {
         if self.counters.open.load(Relaxed) >= limits.max_connections as u64 {
             self.counters.refused_full.fetch_add(1, Relaxed);
             return None;
         }
         let counted = match peer {
-            PeerAddr::Ip(address) if !(peers.uncounted)(address.ip()) => Some(network(address.ip())),
-            PeerAddr::Ip(_) | PeerAddr::Unix => None,
+            Some(PeerAddr::Ip(address)) => self.count(address.ip(), limits, peers)?,
+            Some(PeerAddr::Unix) | None => None,
         };
-        if let Some(block) = counted {
-            let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = blocks.entry(block).or_insert(0);
-            if *count >= limits.max_connections_per_address {
-                self.counters.refused_address.fetch_add(1, Relaxed);
-                return None;
-            }
-            *count += 1;
-        }
         let worker = self.least_loaded();
         if let Some(load) = self.loads.get(worker) {
             load.fetch_add(1, Relaxed);
@@ -207,12 +206,41 @@ impl Places {
         Some(Ticket { places: Arc::clone(self), worker, block: counted, _guard: shutdown.guard() })
     }
 
+    /// Counts one more connection of an address, and answers under what; `None` where there are too many.
+    fn count(&self, address: IpAddr, limits: &Limits, peers: &Peers) -> Option<Option<IpAddr>> {
+        if (peers.uncounted)(address) {
+            return Some(None);
+        }
+        let block = network(address);
+        let mut blocks = self.blocks.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = blocks.entry(block).or_insert(0);
+        if *count >= limits.max_connections_per_address {
+            self.counters.refused_address.fetch_add(1, Relaxed);
+            return None;
+        }
+        *count += 1;
+        Some(Some(block))
+    }
+
     /// Of equals, each in turn.
     fn least_loaded(&self) -> usize {
         let count = self.loads.len().max(1);
         let start = usize::try_from(self.next.fetch_add(1, Relaxed)).unwrap_or_default() % count;
         let load = |worker: &usize| self.loads.get(*worker).map_or(usize::MAX, |load| load.load(Relaxed));
         (0..count).map(|step| (start + step) % count).min_by_key(load).unwrap_or_default()
+    }
+}
+
+impl Ticket {
+    /// Counts the address that has turned out to be the peer's; `false`: it has too many connections.
+    pub(crate) fn count(&mut self, address: IpAddr, limits: &Limits, peers: &Peers) -> bool {
+        match self.places.count(address, limits, peers) {
+            Some(block) => {
+                self.block = block;
+                true
+            }
+            None => false,
+        }
     }
 }
 
@@ -288,10 +316,12 @@ impl Acceptor {
             self.counters.refused_peer.fetch_add(1, Relaxed);
             return;
         }
-        let Some(ticket) = self.places.take(peer, &self.limits, &self.peers, &self.shutdown) else { return };
+        let proxied = matches!(peer, PeerAddr::Ip(address) if (self.peers.proxied)(address.ip()));
+        let counted = (!proxied).then_some(peer);
+        let Some(ticket) = self.places.take(counted, &self.limits, &self.peers, &self.shutdown) else { return };
         let local_port = self.bound.address.map_or(0, |address| address.port());
         let worker = ticket.worker;
-        let arrival = Arrival { socket, peer, local_port, encrypted, ticket };
+        let arrival = Arrival { socket, peer, local_port, encrypted, proxied, ticket };
         if let Some(worker) = self.workers.get(worker) {
             // A worker that is gone takes nobody; the socket closes.
             let _ = worker.send(arrival);

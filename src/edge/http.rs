@@ -9,7 +9,7 @@ use std::{
     error::Error,
     future::poll_fn,
     io,
-    net::TcpStream as StdTcpStream,
+    net::{SocketAddr, TcpStream as StdTcpStream},
     os::unix::net::UnixStream as StdUnixStream,
     pin::{Pin, pin},
     rc::Rc,
@@ -41,10 +41,11 @@ use crate::{
     client::{Connection, Cutter, PeerAddr, Tls},
     clock::{self, Clock},
     edge::{
-        Counters, Handler, Limits,
-        accept::Arrival,
+        Counters, Handler, Limits, Peers,
+        accept::{Arrival, Ticket},
         framing::HeadBounds,
         progress::{Progress, Waiting},
+        proxy_protocol::{self, Header},
         tls::{self, Spoken, TlsSlot},
         wire::{Socket, SocketIo, Stream, Wire},
     },
@@ -59,13 +60,14 @@ pub(crate) struct Worker<H> {
     pub(crate) handler: H,
     pub(crate) tls: Option<Arc<TlsSlot>>,
     pub(crate) limits: Limits,
+    pub(crate) peers: Peers,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
 }
 
 /// Serves one connection in a task of its own, which a panic does not leave.
 pub(crate) fn spawn<H: Handler>(worker: &Rc<Worker<H>>, arrival: Arrival) -> (Arc<Progress>, AbortHandle) {
-    let waiting = if arrival.encrypted { Waiting::Handshake } else { Waiting::Message };
+    let waiting = if arrival.encrypted || arrival.proxied { Waiting::Handshake } else { Waiting::Message };
     let progress = Arc::new(Progress::new(waiting));
     let task = spawn_local(serve(Rc::clone(worker), arrival, Arc::clone(&progress)));
     (progress, task.abort_handle())
@@ -74,9 +76,23 @@ pub(crate) fn spawn<H: Handler>(worker: &Rc<Worker<H>>, arrival: Arrival) -> (Ar
 async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Arc<Progress>) {
     // Whatever ends this early (a failed handshake, an abort) ends the watch over it; later the wire tells.
     let watch = TellWhenGone(Some(Arc::clone(&progress)));
-    let Arrival { socket, peer, local_port, encrypted, ticket } = arrival;
+    let Arrival { socket, mut peer, mut local_port, encrypted, proxied, mut ticket } = arrival;
+    let mut said_by = None;
     let socket = match peer {
-        PeerAddr::Ip(_) => TcpStream::from_std(StdTcpStream::from(socket)).map(SocketIo::Tcp),
+        PeerAddr::Ip(address) => match TcpStream::from_std(StdTcpStream::from(socket)) {
+            Ok(mut socket) if proxied => {
+                // Boxed: others should not make room for it.
+                match Box::pin(introduced(&worker, &mut socket, address, encrypted, &mut ticket)).await {
+                    Some((client, port)) => {
+                        (peer, local_port) = (PeerAddr::Ip(client), port.unwrap_or(local_port));
+                        said_by = port.map(|_| address.ip());
+                    }
+                    None => return,
+                }
+                Ok(SocketIo::Tcp(socket))
+            }
+            socket => socket.map(SocketIo::Tcp),
+        },
         PeerAddr::Unix => UnixStream::from_std(StdUnixStream::from(socket)).map(SocketIo::Unix),
     };
     let Ok(socket) = socket else { return };
@@ -103,7 +119,14 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
     };
     progress.set_waiting(Waiting::Message);
     let context = Rc::new(Exchange {
-        connection: Arc::new(Connection { id: next_connection_id(), peer, local_port, tls, cutter: Cutter::default() }),
+        connection: Arc::new(Connection {
+            id: next_connection_id(),
+            peer,
+            said_by,
+            local_port,
+            tls,
+            cutter: Cutter::default(),
+        }),
         worker: Rc::clone(&worker),
         progress: Arc::clone(&progress),
     });
@@ -118,6 +141,30 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
         let wire = Wire::guarded(stream, bounds, progress, counters, clock, ticket);
         Box::pin(serve_http1(context, wire)).await;
     }
+}
+
+/// Who it is that a load balancer has passed on, and where to, if it says so; itself otherwise. `None`, counted: the
+/// connection ends unheard. Limits and rules hold for whom it names as they would had that client come itself.
+async fn introduced<H>(
+    worker: &Worker<H>,
+    socket: &mut TcpStream,
+    peer: SocketAddr,
+    encrypted: bool,
+    ticket: &mut Ticket,
+) -> Option<(SocketAddr, Option<u16>)> {
+    let Ok(header) = proxy_protocol::read(socket).await else {
+        worker.counters.refused_proxied.fetch_add(1, Relaxed);
+        return None;
+    };
+    let (client, port) = match header {
+        Header::Client { source, destination } => (source, Some(destination.port())),
+        Header::Nothing => (peer, None),
+    };
+    if !encrypted && !(worker.peers.plain_allowed)(client.ip()) {
+        worker.counters.refused_peer.fetch_add(1, Relaxed);
+        return None;
+    }
+    ticket.count(client.ip(), &worker.limits, &worker.peers).then_some((client, port))
 }
 
 /// With the word for the settings that the client's server name has chosen, if a certificate was asked for.

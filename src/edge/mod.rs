@@ -12,6 +12,7 @@ mod framing;
 mod http;
 mod inherited;
 mod progress;
+pub mod proxy_protocol;
 mod redirect;
 #[cfg(test)]
 mod tests;
@@ -146,12 +147,14 @@ pub struct Peers {
     pub plain_allowed: PeerRule,
     /// Whose connections do not count against `max_connections_per_address`: trusted proxies.
     pub uncounted: PeerRule,
+    /// Who says by the PROXY protocol whose connection it is, and must (R15): that address then stands for the peer.
+    pub proxied: PeerRule,
 }
 
 impl Peers {
     /// Everybody may connect, everybody counts: for HTTPS, loopback listeners and the redirect.
     pub fn everybody() -> Self {
-        Self { plain_allowed: Arc::new(|_| true), uncounted: Arc::new(|_| false) }
+        Self { plain_allowed: Arc::new(|_| true), uncounted: Arc::new(|_| false), proxied: Arc::new(|_| false) }
     }
 }
 
@@ -243,6 +246,7 @@ where
             acceptors: beside.take().unwrap_or_default(),
             tls: setup.tls.clone(),
             limits: setup.limits,
+            peers: setup.peers.clone(),
             drain_timeout: setup.drain_timeout,
             shutdown: setup.shutdown.clone(),
             clock: setup.clock.clone(),
@@ -272,6 +276,7 @@ struct Seat {
     acceptors: Vec<Acceptor>,
     tls: Option<Arc<TlsSlot>>,
     limits: Limits,
+    peers: Peers,
     drain_timeout: Duration,
     shutdown: Shutdown,
     clock: Clock,
@@ -286,6 +291,7 @@ impl Seat {
             handler,
             tls: self.tls.take(),
             limits: self.limits,
+            peers: self.peers.clone(),
             clock: self.clock.clone(),
             counters: Arc::clone(&self.counters),
         });
@@ -377,6 +383,8 @@ pub struct Counters {
     pub refused_address: AtomicU64,
     /// Refused: a peer that may not speak plain HTTP here.
     pub refused_peer: AtomicU64,
+    /// Cut: no PROXY protocol header, or a bad one, from a peer that must send one.
+    pub refused_proxied: AtomicU64,
     /// Pauses of accepting for want of descriptors or memory.
     pub accept_pauses: AtomicU64,
     /// TLS handshakes that failed.

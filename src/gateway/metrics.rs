@@ -44,9 +44,12 @@ fn connections(exposition: &mut Exposition, edge: &Counters) {
         .counter("portcullis_connections_accepted_total", "Client connections accepted.")
         .value(&[], read(&edge.accepted));
     let mut refused = exposition.counter("portcullis_connections_refused_total", "Connections closed unheard.");
-    for (reason, counter) in
-        [("max_connections", &edge.refused_full), ("per_address", &edge.refused_address), ("peer", &edge.refused_peer)]
-    {
+    for (reason, counter) in [
+        ("max_connections", &edge.refused_full),
+        ("per_address", &edge.refused_address),
+        ("peer", &edge.refused_peer),
+        ("proxy_protocol", &edge.refused_proxied),
+    ] {
         refused.value(&[("reason", reason)], read(counter));
     }
     exposition

@@ -231,6 +231,7 @@ impl Base<'_> {
 
     fn gateway(&self, listeners: Vec<Bound>, counters: Arc<Counters>) -> Result<edge::Running, StartError> {
         let (trusting, counting) = (Arc::clone(self.live), Arc::clone(self.live));
+        let proxied = self.proxied();
         let setup = edge::Setup {
             workers: self.startup.edge.workers,
             counters,
@@ -243,6 +244,7 @@ impl Base<'_> {
                 uncounted: Arc::new(move |ip| {
                     counting.snapshot().headers.trusted_proxies.iter().any(|network| network.contains(&ip))
                 }),
+                proxied,
             },
             ..self.setup("worker", listeners)
         };
@@ -250,12 +252,21 @@ impl Base<'_> {
         edge::start(setup, move |_| Gateway::new(&live)).map_err(failed("the workers cannot be started"))
     }
 
+    /// Who must say by the PROXY protocol whose connection it is.
+    fn proxied(&self) -> edge::PeerRule {
+        let live = Arc::clone(self.live);
+        Arc::new(move |ip| live.snapshot().proxy_protocol_from.iter().any(|network| network.contains(&ip)))
+    }
+
     fn redirect(&self, bound: Bound, addresses: &Addresses) -> Result<edge::Running, StartError> {
         let live = Arc::clone(self.live);
         let known = Arc::new(move |host: &crate::host::Host| live.snapshot().routes.is_known(host));
         let port = addresses.gateway.first().map_or(443, SocketAddr::port);
-        edge::start(self.setup("redirect", vec![bound]), move |_| Redirect::new(Arc::clone(&known) as _, port))
-            .map_err(failed("the redirect listener cannot be started"))
+        let peers = Peers { proxied: self.proxied(), ..Peers::everybody() };
+        edge::start(edge::Setup { peers, ..self.setup("redirect", vec![bound]) }, move |_| {
+            Redirect::new(Arc::clone(&known) as _, port)
+        })
+        .map_err(failed("the redirect listener cannot be started"))
     }
 
     fn probes(&self, sockets: Vec<Bound>) -> Result<edge::Running, StartError> {

@@ -320,7 +320,7 @@ mod tests {
     fn connection(peer: &str, tls: bool) -> Connection {
         let peer = peer.parse().map_or(PeerAddr::Unix, |ip: IpAddr| PeerAddr::Ip(SocketAddr::new(ip, 5000)));
         let tls = tls.then_some(Tls { server_name: None, version: "1.3", asked: None, certificate: None });
-        Connection { id: 1, peer, local_port: 443, tls, cutter: Cutter::default() }
+        Connection { id: 1, peer, said_by: None, local_port: 443, tls, cutter: Cutter::default() }
     }
 
     fn trusting(family: ForwardedFamily) -> Settings {

@@ -144,6 +144,9 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
     }
     let findings = &mut decision.findings;
     note(&mut outcome, findings);
+    if let Some(balancer) = connection.said_by {
+        outcome.said_by(balancer);
+    }
     if let Some(certificate) = connection.tls.as_ref().and_then(|tls| tls.certificate.as_ref()) {
         outcome.certificate(certificate.short_thumbprint());
     }

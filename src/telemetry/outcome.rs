@@ -107,6 +107,7 @@ struct Facts {
     generation: u64,
     query: QueryLog,
     client: Option<IpAddr>,
+    said_by: Option<IpAddr>,
     scheme: Option<&'static str>,
     authority: Option<Authority>,
     via: Option<&'static str>,
@@ -131,6 +132,7 @@ impl Outcome {
                 generation: began.generation,
                 query: began.query,
                 client: None,
+                said_by: None,
                 scheme: None,
                 authority: None,
                 via: None,
@@ -179,6 +181,13 @@ impl Outcome {
             facts.via = Some(via);
             facts.realm = Some(Arc::clone(realm));
             facts.subject = subject();
+        }
+    }
+
+    /// The load balancer that has said who the client's peer is (PROXY protocol).
+    pub const fn said_by(&mut self, address: IpAddr) {
+        if let Some(facts) = &mut self.facts {
+            facts.said_by = Some(address);
         }
     }
 
@@ -320,6 +329,9 @@ impl Outcome {
         line.text("request_id", facts.request_id.as_bytes());
         if let Some(client) = &facts.client {
             line.display("client", client);
+        }
+        if let Some(balancer) = &facts.said_by {
+            line.display("said_by", balancer);
         }
         if let Some(scheme) = facts.scheme {
             line.plain("scheme", scheme);

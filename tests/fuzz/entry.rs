@@ -41,6 +41,26 @@ use portcullis::{
 };
 use serde_json::Value;
 
+/// R15: a header of the PROXY protocol is bounded, whatever it says, and has one meaning however it comes in pieces.
+pub(crate) fn proxy_protocol(data: &[u8]) {
+    use portcullis::edge::proxy_protocol::{Step, parse};
+    if data.len() < 12 {
+        return;
+    }
+    match parse(data) {
+        Ok(Step::Exactly(count)) => {
+            assert!(count > 0 && data.len() + count <= 16 + 4096, "what is asked for is bounded")
+        }
+        Ok(Step::Line) => assert!(data.len() < 107, "a line is bounded"),
+        Ok(Step::Done(_)) => {
+            for length in 12..data.len() {
+                assert!(!matches!(parse(&data[..length]), Ok(Step::Done(_)) | Err(_)), "no part of a header is one");
+            }
+        }
+        Err(_) => {}
+    }
+}
+
 /// R7: a path has one canonical form, which is its own, and nothing in it that two readers could read differently.
 pub(crate) fn path(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -371,6 +391,7 @@ pub(crate) fn forwarded(data: &[u8]) {
     let peer: IpAddr = if first & 1 == 0 { [10, 0, 0, 1].into() } else { [192, 0, 2, 1].into() };
     let connection = Connection {
         id: 1,
+        said_by: None,
         peer: PeerAddr::Ip((peer, 4321).into()),
         local_port: 443,
         tls: None,

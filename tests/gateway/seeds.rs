@@ -32,6 +32,7 @@ fn seeds_keep_the_promises_of_their_readers() {
     for (target, entry, least) in [
         ("path", entry::path as fn(&[u8]), 20),
         ("host", entry::host, 15),
+        ("proxy_protocol", entry::proxy_protocol, 8),
         ("cookie", entry::cookie, 10),
         ("jwt", entry::jwt, 10),
         ("claims", entry::claims, 15),

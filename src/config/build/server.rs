@@ -284,6 +284,11 @@ pub(super) fn trusted_proxies(file: &File) -> (Box<[ipnet::IpNet]>, bool) {
     (networks.collect(), entries().any(|entry| matches!(entry, TrustedProxy::UnixPeers)))
 }
 
+/// `server.proxy_protocol_from`.
+pub(super) fn proxy_protocol_from(file: &File) -> Box<[ipnet::IpNet]> {
+    file.server.0.iter().flat_map(|section| &section.proxy_protocol_from).map(|entry| entry.value).collect()
+}
+
 /// `server.api_key_header`; `None`: no key is written down and no route takes one, so that the header is nothing to us.
 pub(super) fn api_key_header(file: &File) -> Option<HeaderName> {
     let takes = |options: &file::RouteOptions| {

@@ -11,6 +11,7 @@ mod forwarding;
 
 /// R12: nothing of a client's survives under our names.
 mod identity;
+mod proxy_protocol;
 
 /// R13: what identity values look like.
 mod values;
