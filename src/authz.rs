@@ -277,6 +277,9 @@ mod tests {
             report_until: None,
             websocket: false,
             cache_public: false,
+            rewrite: None,
+            request_headers: None,
+            response_headers: None,
         })
     }
 

@@ -51,8 +51,10 @@ pub struct Decision {
 pub struct Findings {
     /// The client; `None` if the host could not be read.
     pub view: Option<ClientView>,
-    /// What is matched and forwarded; `None` if there is no canonical reading.
+    /// What is matched, and forwarded unless `rewritten` is; `None` if there is no canonical reading.
     pub path: Option<CanonicalPath>,
+    /// What the route makes of the path for its target, if anything.
+    pub rewritten: Option<Box<CanonicalPath>>,
     /// The route; `None` if there is none.
     pub route: Option<Arc<Route>>,
     /// Who the caller proved to be, allowed or not.
@@ -203,6 +205,8 @@ fn judge(
     let found = find(snapshot, view, path, &head.method)?;
     let route = findings.route.insert(Arc::clone(found.route));
     let route = Arc::clone(route);
+    let rewritten = found.rewritten(path).map_err(|error| Refusal::BadPath(error.label()))?;
+    findings.rewritten = rewritten.map(Box::new);
     let address = view.address;
     let identity = match &route.access {
         Access::Public { .. } => {
@@ -565,6 +569,11 @@ fn is_local(view: &ClientView, headers: &HeaderMap) -> bool {
 }
 
 impl Findings {
+    /// What an upstream is asked for; `None` if there is no canonical reading.
+    pub fn sent_path(&self) -> Option<&CanonicalPath> {
+        self.rewritten.as_deref().or(self.path.as_ref())
+    }
+
     /// Takes out what proved the caller's identity, if anything did: for an exchange that may outlast it.
     pub fn take_proof(&mut self, now: Timestamp) -> Option<Proof> {
         let session = self.session.take().map(Proof::Session);

@@ -27,6 +27,7 @@
 //! | Who is asked about a token that is no JWT? | [`authn::introspection`] |
 //! | Who may create a permit? | [`authz`], nobody else |
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
+//! | Which path does an upstream get, and how does its answer lead back? | [`route::rewrite`], [`headers::prefix`] |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
 //! | How is a session stored, how does it end? | [`session`] |
 //! | What survives a restart, and how is it written? | [`durable`] |
@@ -85,6 +86,8 @@
 //! | `X-Forwarded-*` of a stranger is believed (CVE-2026-40575, CVE-2023-36456) | trust nobody by default; one view of the client | `src/headers/forwarded.rs` | `nothing_that_an_untrusted_client_says_about_itself_is_believed_or_passed_on`, `a_forwarded_host_never_routes` |
 //! | A client says by the PROXY protocol that it is another, a load balancer's clients share its address, or a header never ends | read from listed networks only, and there required; before TLS, bounded in bytes and time; limits hold for whom it names | `src/edge/proxy_protocol.rs` | `a_header_of_a_stranger_is_no_request`, `a_load_balancer_that_says_nothing_or_nonsense_is_not_heard_and_counted`, `limits_hold_for_the_client_and_not_for_the_load_balancer`, `a_header_that_does_not_come_is_not_waited_for_longer_than_a_handshake` |
 //! | The backend reads another path than was decided on (CVE-2019-9901, CVE-2025-66490) | one canonical path is matched and sent; the rest is 400 | `src/route/path.rs` | `nginx_believes_the_paths_that_were_decided`, `a_cgi_script_believes_the_paths_that_were_decided`, `tomcat_believes_paths_and_identity_as_they_were_decided` |
+//! | A rewritten path leaves its place, or shows the backend another value than the rule looked at | parameters go over as they are encoded; the result is canonical and judged in every reading | `src/route/rewrite.rs` | `the_path_of_an_upstream_never_leaves_its_place`, `a_rule_is_about_the_path_that_was_sent`, `no_spelling_climbs_out_of_the_prefix` |
+//! | A redirect or a header of the configuration lets a client choose where it leads or what is believed | parameters stand in paths only; what protects cannot be edited | `src/headers/edit.rs` | `a_redirect_on_the_own_host_leads_to_no_other`, `a_location_cannot_climb_out_of_the_prefix`, `a_request_keeps_what_protects_the_upstream` |
 //! | A less specific route or another method opens what a stricter one guards | the most specific path decides before the method | `src/route/mod.rs` | `a_method_that_the_most_specific_path_lacks_is_405_with_allow`, `an_admin_path_is_no_other_path_for_another_method` |
 //! | A bad credential falls through to another, or to anonymous (CVE-2026-25748, CVE-2022-29226) | four answers, only valid goes on | `src/authn/mod.rs` | `a_void_token_does_not_fall_through_to_a_good_session`, `a_void_token_is_refused_on_an_optional_route_too` |
 //! | Algorithm confusion, `none`, a public key as HMAC secret (CVE-2026-39999) | the algorithm belongs to the key | `src/authn/keys.rs` | `every_algorithm_verifies_its_own_signatures_and_no_others`, `hmac_and_public_keys_are_never_in_one_issuer` |

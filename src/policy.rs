@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
 use crate::identity::Factor;
@@ -268,6 +268,15 @@ pub enum Csrf {
     Off,
     /// As `SameOrigin`, for every method but navigations that only read.
     Strict,
+}
+
+/// What a route changes of the headers of its requests, or of the answers to them.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HeaderEdits {
+    /// Names with the one value that each then has.
+    pub set: Box<[(HeaderName, HeaderValue)]>,
+    /// Every name that does not pass as it came: those that are set, and those that are removed.
+    pub replaced: Box<[HeaderName]>,
 }
 
 /// Who may read answers across origins; preflights are answered by the gateway (R32).

@@ -2,7 +2,9 @@
 
 use std::{fmt, net::IpAddr, sync::Arc};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::HOST, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::HOST, request::Parts, uri::PathAndQuery,
+};
 
 use crate::{
     authz::{Permit, Trace},
@@ -15,7 +17,7 @@ use crate::{
     id::RequestId,
     identity::{Identity, Via},
     refusal::Refusal,
-    route::Target,
+    route::{Redirect, Target},
     state::Snapshot,
 };
 
@@ -36,11 +38,19 @@ pub struct Outcome {
     /// Each condition that was looked at, and whether it held.
     pub steps: Vec<(String, bool)>,
     /// What the upstream would be sent, where the request would go to one.
-    pub sent: Option<HeaderMap>,
+    pub sent: Option<Sent>,
     /// The status of our own answer; 200 stands for whatever an upstream would say.
     pub status: StatusCode,
     /// Whether it would be refused as it came from another site's page, with a session's cookie (R31).
     pub is_cross_site: bool,
+}
+
+/// What an upstream gets of a request, but for its method and host.
+pub struct Sent {
+    /// Path and query.
+    pub target: PathAndQuery,
+    /// The headers.
+    pub headers: HeaderMap,
 }
 
 /// Remembers every step.
@@ -133,9 +143,9 @@ impl Rehearsal {
         snapshot: &Snapshot,
         permit: Permit,
         findings: &Findings,
-    ) -> Result<(StatusCode, Option<HeaderMap>), Refusal> {
+    ) -> Result<(StatusCode, Option<Sent>), Refusal> {
         let route = Arc::clone(permit.route());
-        match (&route.target, &findings.view, &findings.path) {
+        match (&route.target, &findings.view, findings.sent_path()) {
             (Target::Upstream(index), Some(view), Some(path)) => {
                 let id = RequestId::generate();
                 let settings = &snapshot.headers;
@@ -144,9 +154,10 @@ impl Rehearsal {
                     assertion.and_then(|(settings, caller)| assertion::rehearsed(caller, *index, settings, self.now));
                 let proofs = Proofs { assertion: said.as_deref(), ..Proofs::default() };
                 let outbound = headers::rewrite(&self.head, permit, proofs, view, path, &id, settings)?;
-                Ok((StatusCode::OK, Some(outbound.lines().to_map())))
+                let sent = Sent { target: outbound.target().clone(), headers: outbound.lines().to_map() };
+                Ok((StatusCode::OK, Some(sent)))
             }
-            (Target::Redirect { status, .. } | Target::Respond { status, .. }, _, _) => Ok((*status, None)),
+            (Target::Redirect(Redirect { status, .. }) | Target::Respond { status, .. }, _, _) => Ok((*status, None)),
             (Target::Own(_) | Target::Upstream(_), _, _) => Ok((StatusCode::OK, None)),
         }
     }

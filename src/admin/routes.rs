@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::{
     policy::{Access, Requirement},
-    route::{Route, Target},
+    route::{Redirect, Route, Target},
 };
 
 /// All routes, our own endpoints among them.
@@ -23,6 +23,7 @@ fn describe(context: &Context<'_>, route: &Route) -> Value {
         "methods": methods.map(|methods| methods.iter().map(|method| method.as_str()).collect::<Vec<_>>()),
         "access": access(context, &route.access),
         "target": target(context, &route.target),
+        "rewrite": route.rewrite.as_ref().map(ToString::to_string),
         "websocket": route.websocket,
     })
 }
@@ -55,8 +56,8 @@ fn access(context: &Context<'_>, access: &Access) -> Value {
 fn target(context: &Context<'_>, target: &Target) -> Value {
     match target {
         Target::Own(own) => json!({ "own": own.label() }),
-        Target::Redirect { status, location } => {
-            json!({ "redirect": location.to_str().unwrap_or_default(), "status": status.as_u16() })
+        Target::Redirect(Redirect { status, to, .. }) => {
+            json!({ "redirect": to.to_str().unwrap_or_default(), "status": status.as_u16() })
         }
         Target::Respond { status, .. } => json!({ "respond": status.as_u16() }),
         Target::Upstream(index) => json!({ "upstream": context.upstreams.get(*index).map(|name| &**name) }),

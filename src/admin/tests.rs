@@ -558,6 +558,9 @@ async fn the_route_table_is_told() {
         report_until: None,
         websocket: false,
         cache_public: false,
+        rewrite: None,
+        request_headers: None,
+        response_headers: None,
     }));
 
     let (_, answer) = bench.call("root", Method::GET, "/api/v1/routes", "").await;
@@ -566,7 +569,8 @@ async fn the_route_table_is_told() {
         answer["routes"],
         json!([{
             "name": "open", "hosts": ["a.example"], "paths": ["/open/{*rest}"], "methods": ["GET"],
-            "access": { "auth": ["none"] }, "target": { "upstream": "legacy" }, "websocket": false,
+            "access": { "auth": ["none"] }, "target": { "upstream": "legacy" }, "rewrite": null,
+            "websocket": false,
         }])
     );
 }

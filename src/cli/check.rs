@@ -85,7 +85,7 @@ fn failure(config: &Config, test: &TestCase) -> Option<String> {
         differences.push(format!("status is {}{reason}, expected {}", shown(outcome.status), shown(status)));
     }
     for (name, expected) in &test.expect.headers {
-        let sent = outcome.sent.as_ref().and_then(|headers| headers.get(name));
+        let sent = outcome.sent.as_ref().and_then(|sent| sent.headers.get(name));
         if sent != expected.as_ref() {
             let shown =
                 |value: Option<&HeaderValue>| value.map_or_else(|| "absent".to_owned(), |value| format!("{value:?}"));

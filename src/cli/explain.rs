@@ -11,6 +11,7 @@ use crate::{
     client::Scheme,
     clock::{Clock, Timestamp},
     config::Config,
+    decide::Findings,
     host::Authority,
     identity::{Factor, Identity, IdentityParts, Via},
     policy::{Access, AccessRule},
@@ -191,7 +192,9 @@ fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, now: Ti
         println!("  path      {path}");
     }
     match &outcome.findings.route {
-        Some(route) => println!("  route     {} → {}", route.name, destination(route, config)),
+        Some(route) => {
+            println!("  route     {} → {}", route.name, destination(route, &outcome.findings, config));
+        }
         None => println!("  route     none"),
     }
     if let Some(identity) = &outcome.findings.identity {
@@ -219,15 +222,25 @@ fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, now: Ti
         let hosts: Vec<String> = config.snapshot.routes.known_hosts().map(ToString::to_string).collect();
         println!("  hosts     {}", hosts.join(", "));
     }
-    for (name, value) in outcome.sent.iter().flatten() {
+    let findings = &outcome.findings;
+    if let Some(sent) = outcome.sent.as_ref().filter(|_| findings.rewritten.is_some()) {
+        println!("  asks for  {}", sent.target);
+    }
+    for (name, value) in outcome.sent.iter().flat_map(|sent| &sent.headers) {
         println!("  sends     {name}: {}", String::from_utf8_lossy(value.as_bytes()));
     }
 }
 
-fn destination(route: &Route, config: &Config) -> String {
+fn destination(route: &Route, findings: &Findings, config: &Config) -> String {
     match &route.target {
         Target::Own(own) => format!("our own {} endpoint", own.label()),
-        Target::Redirect { status, location } => format!("{status} {}", String::from_utf8_lossy(location.as_bytes())),
+        Target::Redirect(redirect) => match &findings.path {
+            Some(asked) => {
+                let location = redirect.location(asked, findings.rewritten.as_deref());
+                format!("{} {}", redirect.status, String::from_utf8_lossy(location.as_bytes()))
+            }
+            None => redirect.status.to_string(),
+        },
         Target::Respond { status, .. } => format!("a fixed {status}"),
         Target::Upstream(index) => {
             config.snapshot.upstreams.get(*index).map_or_else(String::new, |u| format!("upstream {}", u.name))

@@ -13,8 +13,9 @@ use super::{
     requirement::{RequiredClaim, Rule},
     scalar::{
         ApiKeyId, AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag,
-        Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, Positive, Prefix,
-        Rate, RequestLine, RequestRate, RoutePath, ServerUrl, Sha256, Sink, Size, TrustedProxy, Workers, choices,
+        Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, PathPrefix,
+        PathTemplate, Positive, Prefix, Rate, RequestLine, RequestRate, RoutePath, ServerUrl, Sha256, Sink, Size,
+        TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -632,6 +633,18 @@ table! {
         rate_limit: Option<RateLimit>,
         /// Requests at once.
         max_concurrent: Option<MaxConcurrent>,
+        /// Fields that the upstream gets, or does not.
+        request_headers: Option<At<HeaderEdits>>,
+        /// Fields that the client gets of the upstream's answer, or does not.
+        response_headers: Option<At<HeaderEdits>>,
+    }
+
+    /// `request_headers` and `response_headers`.
+    struct HeaderEdits {
+        /// Exactly one field of the name, with this value.
+        set: Named<HeaderValue>,
+        /// None of the name.
+        remove: Vec<At<HeaderName>>,
     }
 
     /// `rate_limit`: of whose requests so many in a time. Each may be several, which all hold.
@@ -666,8 +679,12 @@ table! {
         mode: Option<At<Mode>>,
         /// A fixed answer.
         respond: Option<At<Respond>>,
-        /// A fixed redirect.
+        /// A redirect.
         redirect: Option<At<Redirect>>,
+        /// Segments that the upstream's paths do not have.
+        strip_prefix: Option<At<PathPrefix>>,
+        /// The path that the upstream gets.
+        rewrite: Option<At<PathTemplate>>,
     }
 
     /// `mode` of a route.
@@ -738,6 +755,8 @@ table! {
         to: Location,
         /// 301, 302, 303, 307 or 308.
         status: Option<RedirectStatus>,
+        /// Whether the request's query is added.
+        keep_query: Option<bool>,
     }
 
     /// `[[test]]`.
@@ -978,20 +997,22 @@ impl Decode for RedirectStatus {
 pub(super) struct Redirect {
     pub(super) to: Location,
     pub(super) status: StatusCode,
+    pub(super) keep_query: bool,
 }
 
 impl Decode for Redirect {
     fn expected() -> String {
-        format!("{}, or {{ to, status }}", <Location as Text>::expected())
+        format!("{}, or {{ to, status, keep_query }}", <Location as Text>::expected())
     }
 
     fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
         if node.entries().is_none() {
             let to = Location::decode(node, findings)?;
-            return Some(Self { to, status: StatusCode::FOUND });
+            return Some(Self { to, status: StatusCode::FOUND, keep_query: false });
         }
-        let RedirectTo { to, status } = RedirectTo::decode(node, findings)?;
-        Some(Self { to, status: status.map_or(StatusCode::FOUND, |status| status.0) })
+        let RedirectTo { to, status, keep_query } = RedirectTo::decode(node, findings)?;
+        let status = status.map_or(StatusCode::FOUND, |status| status.0);
+        Some(Self { to, status, keep_query: keep_query.unwrap_or(false) })
     }
 
     fn keys(path: &str, keys: &mut Vec<String>) {

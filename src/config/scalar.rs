@@ -28,7 +28,7 @@ use crate::{
     listener::{Listener, Which},
     page,
     policy::{ClaimPath, ProofRule},
-    route::path::PathPattern,
+    route::{path::PathPattern, rewrite},
     session::{Bind, SameSite, SessionKey},
     telemetry::{LogFormat, QueryLog},
     upstream::{Balance, HostPolicy, Sticky},
@@ -172,9 +172,22 @@ pub(super) enum CorsOrigin {
     One(String),
 }
 
-/// An absolute URL or an absolute path.
+/// An absolute URL or an absolute path, where `{…}` in the path stands for parameters.
 #[derive(Clone, Debug)]
-pub(super) struct Location(pub(super) HeaderValue);
+pub(super) struct Location {
+    /// All of it; with parameters, what stands before the path.
+    pub(super) text: HeaderValue,
+    /// The path with parameters.
+    pub(super) template: Option<rewrite::Template>,
+}
+
+/// `strip_prefix`.
+#[derive(Clone, Debug)]
+pub(super) struct PathPrefix(pub(super) rewrite::Prefix);
+
+/// `rewrite`.
+#[derive(Clone, Debug)]
+pub(super) struct PathTemplate(pub(super) rewrite::Template);
 
 /// A path into claims: `"a.b"`, or `["exact", "steps"]`.
 #[derive(Clone, Debug)]
@@ -941,18 +954,53 @@ impl Text for CorsOrigin {
     }
 }
 
+impl Text for PathPrefix {
+    fn expected() -> String {
+        String::from("the beginning of a path, such as \"/users\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        text.parse().map(Self).map_err(Unreadable::because)
+    }
+}
+
+impl Text for PathTemplate {
+    fn expected() -> String {
+        String::from("a path such as \"/v2/{id}\" or \"/v2/{*rest}\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        text.parse().map(Self).map_err(Unreadable::because)
+    }
+}
+
 impl Text for Location {
     fn expected() -> String {
         String::from("a URL \"https://HOST/PATH\" or a path that begins with one `/`")
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
+        if text.contains('{') {
+            // Never in the host: whoever chooses the path would choose where it leads.
+            let path =
+                text.split_once("://").map_or(Some(0), |(scheme, rest)| Some(scheme.len() + 3 + rest.find('/')?));
+            let (origin, path) = text.split_at(path.unwrap_or(text.len()));
+            let text = match origin {
+                "" => HeaderValue::from_static(""),
+                origin if origin.contains(['{', '}']) => {
+                    return Err(Unreadable::because("parameters stand in the path only"));
+                }
+                origin => Self::parse(origin)?.text,
+            };
+            let template = path.parse().map_err(Unreadable::because)?;
+            return Ok(Self { text, template: Some(template) });
+        }
         let local = text.starts_with('/') && !text.starts_with("//") && !text.contains('\\');
         let visible = text.bytes().all(|b| (0x21..0x7f).contains(&b));
         let absolute = (text.starts_with("https://") || text.starts_with("http://"))
             && text.parse::<Uri>().is_ok_and(|uri| uri.host().is_some_and(|host| !host.is_empty()));
         match HeaderValue::from_str(text) {
-            Ok(value) if visible && (local || absolute) => Ok(Self(value)),
+            Ok(text) if visible && (local || absolute) => Ok(Self { text, template: None }),
             Ok(_) | Err(_) => Err(Unreadable::default()),
         }
     }

@@ -30,11 +30,13 @@ use crate::{
 pub mod assertion;
 mod certificate;
 mod cookie;
+pub mod edit;
 pub mod forwarded;
 mod hop;
 pub mod identity;
 mod lines;
 mod names;
+pub mod prefix;
 pub mod response;
 
 /// `[identity]` and the forwarding part of `[server]`, ready to use.
@@ -158,7 +160,8 @@ pub struct Proofs<'a> {
     pub certificate: Option<&'a ClientCertificate>,
 }
 
-/// Makes of a request what its upstream gets.
+/// Makes of a request what its upstream gets. `path` is what is forwarded: where the route rewrites it, not what was
+/// decided on.
 ///
 /// # Errors
 /// [`RewriteError`]; the request is then refused.
@@ -305,12 +308,15 @@ fn rewrite_head(
 ) -> Result<Rewritten, RewriteError> {
     let headers = &head.headers;
     let mut lines = Lines::new();
-    let survey = copy_fit(headers, route, authorization, settings, &[], &mut lines);
+    let edits = route.request_headers.as_deref();
+    let replaced = edits.map_or(&[][..], |edits| &edits.replaced);
+    let survey = copy_fit(headers, route, authorization, settings, replaced, &mut lines);
     let survey = if survey.connection {
-        let listed = hop::listed_fields(headers);
+        let mut listed = hop::listed_fields(headers);
         if listed.is_empty() {
             survey
         } else {
+            listed.extend(replaced.iter().cloned());
             lines.clear();
             copy_fit(headers, route, authorization, settings, &listed, &mut lines)
         }
@@ -324,7 +330,13 @@ fn rewrite_head(
         Cookies::Several => cookie::put_others(headers.get_all(COOKIE), &settings.own_cookies, &mut lines),
     }
     let host = forwarded::put(&mut lines, view);
+    if view.through_trusted_proxy || route.rewrite.is_some() {
+        prefix::put(&mut lines, headers, route, view, settings);
+    }
     lines.put(&X_REQUEST_ID, request_id.header());
+    for (name, value) in edits.iter().flat_map(|edits| &edits.set) {
+        lines.put(name, value);
+    }
     put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
     if let (Authorization::Verified(Some(verified)), Access::Authenticated(_)) = (authorization, &route.access) {
         lines.put(&AUTHORIZATION, &verified.authorization);
@@ -358,7 +370,8 @@ enum Cookies<'h> {
     Several,
 }
 
-/// Copies every field that passes as it is, but for those that `Connection` has `listed`.
+/// Copies every field that passes as it is, but for those that are `listed`: by `Connection`, or as what the route
+/// replaces.
 fn copy_fit<'h>(
     headers: &'h HeaderMap,
     route: &Route,
@@ -369,7 +382,7 @@ fn copy_fit<'h>(
 ) -> Survey<'h> {
     let mut survey = Survey::default();
     for (name, value) in headers {
-        if !listed.is_empty() && listed.contains(name) {
+        if !listed.is_empty() && listed.iter().any(|listed| names::is_read_as(name, listed)) {
             continue;
         }
         let passes = match names::kind(name, settings) {

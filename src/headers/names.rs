@@ -77,6 +77,12 @@ const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
 }
 
+/// Whether a CGI-like backend could take one name for the other.
+pub(super) fn is_read_as(name: &HeaderName, other: &HeaderName) -> bool {
+    let (name, other) = (name.as_str().as_bytes(), other.as_str().as_bytes());
+    name.len() == other.len() && name.iter().zip(other).all(|(a, b)| fold(*a) == fold(*b))
+}
+
 /// Whether a header of this name could be sent besides all that we do with the names of others.
 pub(super) fn is_free(name: &HeaderName) -> bool {
     matches!(known(name.as_str().as_bytes()), Kind::Identity | Kind::Ordinary)

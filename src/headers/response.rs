@@ -11,11 +11,11 @@ use http::{
     },
 };
 
-use super::{Settings, X_REQUEST_ID, cookie, hop};
+use super::{Settings, X_REQUEST_ID, cookie, edit, hop, prefix::Mend};
 use crate::route::Route;
 
 /// What the answer is an answer to.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub struct Context<'a> {
     /// The route that was permitted.
     pub route: &'a Route,
@@ -25,16 +25,26 @@ pub struct Context<'a> {
     pub own_prefix: &'a str,
     /// Whether this is the 101 of a permitted WebSocket whose accept value was found right (R17).
     pub websocket_accepted: bool,
+    /// How it is led back, where the upstream was asked for another path than we were.
+    pub mend: Option<Mend<'a>>,
 }
 
 /// Rewrites the headers of an upstream's answer in place.
 pub fn rewrite(headers: &mut HeaderMap, context: &Context<'_>, settings: &Settings) {
+    if let Some(edits) = &context.route.response_headers {
+        // What the upstream lists in `Connection` goes before ours comes.
+        hop::strip_response(headers);
+        edit::apply(edits, headers);
+    }
     let survey = Survey::of(headers);
     if survey.hop {
         hop::strip_response(headers);
     }
     if survey.set_cookie {
         cookie::drop_set_cookies(headers, &settings.own_cookies);
+    }
+    if let Some(mend) = &context.mend {
+        mend.apply(headers);
     }
     if survey.clear_site_data {
         limit_clear_site_data(headers);
@@ -191,7 +201,7 @@ mod tests {
         }
         let route = public_route();
         let mut context =
-            Context { route: &route, authenticated: true, own_prefix: "/_auth", websocket_accepted: false };
+            Context { route: &route, authenticated: true, own_prefix: "/_auth", websocket_accepted: false, mend: None };
         change(&mut context);
         rewrite(&mut headers, &context, &settings());
         headers.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect()
@@ -223,7 +233,13 @@ mod tests {
         let shared = Route { cache_public: true, ..public_route() };
         let mut headers = HeaderMap::new();
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
-        let context = Context { route: &shared, authenticated: true, own_prefix: "/_auth", websocket_accepted: false };
+        let context = Context {
+            route: &shared,
+            authenticated: true,
+            own_prefix: "/_auth",
+            websocket_accepted: false,
+            mend: None,
+        };
         rewrite(&mut headers, &context, &settings());
         assert_eq!(headers[CACHE_CONTROL], "public");
     }

@@ -64,6 +64,9 @@ pub(super) fn public_route() -> Route {
         report_until: None,
         websocket: false,
         cache_public: false,
+        rewrite: None,
+        request_headers: None,
+        response_headers: None,
     }
 }
 

@@ -21,7 +21,7 @@ use crate::{
     clock::Timestamp,
     cors,
     decide::{self, Findings, Question, Verdict},
-    headers::{self, ClientCertificates, OutboundParts, Proofs, assertion::Assertions, forwarded},
+    headers::{self, ClientCertificates, OutboundParts, Proofs, assertion::Assertions, forwarded, prefix::Mend},
     id::RequestId,
     identity::Field,
     inbound::Inbound,
@@ -265,7 +265,7 @@ async fn relay(
     mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
-    let (Some(view), Some(path)) = (&findings.view, &findings.path) else {
+    let (Some(view), Some(path), Some(sent)) = (&findings.view, &findings.path, findings.sent_path()) else {
         return Err(Refusal::BadHost("absent"));
     };
     let route = Arc::clone(permit.route());
@@ -285,7 +285,7 @@ async fn relay(
             };
             let (forwarded, certificate) = (findings.forwarded.as_ref(), findings.presented.as_deref());
             let proofs = Proofs { forwarded, assertion: assertion.as_deref(), certificate };
-            let outbound = headers::rewrite(head, permit, proofs, view, path, request_id, &snapshot.headers)?;
+            let outbound = headers::rewrite(head, permit, proofs, view, sent, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
                 outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
@@ -321,6 +321,7 @@ async fn relay(
                 authenticated: permit.identity().is_some(),
                 own_prefix: &snapshot.login.prefix,
                 websocket_accepted,
+                mend: Mend::of(&route, &head.headers, view, path, sent, &snapshot.headers),
             };
             headers::response::rewrite(response.headers_mut(), &context, &snapshot.headers);
             if route.cors.is_some() {
@@ -338,10 +339,10 @@ async fn relay(
             }
             Ok(response)
         }
-        Target::Redirect { status, location } => {
+        Target::Redirect(redirect) => {
             let mut response = Response::new(Content::empty());
-            *response.status_mut() = *status;
-            response.headers_mut().insert(LOCATION, location.clone());
+            *response.status_mut() = redirect.status;
+            response.headers_mut().insert(LOCATION, redirect.location(path, findings.rewritten.as_deref()));
             Ok(response)
         }
         Target::Respond { status, content_type, body } => {

@@ -17,18 +17,20 @@ use http::{HeaderValue, Method, StatusCode};
 use self::{
     path::{CanonicalPath, PathError, PathPattern, Quirks, decode},
     readings::readings,
+    rewrite::PathRewrite,
     trie::{Blind, Entry, Match, Node, Pick, Ranges, folded},
 };
 use crate::{
     clock::Timestamp,
     host::{Authority, Host},
-    policy::{Access, Cors, Csrf},
+    policy::{Access, Cors, Csrf, HeaderEdits},
     rate_limit,
 };
 
 pub mod host;
 pub mod path;
 mod readings;
+pub mod rewrite;
 pub mod siblings;
 mod trie;
 
@@ -63,6 +65,12 @@ pub struct Route {
     pub report_until: Option<Timestamp>,
     /// `cache = "public"`: answers to authenticated requests may stay `public` (R16).
     pub cache_public: bool,
+    /// The path that its upstream gets; `None`: the one that was decided on.
+    pub rewrite: Option<Box<PathRewrite>>,
+    /// What is changed of the headers that its upstream gets.
+    pub request_headers: Option<Box<HeaderEdits>>,
+    /// What is changed of the headers of its upstream's answers.
+    pub response_headers: Option<Box<HeaderEdits>>,
 }
 
 impl Route {
@@ -88,13 +96,8 @@ pub struct RouteLimits {
 pub enum Target {
     /// One of our own endpoints under `login.prefix`.
     Own(Own),
-    /// A fixed redirect.
-    Redirect {
-        /// 301, 302, 303, 307 or 308.
-        status: StatusCode,
-        /// An absolute URL or an absolute path.
-        location: HeaderValue,
-    },
+    /// A redirect.
+    Redirect(Redirect),
     /// A fixed answer.
     Respond {
         /// 200 to 599.
@@ -106,6 +109,37 @@ pub enum Target {
     },
     /// An upstream, by its index in the snapshot.
     Upstream(usize),
+}
+
+/// Where a redirect leads.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Redirect {
+    /// 301, 302, 303, 307 or 308.
+    pub status: StatusCode,
+    /// An absolute URL or an absolute path; where the route rewrites the path, what stands before that: a scheme and a
+    /// host, or nothing.
+    pub to: HeaderValue,
+    /// Whether the request's query is added.
+    pub keep_query: bool,
+}
+
+impl Redirect {
+    /// The value of `Location` for a path that was `asked` for and, maybe, `rewritten`. The host is never of the
+    /// client's choice, and a canonical path begins with one slash.
+    pub fn location(&self, asked: &CanonicalPath, rewritten: Option<&CanonicalPath>) -> HeaderValue {
+        let query = asked.query().filter(|_| self.keep_query);
+        if rewritten.is_none() && query.is_none() {
+            return self.to.clone();
+        }
+        let mut location = self.to.as_bytes().to_vec();
+        location.extend_from_slice(rewritten.map_or("", CanonicalPath::as_str).as_bytes());
+        if let Some(query) = query {
+            location.push(b'?');
+            location.extend_from_slice(query.as_bytes());
+        }
+        // What a request target may hold, a header value may hold too.
+        HeaderValue::try_from(location).unwrap_or_else(|_| self.to.clone())
+    }
 }
 
 /// Our own endpoints (DESIGN, Surface).
@@ -192,6 +226,7 @@ pub struct Found<'a> {
     pub route: &'a Arc<Route>,
     /// What its pattern's parameters stand for.
     pub params: Params<'a>,
+    entry: &'a Entry,
 }
 
 /// The parameters of a matched pattern.
@@ -400,7 +435,33 @@ impl RouteTable {
     }
 }
 
+impl Found<'_> {
+    /// What the upstream gets instead of `path`, which was found; `None`: the path itself.
+    ///
+    /// # Errors
+    /// [`PathError`] where the route's rewriting makes nothing of it that its upstream would read in one way only (400).
+    pub fn rewritten(&self, path: &CanonicalPath) -> Result<Option<CanonicalPath>, PathError> {
+        self.route.rewrite.as_deref().map(|rewrite| rewrite.apply(self, path)).transpose()
+    }
+
+    /// Of the route's upstream.
+    const fn quirks(&self) -> Quirks {
+        self.entry.quirks
+    }
+
+    /// Whether the route's rules look at a parameter.
+    fn is_looked_at(&self, name: &str) -> bool {
+        self.entry.rule_names.iter().any(|known| **known == *name)
+    }
+}
+
 impl<'a> Params<'a> {
+    /// What a parameter stands for, in the canonical path's own encoding.
+    pub(crate) fn as_sent(&self, name: &str) -> Option<&'a str> {
+        let at = self.names.iter().position(|known| **known == *name)?;
+        self.path.get(ends(self.ranges.get(at)?))
+    }
+
     /// What a parameter stands for, decoded once (R6); `None` if the pattern has none of that name.
     pub fn value(&self, name: &str) -> Option<Cow<'a, str>> {
         let at = self.names.iter().position(|known| **known == *name)?;
@@ -432,7 +493,8 @@ struct Hit<'a> {
 
 impl<'a> Hit<'a> {
     fn found(self, path: &'a str) -> Found<'a> {
-        Found { route: &self.entry.route, params: Params { names: &self.entry.names, path, ranges: self.ranges } }
+        let Self { entry, ranges } = self;
+        Found { route: &entry.route, params: Params { names: &entry.names, path, ranges }, entry }
     }
 
     fn value<'p>(&self, path: &'p str, name: &str) -> Option<Cow<'p, str>> {

@@ -148,6 +148,25 @@ impl CanonicalPath {
         Self::of(&Uri::from(target), tolerated)
     }
 
+    /// Another path with the same query, for an upstream with these quirks.
+    ///
+    /// # Errors
+    /// [`PathError`] unless it is canonical as it stands. [`PathError::DoubleSlash`] at the beginning whatever the quirks:
+    /// many take what follows for a host.
+    pub(super) fn with_path(&self, path: &str, quirks: Quirks) -> Result<Self, PathError> {
+        if path.starts_with("//") {
+            return Err(PathError::DoubleSlash);
+        }
+        let (canonical, odd) = canonicalise(path.as_bytes(), quirks)?;
+        let mut text = canonical;
+        if let Some(query) = self.query() {
+            text.push(b'?');
+            text.extend_from_slice(query.as_bytes());
+        }
+        let target = PathAndQuery::from_maybe_shared(Bytes::from(text)).map_err(|_| PathError::TooLong)?;
+        Ok(Self { target, odd })
+    }
+
     /// The path: begins with `/`, except for the `*` of `OPTIONS *`.
     pub fn as_str(&self) -> &str {
         self.target.path()
@@ -247,6 +266,11 @@ impl Quirks {
 }
 
 impl PathPattern {
+    /// Of segments that parsed before.
+    pub(super) fn from_segments(segments: impl Iterator<Item = Segment>) -> Self {
+        Self { segments: segments.collect() }
+    }
+
     /// Its segments, first to last; never empty.
     pub fn segments(&self) -> &[Segment] {
         &self.segments

@@ -31,6 +31,8 @@ pub struct SiblingWarning {
 pub enum Variant {
     /// Letters in another case.
     Case,
+    /// Another path, which one of the two routes rewrites to what the other's upstream gets.
+    Rewritten,
     /// A method that the stricter route does not name, on a laxer route that names none.
     Method,
     /// Not at all: the laxer route names the host, the stricter one does not.
@@ -66,7 +68,55 @@ impl RouteTable {
                 }
             }
         }
+        let detours = self.routes().iter().filter_map(|stricter| self.detour(stricter, &hosts));
+        warnings.extend(detours);
         warnings
+    }
+
+    /// A request that a laxer route turns into one that only the stricter route's callers should have made.
+    fn detour(&self, stricter: &Route, hosts: &[&Host]) -> Option<SiblingWarning> {
+        let named =
+            |route: &Route| hosts.iter().copied().find(|host| route.hosts.is_empty() || route.hosts.contains(host));
+        let method = stricter.methods.as_ref().and_then(|methods| methods.first().cloned()).unwrap_or(Method::GET);
+        for pattern in &stricter.paths {
+            let own = self.sent(named(stricter)?, &method, &example(pattern, str::to_owned));
+            let Some((_, guarded)) = own.filter(|(route, _)| route.index == stricter.index) else { continue };
+            let others = self.routes().iter().filter(|laxer| {
+                (laxer.rewrite.is_some() || stricter.rewrite.is_some())
+                    && same_upstream(stricter, laxer)
+                    && laxer.access.is_laxer_than(&stricter.access)
+            });
+            for laxer in others {
+                let Some(host) = named(laxer) else { continue };
+                let sources = laxer.paths.iter().filter_map(|pattern| match laxer.rewrite.as_deref() {
+                    None => Some(guarded.clone()),
+                    Some(rewrite) => rewrite.source_of(&guarded, pattern),
+                });
+                let reaches = |source: &String| {
+                    self.sent(host, &method, source)
+                        .is_some_and(|(route, path)| route.index == laxer.index && path == guarded)
+                };
+                if let Some(source) = sources.into_iter().find(reaches) {
+                    return Some(SiblingWarning {
+                        stricter: Arc::clone(&stricter.name),
+                        laxer: Arc::clone(&laxer.name),
+                        variant: Variant::Rewritten,
+                        example: format!("{method} {host}{source}"),
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// The route of a request, and the path that its upstream gets.
+    fn sent(&self, host: &Host, method: &Method, path: &str) -> Option<(&Arc<Route>, String)> {
+        let path = CanonicalPath::parse(path, self.tolerated()).ok()?;
+        let found = self.find(host, &path, method).ok()?;
+        let index = found.route.index;
+        let rewritten = found.rewritten(&path).ok()?;
+        let sent = rewritten.as_ref().unwrap_or(&path).as_str().to_owned();
+        Some((self.routes().iter().find(|route| route.index == index)?, sent))
     }
 
     fn laxer_sibling(
@@ -84,12 +134,8 @@ impl RouteTable {
             Err(_) => return None,
         };
         let laxer = self.routes().iter().find(|route| route.index == laxer)?;
-        let same_upstream = match (&stricter.target, &laxer.target) {
-            (Target::Upstream(one), Target::Upstream(other)) => one == other,
-            (Target::Upstream(_) | Target::Own(_) | Target::Redirect { .. } | Target::Respond { .. }, _) => false,
-        };
         let surprising = variant != Variant::Method || laxer.methods.is_none();
-        (same_upstream && surprising && laxer.access.is_laxer_than(&stricter.access)).then_some(laxer)
+        (same_upstream(stricter, laxer) && surprising && laxer.access.is_laxer_than(&stricter.access)).then_some(laxer)
     }
 }
 
@@ -99,6 +145,7 @@ impl fmt::Display for SiblingWarning {
         let advice = match variant {
             Variant::Case => "if the upstream ignores case, declare path_quirks = [\"case_insensitive\"]",
             Variant::Method => "name the laxer route's methods, or let the stricter one name none",
+            Variant::Rewritten => "let the laxer route ask for as much, or leave what is guarded out of its paths",
             Variant::Shadowed => "routes that name the host come first; name it in the stricter route too",
             Variant::Suffix => "if the upstream ignores extensions, declare path_quirks = [\"suffix\"]",
             Variant::TrailingSlash => "if the upstream ignores it, declare path_quirks = [\"trailing_slash\"]",
@@ -106,11 +153,19 @@ impl fmt::Display for SiblingWarning {
         let what = match variant {
             Variant::Case => "in another case",
             Variant::Method => "with another method",
+            Variant::Rewritten => "by another path that is rewritten",
             Variant::Shadowed => "on a host that another route names",
             Variant::Suffix => "with an extension",
             Variant::TrailingSlash => "with a slash more or less at the end",
         };
         write!(f, "route `{stricter}` {what} (`{example}`) is judged by the laxer route `{laxer}`; {advice}")
+    }
+}
+
+fn same_upstream(one: &Route, other: &Route) -> bool {
+    match (&one.target, &other.target) {
+        (Target::Upstream(one), Target::Upstream(other)) => one == other,
+        (Target::Upstream(_) | Target::Own(_) | Target::Redirect(_) | Target::Respond { .. }, _) => false,
     }
 }
 

@@ -9,7 +9,7 @@ use super::{path::Segment, siblings::Variant, *};
 use crate::policy::{AccessRule, IdentityValue, Requirement, Requirements};
 
 /// A route to upstream 0 that asks nothing.
-fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Method]) -> Route {
+pub(super) fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Method]) -> Route {
     Route {
         name: name.into(),
         index,
@@ -25,10 +25,13 @@ fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Me
         report_until: None,
         websocket: false,
         cache_public: false,
+        rewrite: None,
+        request_headers: None,
+        response_headers: None,
     }
 }
 
-fn requiring(route: Route, all: &[Requirement]) -> Route {
+pub(super) fn requiring(route: Route, all: &[Requirement]) -> Route {
     let rule = AccessRule {
         session: true,
         require: Requirements { all: all.into(), ..Requirements::default() },
@@ -37,7 +40,7 @@ fn requiring(route: Route, all: &[Requirement]) -> Route {
     Route { access: Access::Authenticated(rule), ..route }
 }
 
-fn admin(route: Route) -> Route {
+pub(super) fn admin(route: Route) -> Route {
     requiring(route, &[Requirement::Role("admin".into())])
 }
 
@@ -45,7 +48,7 @@ fn table(routes: Vec<Route>) -> RouteTable {
     quirky(routes, Quirks::default())
 }
 
-fn quirky(routes: Vec<Route>, quirks: Quirks) -> RouteTable {
+pub(super) fn quirky(routes: Vec<Route>, quirks: Quirks) -> RouteTable {
     RouteTable::build(routes.into_iter().map(Arc::new).collect(), &hosts(), |_| quirks).unwrap()
 }
 

@@ -155,6 +155,19 @@ fn explain_tells_why_a_request_is_allowed() {
 }
 
 #[test]
+fn explain_tells_which_path_and_headers_the_upstream_gets() {
+    let edits = "strip_prefix = \"/x\"\nrequest_headers = { set = { X-Env = \"prod\" } }\nupstream = \"backend\"\n";
+    let shell =
+        own(&format!("[[route]]\nname = \"x\"\nmatch = {{ path = \"/x/{{*rest}}\" }}\nauth = [\"none\"]\n{edits}"));
+
+    let said = shell.run(&["explain", "GET", "https://app.test/x/a%20b?q=1"]).expect(0);
+
+    for expected in ["asks for  /a%20b?q=1", "sends     x-forwarded-prefix: /x", "sends     x-env: prod"] {
+        assert!(said.out.contains(expected), "{expected} in {}", said.out);
+    }
+}
+
+#[test]
 fn explain_tells_why_a_request_is_refused() {
     let shell = own("");
     for (arguments, expected) in [

@@ -50,6 +50,9 @@ mod keys;
 /// What goes upstream and what comes back: identity, credentials, forwarding, answers.
 mod headers;
 
+/// What a route changes on the way: paths, headers, redirects.
+mod edits;
+
 /// Which route and method.
 mod route;
 

@@ -17,6 +17,7 @@ use super::{
 use crate::{policy, state::Snapshot};
 
 mod assertion;
+mod edits;
 mod look;
 mod mtls;
 mod route;
@@ -104,6 +105,10 @@ impl Build<'_> {
             session.as_ref().map(|session| session.bind).unwrap_or_default(),
         );
         let tests = self.test_cases(&file, &sources);
+
+        if let Some(headers) = &headers {
+            self.judge_edits(&file, headers);
+        }
 
         let table = match (routes, &upstreams) {
             (Some(routes), Some(upstreams)) => self.table(&file, routes, &known_hosts, upstreams),

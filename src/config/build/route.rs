@@ -106,7 +106,7 @@ impl Build<'_> {
     ) -> Option<RouteTable> {
         let quirks = |route: &Route| match &route.target {
             Target::Upstream(index) => upstreams.get(*index).map(|upstream| upstream.path_quirks).unwrap_or_default(),
-            Target::Own(_) | Target::Redirect { .. } | Target::Respond { .. } => Default::default(),
+            Target::Own(_) | Target::Redirect(_) | Target::Respond { .. } => Default::default(),
         };
         let conflicts = match RouteTable::build(routes, known_hosts, quirks) {
             Ok(table) => return Some(table),
@@ -153,6 +153,8 @@ impl Build<'_> {
         let cache = options.cache.or_else(|| inherited?.cache);
         let max_body = options.max_body.or_else(|| inherited?.max_body);
         let response_timeout = options.response_timeout.or_else(|| inherited?.response_timeout);
+        let request_headers = options.request_headers.as_ref().or_else(|| inherited?.request_headers.as_ref());
+        let response_headers = options.response_headers.as_ref().or_else(|| inherited?.response_headers.as_ref());
         let keep_downloads = options.keep_downloads.or_else(|| inherited?.keep_downloads);
         Some(Route {
             name: route.name.value.0.as_str().into(),
@@ -176,6 +178,9 @@ impl Build<'_> {
             report_until: route.mode.as_ref().and_then(|mode| self.report_until(mode, names_nobody)),
             websocket: upgrade.is_some_and(|list| !list.is_empty()),
             cache_public: matches!(cache, Some(Cache::Public)),
+            rewrite: self.path_rewrite(route),
+            request_headers: self.header_edits(request_headers),
+            response_headers: self.header_edits(response_headers),
         })
     }
 
@@ -591,9 +596,7 @@ impl Build<'_> {
                     .unwrap_or_else(|| HeaderValue::from_static("text/plain; charset=utf-8")),
                 body: value.body.clone().unwrap_or_default().into(),
             }),
-            (None, None, Some(At { value, .. })) => {
-                Some(Target::Redirect { status: value.status, location: value.to.0.clone() })
-            }
+            (None, None, Some(written)) => Some(Target::Redirect(self.redirect(written))),
             (Some(_), _, _) | (None, Some(_), Some(_)) => {
                 let found = "more than one of `upstream`, `respond` and `redirect`";
                 self.findings.problem(place, found, "exactly one of them");
@@ -777,6 +780,9 @@ fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
             report_until: None,
             websocket: false,
             cache_public: false,
+            rewrite: None,
+            request_headers: None,
+            response_headers: None,
         });
     }
 }

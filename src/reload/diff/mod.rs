@@ -150,6 +150,8 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
     };
     compare("cors", before.cors == after.cors);
     compare("cache", before.cache_public == after.cache_public);
+    compare("request_headers", before.request_headers == after.request_headers);
+    compare("response_headers", before.response_headers == after.response_headers);
     compare("max_body", before.limits.max_body == after.limits.max_body);
     compare("response_timeout", before.limits.response_timeout == after.limits.response_timeout);
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {

@@ -12,6 +12,7 @@ use super::{USUAL, caller::Caller};
 use crate::{
     client::Scheme,
     clock::Timestamp,
+    decide::Findings,
     host::{Authority, Host},
     policy::{Access, AccessRule},
     rehearsal::{Outcome, Rehearsal},
@@ -37,7 +38,7 @@ pub(super) struct Answer {
     place: String,
     /// As it is told.
     shown: String,
-    /// Names of the headers that an upstream gets.
+    /// The path that an upstream gets, the names of its headers, and what the route changes of either.
     sent: BTreeSet<String>,
 }
 
@@ -118,9 +119,15 @@ impl Answer {
             (Some(refusal), _, _) => (String::new(), format!("{} ({})", outcome.status.as_u16(), refusal.reason())),
             (None, true, _) => (String::new(), "403 (cross_site)".to_owned()),
             (None, false, None) => (String::new(), outcome.status.as_u16().to_string()),
-            (None, false, Some(route)) => place(route, snapshot),
+            (None, false, Some(route)) => place(route, &outcome.findings, snapshot),
         };
-        let sent = outcome.sent.iter().flat_map(http::HeaderMap::keys).map(ToString::to_string).collect();
+        let shown = match (&outcome.sent, &outcome.findings.rewritten) {
+            (Some(sent), Some(_)) => format!("{shown} as {}", sent.target),
+            (_, _) => shown,
+        };
+        let names = outcome.sent.iter().flat_map(|sent| sent.headers.keys()).map(ToString::to_string);
+        let path = outcome.sent.iter().map(|sent| sent.target.to_string());
+        let sent = names.chain(path).collect();
         Self { outcome, place, shown, sent }
     }
 
@@ -141,11 +148,14 @@ impl Answer {
 }
 
 /// Where an open request goes: in full, and as it is told.
-fn place(route: &Route, snapshot: &Snapshot) -> (String, String) {
+fn place(route: &Route, findings: &Findings, snapshot: &Snapshot) -> (String, String) {
     match &route.target {
         Target::Own(own) => (format!("{own:?}"), format!("our own {}", own.label())),
-        Target::Redirect { status, location } => {
-            (format!("{status} {location:?}"), format!("{} to {}", status.as_u16(), location.to_str().unwrap_or("?")))
+        Target::Redirect(redirect) => {
+            let rewritten = findings.rewritten.as_deref();
+            let location = findings.path.as_ref().map(|asked| redirect.location(asked, rewritten));
+            let location = location.as_ref().and_then(|location| location.to_str().ok()).unwrap_or("?");
+            (format!("{redirect:?} {location}"), format!("{} to {location}", redirect.status.as_u16()))
         }
         Target::Respond { status, .. } => (format!("{:?}", route.target), format!("a fixed {}", status.as_u16())),
         Target::Upstream(index) => match snapshot.upstreams.get(*index) {

@@ -136,6 +136,12 @@ fn what_closes_or_moves_is_told_and_opens_nothing() {
             "different: app: ",
         ),
         ("10/1s", "5/1s", "more closed: own: rate_limit"),
+        ("name = \"app\"\nmatch", "name = \"app\"\nstrip_prefix = \"/app\"\nmatch", "is let through to app as /, was"),
+        (
+            "name = \"app\"\nmatch",
+            "name = \"app\"\nrequest_headers = { remove = [\"X-Debug\"] }\nmatch",
+            "different: app: request_headers",
+        ),
         ("name = \"app\"\nmatch", "name = \"app\"\nmax_body = \"1KiB\"\nmatch", "different: app: max_body"),
         (
             "listen = [\"http://127.0.0.1:0\"]",
