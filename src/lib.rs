@@ -40,6 +40,7 @@
 //! | What does a program get for a session, a password or a key? | [`token`], [`refresh`]; what it counts for: [`authn::own`] |
 //! | What is a second factor, and who may have one? | [`factor`] |
 //! | What does a key of gateway.toml become? | [`config`] |
+//! | How does an API description become routes? | [`openapi`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
 //! | What does another configuration open? | [`reload::diff`], [`rehearsal`] |
 //! | What does a reload do, and when is it refused? | [`reload`], [`change`] |
@@ -56,7 +57,7 @@
 //! 5 pipeline, rehearsal
 //! 4 decide
 //! 3 state
-//! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin
+//! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin, openapi
 //! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch
 //! 0 secret, clock, durable, shutdown, service, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
@@ -88,6 +89,7 @@
 //! | The backend reads another path than was decided on (CVE-2019-9901, CVE-2025-66490) | one canonical path is matched and sent; the rest is 400 | `src/route/path.rs` | `nginx_believes_the_paths_that_were_decided`, `a_cgi_script_believes_the_paths_that_were_decided`, `tomcat_believes_paths_and_identity_as_they_were_decided` |
 //! | A rewritten path leaves its place, or shows the backend another value than the rule looked at | parameters go over as they are encoded; the result is canonical and judged in every reading | `src/route/rewrite.rs` | `the_path_of_an_upstream_never_leaves_its_place`, `a_rule_is_about_the_path_that_was_sent`, `no_spelling_climbs_out_of_the_prefix` |
 //! | A redirect or a header of the configuration lets a client choose where it leads or what is believed | parameters stand in paths only; what protects cannot be edited | `src/headers/edit.rs` | `a_redirect_on_the_own_host_leads_to_no_other`, `a_location_cannot_climb_out_of_the_prefix`, `a_request_keeps_what_protects_the_upstream` |
+//! | Routes that are made of an API's description let more through than it says | never laxer; what cannot be said is loaded by nobody | `src/openapi/rule.rs` | `imported_routes_let_nobody_through_whom_the_document_does_not`, `what_cannot_be_said_is_loaded_by_nobody`, `words_of_a_document_never_become_configuration` |
 //! | A less specific route or another method opens what a stricter one guards | the most specific path decides before the method | `src/route/mod.rs` | `a_method_that_the_most_specific_path_lacks_is_405_with_allow`, `an_admin_path_is_no_other_path_for_another_method` |
 //! | A bad credential falls through to another, or to anonymous (CVE-2026-25748, CVE-2022-29226) | four answers, only valid goes on | `src/authn/mod.rs` | `a_void_token_does_not_fall_through_to_a_good_session`, `a_void_token_is_refused_on_an_optional_route_too` |
 //! | Algorithm confusion, `none`, a public key as HMAC secret (CVE-2026-39999) | the algorithm belongs to the key | `src/authn/keys.rs` | `every_algorithm_verifies_its_own_signatures_and_no_others`, `hmac_and_public_keys_are_never_in_one_issuer` |
@@ -189,6 +191,7 @@ pub mod inbound;
 pub mod listener;
 pub mod login;
 pub mod mtls;
+pub mod openapi;
 pub mod page;
 pub mod pipeline;
 pub mod policy;

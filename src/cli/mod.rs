@@ -17,6 +17,7 @@ mod dev;
 mod diff;
 mod explain;
 mod hash_password;
+mod import;
 mod keys;
 mod reload;
 mod revoke;
@@ -59,6 +60,8 @@ enum Command {
     Explain(explain::Arguments),
     /// Make an argon2id hash of a password for the users file.
     HashPassword(hash_password::Arguments),
+    /// Write routes from what describes an API already.
+    Import(import::Arguments),
     /// API keys for programs: make, list and revoke them.
     Keys(keys::Arguments),
     /// Void tokens and sessions of a running gateway: one, or all of somebody.
@@ -125,6 +128,7 @@ pub fn main() -> ExitCode {
         Command::Dev(arguments) => dev::run(&arguments),
         Command::Explain(arguments) => explain::run(&config, &arguments),
         Command::HashPassword(arguments) => hash_password::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
         Command::Keys(arguments) => keys::run(&config, &arguments),
         Command::Revoke(arguments) => revoke::run(&config, &arguments),
         Command::Reload(arguments) => reload::run(&config, &arguments),

@@ -50,6 +50,9 @@ mod keys;
 /// What goes upstream and what comes back: identity, credentials, forwarding, answers.
 mod headers;
 
+/// Routes of an OpenAPI document: never laxer than it.
+mod openapi;
+
 /// What a route changes on the way: paths, headers, redirects.
 mod edits;
 
