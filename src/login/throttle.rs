@@ -180,20 +180,29 @@ impl State {
     }
 
     fn wait(&self, who: u64, tariff: &Tariff, now: Timestamp) -> Duration {
-        let debt = self.debts.get(&who).map_or(Duration::ZERO, |paid_off| paid_off.since(now));
-        debt.saturating_sub(tariff.credit).min(MAX_WAIT)
+        let paid_off = self.debts.get(&who).map_or(now, |paid_off| tariff.believable(*paid_off, now));
+        paid_off.since(now).saturating_sub(tariff.credit).min(MAX_WAIT)
     }
 
     fn charge(&mut self, who: u64, tariff: &Tariff, now: Timestamp) {
         make_room(&mut self.debts, |paid_off| *paid_off > now);
         let paid_off = self.debts.entry(who).or_insert(now);
-        *paid_off = (*paid_off).max(now).plus(tariff.price).min(now.plus(tariff.credit + MAX_WAIT));
+        *paid_off =
+            tariff.believable(*paid_off, now).max(now).plus(tariff.price).min(now.plus(tariff.credit + MAX_WAIT));
     }
 
     fn refund(&mut self, who: u64, tariff: &Tariff) {
         if let Some(paid_off) = self.debts.get_mut(&who) {
             *paid_off = paid_off.minus(tariff.price);
         }
+    }
+}
+
+impl Tariff {
+    /// When a debt is paid off. Nobody owes more than can be owed: where it seems so the clock has stepped back, and
+    /// they owe as much as costs no wait.
+    fn believable(&self, paid_off: Timestamp, now: Timestamp) -> Timestamp {
+        if paid_off > now.plus(self.credit + MAX_WAIT) { now.plus(self.credit) } else { paid_off }
     }
 }
 
@@ -241,6 +250,19 @@ mod tests {
 
     fn fail(throttle: &Throttle, from: &str, login: &str, now: Timestamp) -> Result<(), Duration> {
         throttle.begin(who(from, login), now).map(|_| ())
+    }
+
+    /// Debts of an hour that has not come yet, as it seems, make nobody wait, and who goes on failing waits all the same.
+    #[test]
+    fn a_clock_that_steps_back_makes_nobody_wait() {
+        let throttle = Throttle::new();
+        let back = NOW.minus(Duration::from_secs(3600));
+        for _ in 0..4 {
+            fail(&throttle, "192.0.2.1", "alice", NOW).unwrap();
+        }
+        fail(&throttle, "192.0.2.1", "alice", back).unwrap();
+        fail(&throttle, "192.0.2.1", "alice", back).unwrap_err();
+        fail(&throttle, "192.0.2.2", "bob", back).unwrap();
     }
 
     fn fail_at_home(throttle: &Throttle, device: &[u8], login: &str, now: Timestamp) -> Result<(), Duration> {
