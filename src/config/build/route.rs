@@ -429,13 +429,13 @@ impl Build<'_> {
                 true => String::from("a [[jwt.issuer]]"),
                 false => one_of(full.iter().map(String::as_str)),
             };
-            self.findings.problem(place, found, expected).depends(&["jwt"]);
+            self.findings.problem(place, found, expected).depends(&["jwt", "token"]);
             return None;
         };
         let index = names().position(|name| name == wanted);
         if index.is_none() {
             let problem = self.findings.problem(place, format!("`jwt:{wanted}`"), "the name of a [[jwt.issuer]]");
-            problem.depends(&["jwt"]);
+            problem.depends(&["jwt", "token"]);
             if let Some(meant) = did_you_mean(wanted, names()) {
                 problem.help(format!("did you mean `jwt:{meant}`?"));
             }
