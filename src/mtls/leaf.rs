@@ -167,3 +167,138 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 const ORGANIZATION: &[u8] = &[0x55, 0x04, 0x0a];
 /// 2.5.4.11
 const UNIT: &[u8] = &[0x55, 0x04, 0x0b];
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use rcgen::{
+        BasicConstraints, CertificateParams, DistinguishedName, DnType, DnValue, IsCa, KeyPair, KeyUsagePurpose,
+        SanType,
+    };
+
+    use super::*;
+
+    fn certificate(change: impl FnOnce(&mut CertificateParams)) -> Vec<u8> {
+        let mut params = CertificateParams::default();
+        params.distinguished_name = DistinguishedName::new();
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        change(&mut params);
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+    }
+
+    fn named(kind: DnType, value: DnValue) -> Option<Subjects> {
+        let der = certificate(|params| params.distinguished_name.push(kind, value));
+        Leaf::read(&der).unwrap().subjects()
+    }
+
+    fn alternative(name: SanType) -> Option<Subjects> {
+        let der = certificate(|params| params.subject_alt_names.push(name));
+        Leaf::read(&der).unwrap().subjects()
+    }
+
+    #[test]
+    fn every_kind_of_name_is_found_in_its_place() {
+        let der = certificate(|params| {
+            let name = &mut params.distinguished_name;
+            name.push(DnType::CommonName, "Robot Ä");
+            name.push(DnType::OrganizationName, DnValue::PrintableString("Org".try_into().unwrap()));
+            name.push(DnType::OrganizationalUnitName, DnValue::Ia5String("unit".try_into().unwrap()));
+            name.push(DnType::CountryName, "DE");
+            params.subject_alt_names = vec![
+                SanType::DnsName("A.example".try_into().unwrap()),
+                SanType::Rfc822Name("a@example.com".try_into().unwrap()),
+                SanType::URI("spiffe://example/a".try_into().unwrap()),
+                SanType::IpAddress("192.0.2.1".parse().unwrap()),
+            ];
+        });
+
+        assert_eq!(
+            Leaf::read(&der).unwrap().subjects(),
+            Some(Subjects {
+                common_names: vec!["Robot Ä".into()],
+                organizations: vec!["Org".into()],
+                units: vec!["unit".into()],
+                hosts: vec!["a.example".into()],
+                emails: vec!["a@example.com".into()],
+                uris: vec!["spiffe://example/a".into()],
+            })
+        );
+    }
+
+    #[test]
+    fn a_name_that_two_readers_could_read_differently_makes_no_subject() {
+        let text = |text: &str| text.to_owned();
+        assert!(named(DnType::CommonName, DnValue::Utf8String(text("a"))).is_some());
+        let utf16 = DnValue::BmpString(rcgen::string::BmpString::try_from("a").unwrap());
+        assert_eq!(named(DnType::CommonName, utf16), None);
+        assert!(alternative(SanType::Rfc822Name("a@example.com".try_into().unwrap())).is_some());
+        for email in ["a", "@example.com", "a@", "a@b@example.com", "a b@example.com", ""] {
+            assert_eq!(alternative(SanType::Rfc822Name(email.try_into().unwrap())), None, "{email:?}");
+        }
+        for uri in ["no-scheme", "", "a: b"] {
+            assert_eq!(alternative(SanType::URI(uri.try_into().unwrap())), None, "{uri:?}");
+        }
+        for host in ["*.example", "a b", ""] {
+            assert_eq!(alternative(SanType::DnsName(host.try_into().unwrap())), None, "{host:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_key_that_may_sign_may() {
+        for (usages, expect) in [
+            (vec![], true),
+            (vec![KeyUsagePurpose::DigitalSignature], true),
+            (vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyAgreement], true),
+            (vec![KeyUsagePurpose::KeyAgreement], false),
+            (vec![KeyUsagePurpose::KeyEncipherment], false),
+        ] {
+            let der = certificate(|params| params.key_usages.clone_from(&usages));
+            assert_eq!(Leaf::read(&der).unwrap().may_sign, expect, "{usages:?}");
+        }
+    }
+
+    #[test]
+    fn dates_key_and_serial_are_those_of_the_certificate() {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::default();
+        params.not_before = rcgen::date_time_ymd(2024, 2, 29);
+        params.not_after = rcgen::date_time_ymd(2060, 1, 1);
+        params.serial_number = Some(vec![0xff, 0x01].into());
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let der = params.self_signed(&key).unwrap().der().to_vec();
+
+        let leaf = Leaf::read(&der).unwrap();
+
+        assert_eq!(leaf.not_before, Timestamp::from_unix_seconds(1_709_164_800));
+        assert_eq!(leaf.not_after, Timestamp::from_unix_seconds(2_840_140_800));
+        assert_eq!(leaf.serial_text(), "ff01");
+        assert_eq!(leaf.key, rcgen::PublicKeyData::subject_public_key_info(&key));
+    }
+
+    proptest! {
+        /// What is read of bytes that were tampered with is read without harm, and is a part of them.
+        #[test]
+        fn whatever_bytes_come_are_read_or_refused(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+            cut in any::<prop::sample::Index>(),
+            keep_length: bool,
+        ) {
+            let mut der = certificate(|params| {
+                params.distinguished_name.push(DnType::CommonName, "a");
+                params.subject_alt_names = vec![SanType::DnsName("a.example".try_into().unwrap())];
+            });
+            for (place, byte) in changes {
+                let place = place.index(der.len());
+                der[place] = byte;
+            }
+            if !keep_length {
+                der.truncate(cut.index(der.len()));
+            }
+            if let Some(leaf) = Leaf::read(&der) {
+                let _ = leaf.subjects();
+                prop_assert!(der.windows(leaf.key.len()).any(|window| window == leaf.key));
+            }
+            let _ = next_update(&der);
+        }
+    }
+}

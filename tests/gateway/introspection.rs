@@ -18,7 +18,7 @@ use portcullis::{
 use serde_json::{Value, json};
 
 use crate::support::{
-    Client, Connection, Gateway, Issuer, Pki, Provider, Response, Upstream, eventually,
+    Client, Connection, Gateway, Holder, Issuer, Pki, Provider, Response, Upstream, eventually,
     gateway::Running,
     websocket::{echoes, echoing, ends_soon, tunnel},
 };
@@ -401,6 +401,28 @@ fn an_answer_counts_for_its_time_and_never_beyond_the_tokens() {
     gateway.advance(Duration::from_secs(1));
     assert_eq!(visit(&gateway, "a"), 401);
     assert_eq!(provider.asked().len(), 5);
+}
+
+/// RFC 9449 section 6.2: what the issuer says that a token is bound to is proven like that of a JWT.
+#[test]
+fn an_opaque_token_that_is_bound_to_a_key_counts_with_its_proof_only() {
+    let (upstream, provider, holder) = (Upstream::start(), Provider::of(&[]), Holder::new());
+    let gateway = start(&provider, &upstream);
+    gateway.advance(Duration::from_secs(62));
+    let mut answer = active(gateway.now());
+    answer["cnf"] = json!({ "jkt": holder.jkt() });
+    answer["token_type"] = json!("DPoP");
+    says(&provider, &answer);
+    let shown = |holder: &Holder, token: &str| {
+        let proof = holder.proof("/x", "opaque-token", gateway.now());
+        gateway.client().get("/x").dpop(token, &proof).send().status
+    };
+
+    assert_eq!(visit(&gateway, "opaque-token"), 401);
+    assert_eq!(shown(&Holder::new(), "opaque-token"), 401);
+    assert_eq!(shown(&holder, "other-token"), 401, "the proof is of another token");
+    upstream.expect_only(0);
+    assert_eq!(shown(&holder, "opaque-token"), 200);
 }
 
 /// R28, on an answer that is remembered.

@@ -5,7 +5,12 @@ use std::{fmt::Write, time::Duration};
 use portcullis::clock::Timestamp;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Gateway, Issuer, Response, Shell, Upstream, eventually, gateway::Running};
+use crate::support::{
+    Client, Gateway, Issuer, Response, Shell, Upstream, eventually,
+    gateway::Running,
+    process::Process,
+    websocket::{echoes, echoing, ends_soon, tunnel},
+};
 
 const REVOCATIONS: &str = "/api/v1/revocations";
 
@@ -102,6 +107,77 @@ fn a_moment_voids_what_was_issued_before_it_and_what_does_not_say_when() {
     let later = |seconds: u64| token(json!({ "iat": now.unix_seconds() + seconds }));
     assert_eq!(ask(&gateway, &later(29)), 401);
     assert_eq!(ask(&gateway, &later(32)), 200, "a new login is good");
+}
+
+/// The entries that strike a token of this subject, each by itself; the one that strikes everybody comes last.
+fn ways(subject: &str, token: &str) -> [Value; 4] {
+    [
+        json!({ "kind": "jti", "issuer": "test", "jti": format!("id-{subject}") }),
+        json!({ "kind": "token", "token": token }),
+        json!({ "kind": "subject", "realm": "staff", "subject": subject }),
+        json!({ "kind": "issuer", "issuer": "test" }),
+    ]
+}
+
+/// R28. Each way to revoke × each form of a token and whatever is under way, before and after the clock steps back.
+#[test]
+fn each_way_to_revoke_holds_for_every_form_of_a_token() {
+    let upstream = echoing();
+    let issuer = Issuer::es256();
+    for (way, kind) in ["jti", "token", "subject", "issuer"].into_iter().enumerate() {
+        for (form, more) in [("same second", json!({})), ("no iat", json!({ "iat": null }))] {
+            let gateway = Gateway::new().admin().issuer(&issuer).route("/{*rest}", &upstream);
+            let gateway = gateway.key("upgrade = [\"websocket\"]").start();
+            let exp = gateway.now().unix_seconds() + 7200;
+            let token = |subject: &str| {
+                let own = json!({ "jti": format!("id-{subject}"), "exp": exp });
+                issuer.sign(&with(with(Issuer::claims(subject, &[], gateway.now()), own), more.clone()))
+            };
+            let (struck, other) = (token("alice"), token("bob"));
+            let status = |token: &str| gateway.client().get("/x").bearer(token).send().status;
+            let open = |token: &str| tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")));
+            let (mut tunnels, twin) = ([open(&struck), open(&other)], Issuer::twin(&struck));
+            assert_eq!([&*struck, &twin, &other].map(status), [200; 3], "{kind}, {form}: known to the cache");
+
+            revoke(&gateway, &ways("alice", &struck)[way]).expect(200);
+
+            let others = if kind == "issuer" { 401 } else { 200 };
+            assert_eq!([&*struck, &twin, &other].map(status), [401, 401, others], "{kind}, {form}");
+            ends_soon(&mut tunnels[0]);
+            assert!(kind == "issuer" || echoes(&mut tunnels[1]), "{kind}, {form}");
+            gateway.clock().set(gateway.now().minus(Duration::from_secs(3600)));
+            assert_eq!([&*struck, &twin].map(status), [401, 401], "{kind}, {form}: an hour back");
+        }
+    }
+}
+
+/// R27, R28. What was answered is on disk.
+#[test]
+fn each_way_to_revoke_holds_after_a_kill() {
+    let upstream = Upstream::start();
+    let issuer = Issuer::es256();
+    for (way, kind) in ["jti", "token", "subject", "issuer"].into_iter().enumerate() {
+        let gateway = Gateway::new().admin().issuer(&issuer).server("state_dir = \"state\"");
+        let mut gateway = gateway.route("/app/{*rest}", &upstream).start_process();
+        let now = portcullis::clock::Clock::system().now();
+        let token = |subject: &str, more: Value| {
+            issuer.sign(&with(with(Issuer::claims(subject, &[], now), json!({ "jti": format!("id-{subject}") })), more))
+        };
+        let (struck, undated) = (token("alice", json!({})), token("carol", json!({ "iat": null })));
+        let other = token("bob", json!({}));
+        let status = |gateway: &Process, token: &str| gateway.client().get("/app/x").bearer(token).send().status;
+        let asked = [&*struck, &undated, &other].map(|token| status(&gateway, token));
+        assert_eq!(asked, [200; 3], "{kind}");
+        for entry in [&ways("alice", &struck)[way], &ways("carol", &undated)[way]] {
+            gateway.admin().post(REVOCATIONS, "").json(entry).send().expect(200);
+        }
+
+        gateway.kill();
+        gateway.start_again();
+
+        let asked = [&*struck, &Issuer::twin(&struck), &undated, &other].map(|token| status(&gateway, token));
+        assert_eq!(asked, [401, 401, 401, if kind == "issuer" { 401 } else { 200 }], "{kind}");
+    }
 }
 
 /// R28.
