@@ -121,6 +121,9 @@ pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> D
         .unwrap_or_else(|refusal| report(findings, refusal, question.now));
     if let (Some(Target::Own(own)), Some(view)) = (findings.route.as_ref().map(|route| &route.target), &findings.view) {
         findings.presented = presented_certificate(question, view).map(Arc::clone);
+        if matches!(own, Own::Token | Own::TokenRefresh) && question.head.headers.contains_key(&dpop::DPOP) {
+            findings.dpop_nonce = shared.proofs.nonce(snapshot.dpop.nonce, question.now);
+        }
         if matches!(own, Own::Login | Own::Logout | Own::Resend | Own::TokenRefresh) {
             findings.session = presented_session(findings, snapshot, shared, question);
         }

@@ -8,9 +8,10 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use self::{
     awaited::Awaited,
+    dpop::ProofError,
     jwt::{Issuer, JwtError, VerifiedToken},
     keys::Generation,
-    possession::{Presented, Unproven},
+    possession::{Presented, Thumbprint, Unproven},
     token_cache::{Found, TokenCache},
     verify_rate::WrongSignatures,
 };
@@ -124,6 +125,42 @@ pub fn authenticate_opaque(
             Answer::Invalid(BadCredential::Dpop { fault: DpopFault::Token, reason })
         }
         other @ (Answer::Absent | Answer::Busy(_) | Answer::Invalid(_) | Answer::Unavailable(_)) => other,
+    }
+}
+
+/// The key that a request for tokens proves to hold (RFC 9449 section 5); [`Answer::Absent`]: it brings no proof.
+pub fn proven_key(offer: &dpop::Offer<'_>, judge: &Judge<'_>) -> Answer<Thumbprint> {
+    if !offer.is_made() {
+        return Answer::Absent;
+    }
+    let Judge { wrong, verify_rate, address, now, .. } = *judge;
+    let account = wrong.of_address(address);
+    let proof = |fault, reason| Answer::Invalid(BadCredential::Dpop { fault, reason });
+    match offer.check_key(now, || wrong.wait(account, verify_rate, now)) {
+        Ok(key) => Answer::Valid(key),
+        Err(Unproven::Proof(error)) => {
+            if error == ProofError::Signature {
+                wrong.charge(account, verify_rate, now);
+            }
+            proof(DpopFault::Proof, error.label())
+        }
+        Err(Unproven::Nonce) => proof(DpopFault::Nonce, "proof_nonce"),
+        Err(Unproven::Token(error)) => Answer::Invalid(error.into()),
+        Err(Unproven::Full) => Answer::Busy(Busy::ProofsFull),
+        Err(Unproven::TooMany(retry_after)) => Answer::Busy(Busy::TooMany { retry_after }),
+    }
+}
+
+/// A token of this issuer, whoever shows it and whatever it is bound to: for whoever ends it. `None`: it is void.
+///
+/// # Errors
+/// [`Busy`]: too many of this client's were wrong.
+pub fn token_to_end(token: &[u8], issuer: usize, judge: &Judge<'_>) -> Result<Option<Arc<VerifiedToken>>, Busy> {
+    let rule = AccessRule { issuers: [issuer].into(), ..AccessRule::default() };
+    match verified_token(token, &rule, judge) {
+        Ok(verified) => Ok(Some(verified)),
+        Err(Unverified::Busy(busy)) => Err(busy),
+        Err(Unverified::KeysPending(_) | Unverified::Void(_)) => Ok(None),
     }
 }
 

@@ -9,6 +9,7 @@ use super::{
     own::{Asked, count, counted, key_set, refused},
 };
 use crate::{
+    authn::{Judge, dpop},
     login,
     refusal::{Refusal, TokenError},
     route::Own,
@@ -27,7 +28,7 @@ pub(super) async fn serve(
 ) -> Result<Response<Content>, Refusal> {
     let Asked { findings, head, .. } = asked;
     let shared = &worker.live.shared;
-    let Some(settings) = &snapshot.token else {
+    let (Some(settings), Some(view), Some(path)) = (&snapshot.token, &findings.view, &findings.path) else {
         return Err(Refusal::NoRoute);
     };
     let context = token::Context {
@@ -37,7 +38,23 @@ pub(super) async fn serve(
         keys: &shared.signing.access,
         api_key: findings.api_key.as_ref(),
         api_keys: snapshot.keys(shared),
-        issuers: &snapshot.issuers,
+        judge: Judge {
+            issuers: &snapshot.issuers,
+            cache: &shared.tokens,
+            wrong: &shared.wrong_signatures,
+            verify_rate: snapshot.verify_rate,
+            address: view.address,
+            now: login.now,
+            waited: true,
+        },
+        offer: dpop::Offer {
+            head,
+            view,
+            path,
+            tolerated: snapshot.routes.tolerated(),
+            settings: &snapshot.dpop,
+            proofs: &shared.proofs,
+        },
         revocations: &shared.revocations,
         max_revocations: snapshot.max_revocations,
     };

@@ -48,6 +48,8 @@ pub struct Family {
     client: Box<str>,
     session: SessionKey,
     delivery: Delivery,
+    /// SHA-256, as RFC 7638 has it. Boxed: most families have none.
+    key: Option<Box<[u8; 32]>>,
     began: Timestamp,
     seal: Seal,
     ended: AtomicBool,
@@ -63,6 +65,19 @@ pub enum Delivery {
     Body,
     /// In a cookie that no script can read.
     Cookie,
+}
+
+/// What a family begins with.
+#[derive(Clone, Copy, Debug)]
+pub struct Opening<'a> {
+    /// The session that it lives with.
+    pub session: &'a SessionKey,
+    /// The id of the client.
+    pub client: &'a str,
+    /// How its tokens travel.
+    pub delivery: Delivery,
+    /// The key that its tokens are bound to.
+    pub key: Option<[u8; 32]>,
 }
 
 /// What has become of a token.
@@ -164,16 +179,15 @@ impl Families {
     /// [`BeginError`]; nothing has begun, and nothing has ended.
     pub async fn begin(
         &self,
-        session: &SessionKey,
-        client: &str,
-        delivery: Delivery,
+        opening: Opening<'_>,
         limit: usize,
         now: Timestamp,
     ) -> Result<(Arc<Family>, RefreshToken), BeginError> {
+        let Opening { session, client, .. } = opening;
         let (id, seal) = (FamilyId::generate(), secret::random());
         let token = RefreshToken::first(id, &seal);
         let state = State { current: token.digest(), refreshed: now, recent: SmallVec::new(), pending: None };
-        let family = Arc::new(Family::with(id, client.into(), *session, delivery, now, seal, state.clone()));
+        let family = Arc::new(Family::with(id, opening, now, seal, state.clone()));
         let mut theirs = self.of_session(session);
         theirs.retain(|other| *other.client == *client);
         theirs.sort_by_key(|other| other.began);
@@ -310,16 +324,16 @@ impl fmt::Debug for Families {
 }
 
 impl Family {
-    fn with(
-        id: FamilyId,
-        client: Box<str>,
-        session: SessionKey,
-        delivery: Delivery,
-        began: Timestamp,
-        seal: Seal,
-        state: State,
-    ) -> Self {
-        Self { id, client, session, delivery, began, seal, ended: AtomicBool::new(false), state: Mutex::new(state) }
+    fn with(id: FamilyId, opening: Opening<'_>, began: Timestamp, seal: Seal, state: State) -> Self {
+        let Opening { session, client, delivery, key } = opening;
+        let (client, session, key) = (client.into(), *session, key.map(Box::new));
+        let (ended, state) = (AtomicBool::new(false), Mutex::new(state));
+        Self { id, client, session, delivery, key, began, seal, ended, state }
+    }
+
+    /// The key that its tokens are bound to: whoever shows one proves to hold it (RFC 9449 section 5).
+    pub fn key(&self) -> Option<[u8; 32]> {
+        self.key.as_deref().copied()
     }
 
     /// What names it.

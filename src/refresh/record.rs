@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Delivery, Family, State, Step,
+    Delivery, Family, Opening, State, Step,
     token::{Digest, FamilyId, Seal},
 };
 use crate::{
@@ -25,6 +25,9 @@ struct Record {
     /// The session's key, in hexadecimal digits.
     session: String,
     delivery: Delivery,
+    /// The key that its tokens are bound to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key: Option<[u8; 32]>,
     /// Milliseconds since the epoch, as all times here.
     began: u64,
     seal: Seal,
@@ -78,7 +81,8 @@ pub(super) fn read(key: &[u8], text: &[u8]) -> Result<Family, &'static str> {
     };
     let session = SessionKey::parse(&record.session).ok_or("a session's key cannot be read")?;
     let began = Timestamp::from_unix_millis(record.began);
-    Ok(Family::with(id, record.client, session, record.delivery, began, record.seal, state))
+    let opening = Opening { session: &session, client: &record.client, delivery: record.delivery, key: record.key };
+    Ok(Family::with(id, opening, began, record.seal, state))
 }
 
 pub(super) fn to_bytes(family: &Family, state: &State) -> Vec<u8> {
@@ -87,6 +91,7 @@ pub(super) fn to_bytes(family: &Family, state: &State) -> Vec<u8> {
         client: family.client.clone(),
         session: family.session.to_string(),
         delivery: family.delivery,
+        key: family.key(),
         began: family.began.unix_millis(),
         seal: family.seal,
         current: state.current,

@@ -15,8 +15,12 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
+const fn opening<'a>(session: &'a SessionKey, client: &'a str, delivery: Delivery) -> Opening<'a> {
+    Opening { session, client, delivery, key: None }
+}
+
 fn begun(families: &Families, session: &SessionKey) -> (Arc<Family>, RefreshToken) {
-    now(families.begin(session, "spa", Delivery::Body, 100, NOW)).unwrap()
+    now(families.begin(opening(session, "spa", Delivery::Body), 100, NOW)).unwrap()
 }
 
 fn session() -> SessionKey {
@@ -151,16 +155,16 @@ fn families_are_bounded_for_each_session_and_in_all() {
     let families = Families::in_memory();
     let theirs = session();
     let all: Vec<_> = (0..MAX_PER_SESSION as u64 + 1)
-        .map(|at| now(families.begin(&theirs, "spa", Delivery::Cookie, 5, seconds(at))).unwrap().0)
+        .map(|at| now(families.begin(opening(&theirs, "spa", Delivery::Cookie), 5, seconds(at))).unwrap().0)
         .collect();
 
     assert_eq!(families.len(), MAX_PER_SESSION);
     assert_eq!(all.iter().map(|family| family.is_ended()).collect::<Vec<_>>(), [true, false, false, false, false]);
     // Another client of the same session is not pushed out, nor is anybody else.
-    now(families.begin(&theirs, "other", Delivery::Cookie, 5, seconds(9))).unwrap();
-    let full = now(families.begin(&session(), "spa", Delivery::Cookie, 5, seconds(9))).unwrap_err();
+    now(families.begin(opening(&theirs, "other", Delivery::Cookie), 5, seconds(9))).unwrap();
+    let full = now(families.begin(opening(&session(), "spa", Delivery::Cookie), 5, seconds(9))).unwrap_err();
     assert_eq!(full, BeginError::Full);
-    now(families.begin(&theirs, "spa", Delivery::Cookie, 5, seconds(9))).unwrap();
+    now(families.begin(opening(&theirs, "spa", Delivery::Cookie), 5, seconds(9))).unwrap();
 }
 
 #[test]

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header::WWW_AUTHENTICATE};
 use serde_json::json;
 
-use super::{Asked, BadCredential, Refusal};
+use super::{Asked, BadCredential, DpopFault, Refusal};
 use crate::page;
 
 /// Why no token is given. (RFC 6749 section 5.2)
@@ -75,8 +75,12 @@ impl Refusal {
                 BadCredential::Ambiguous(_)
                 | BadCredential::Bearer(_)
                 | BadCredential::Certificate(_)
-                | BadCredential::Dpop { .. },
+                | BadCredential::Dpop { fault: DpopFault::Token, .. },
             ) => (StatusCode::UNAUTHORIZED, "invalid_client"),
+            // RFC 9449 sections 5 and 8.
+            Self::BadCredential(BadCredential::Dpop {
+                fault: fault @ (DpopFault::Nonce | DpopFault::Proof), ..
+            }) => (StatusCode::BAD_REQUEST, fault.error()),
             Self::Token(error) => (error.status(), error.label()),
             // Where there is no session the way to the login helps more.
             Self::BadCredential(BadCredential::Session) | Self::NoCredential => return None,

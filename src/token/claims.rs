@@ -46,10 +46,17 @@ pub(super) fn of_session(
     Claims(claims)
 }
 
-/// Of an API key.
-pub(super) fn of_key(settings: &Settings, client: &Client, key: &ApiKey, now: Timestamp) -> Claims {
+/// Of an API key; bound to what `confirmation` says.
+pub(super) fn of_key(
+    settings: &Settings,
+    client: &Client,
+    key: &ApiKey,
+    confirmation: Confirmation,
+    now: Timestamp,
+) -> Claims {
     let until = key.expires().unwrap_or(Timestamp::MAX);
     let mut claims = common(settings, client, key.identity(), until, now);
+    claims.extend(confirmation.to_claim());
     claims.insert(claim::KEY.to_owned(), key.id().as_str().into());
     Claims(claims)
 }

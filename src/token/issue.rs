@@ -11,8 +11,9 @@ use super::{
     request::{self, Asked},
 };
 use crate::{
+    authn::possession::{Confirmation, Thumbprint},
     login::{self, Native},
-    refresh::{Delivery, Family, RefreshToken},
+    refresh::{Delivery, Family, Opening, RefreshToken},
     refusal::{Refusal, TokenError},
     session::{
         Session,
@@ -58,16 +59,15 @@ async fn by_session(client: &Client, head: &Parts, context: &Context<'_>) -> Res
     let session = context.login.session.ok_or(Refusal::NoCredential)?;
     context.note_activity(client, Delivery::Cookie, session);
     // A page that is loaded anew has a cookie already, and goes on with its family.
-    let (family, token) = match family_of_cookie(head, client, session, context) {
+    let key = context.proven_key()?;
+    let (family, token) = match family_of_cookie(head, client, session, context).filter(|family| family.key() == key) {
         Some(family) => (family, None),
         None => {
-            let (family, token) = begin(client, session, Delivery::Cookie, context).await?;
+            let (family, token) = begin(client, session, Delivery::Cookie, key, context).await?;
             (family, Some(token))
         }
     };
-    let (access_token, expires_in) = context.access_token(client, &family, session)?;
-    let scope = claims::scope(session.identity());
-    let mut response = answer(&access_token, expires_in, scope.as_deref(), None);
+    let mut response = answer(&context.access_token(client, &family, session, key)?, None);
     if let Some(token) = token {
         response.headers_mut().append(SET_COOKIE, context.refresh_cookie(&token, session));
     }
@@ -76,13 +76,13 @@ async fn by_session(client: &Client, head: &Parts, context: &Context<'_>) -> Res
 }
 
 async fn by_password(client: &Client, login: Native, context: &Context<'_>) -> Result<Answer, Refusal> {
+    let key = context.proven_key()?;
     let session = login::sign_in_natively(login, context.login).await?;
     let issued = async {
-        let (family, token) = begin(client, &session, Delivery::Body, context).await?;
-        let (access_token, expires_in) = context.access_token(client, &family, &session)?;
-        Ok((token, access_token, expires_in))
+        let (family, token) = begin(client, &session, Delivery::Body, key, context).await?;
+        Ok((token, context.access_token(client, &family, &session, key)?))
     };
-    let (token, access_token, expires_in) = match issued.await {
+    let (token, access) = match issued.await {
         Ok(issued) => issued,
         Err(refusal) => {
             // Nobody could ever use it. What cannot be written down now ends by itself, unused.
@@ -90,8 +90,7 @@ async fn by_password(client: &Client, login: Native, context: &Context<'_>) -> R
             return Err(refusal);
         }
     };
-    let scope = claims::scope(session.identity());
-    let response = answer(&access_token, expires_in, scope.as_deref(), Some(token.expose().expose()));
+    let response = answer(&access, Some(token.expose().expose()));
     context.tell(What::TokenIssued, None, &client.id, Some(&session), Grant::Password.label());
     Ok(Answer { response, event: Event::Issued(Grant::Password) })
 }
@@ -99,10 +98,10 @@ async fn by_password(client: &Client, login: Native, context: &Context<'_>) -> R
 /// No refresh token: the key is one (RFC 6749 section 4.4.3).
 fn by_api_key(client: &Client, context: &Context<'_>) -> Result<Answer, Refusal> {
     let key = context.api_key.ok_or(Refusal::Token(TokenError::InvalidGrant("no_api_key")))?;
-    let (access_token, expires_in) =
-        context.signed(&claims::of_key(context.settings, client, key, context.login.now))?;
-    let scope = claims::scope(key.identity());
-    let response = answer(&access_token, expires_in, scope.as_deref(), None);
+    let proven = context.proven_key()?;
+    let confirmation = Confirmation { key: proven, certificate: None };
+    let claims = claims::of_key(context.settings, client, key, confirmation, context.login.now);
+    let response = answer(&context.signed(&claims, key.identity(), proven)?, None);
     context.tell_key(What::TokenIssued, &client.id, key);
     Ok(Answer { response, event: Event::Issued(Grant::ApiKey) })
 }
@@ -111,10 +110,12 @@ async fn begin(
     client: &Client,
     session: &Session,
     delivery: Delivery,
+    key: Option<Thumbprint>,
     context: &Context<'_>,
 ) -> Result<(Arc<Family>, RefreshToken), Refusal> {
     let limit = context.settings.max_families;
-    let begun = context.families.begin(session.key(), &client.id, delivery, limit, context.login.now).await;
+    let opening = Opening { session: session.key(), client: &client.id, delivery, key };
+    let begun = context.families.begin(opening, limit, context.login.now).await;
     begun.map_err(Context::begin_error)
 }
 

@@ -24,8 +24,12 @@ use serde_json::json;
 
 use crate::{
     api_key::{ApiKey, Known},
-    authn::{jwt::Issuer, possession::Confirmation},
+    authn::{
+        self, Answer as Authenticated, Judge, dpop,
+        possession::{Confirmation, Thumbprint},
+    },
     client::Scheme,
+    identity::Identity,
     login, page,
     refresh::{BeginError, Delivery, Families, Family, RefreshToken},
     refusal::{Refusal, TokenError},
@@ -101,8 +105,10 @@ pub struct Context<'a> {
     pub api_key: Option<&'a Arc<ApiKey>>,
     /// All API keys.
     pub api_keys: Known<'a>,
-    /// Every issuer, ourselves among them.
-    pub issuers: &'a [Issuer],
+    /// What tokens are judged by: every issuer, ourselves among them.
+    pub judge: Judge<'a>,
+    /// The request, which may bring a proof of possession.
+    pub offer: dpop::Offer<'a>,
     /// What was revoked.
     pub revocations: &'a Revocations,
     /// `limits.max_revocations`.
@@ -116,6 +122,15 @@ pub struct Answer {
     pub response: Response<Bytes>,
     /// What happened.
     pub event: Event,
+}
+
+/// An access token that was made.
+struct Access {
+    token: Box<str>,
+    token_type: &'static str,
+    /// In seconds.
+    lives: u64,
+    scope: Option<String>,
 }
 
 /// What happened, for metrics.
@@ -224,20 +239,39 @@ impl Context<'_> {
         self.settings.cookie_value(token.expose().expose(), &lifetime, &self.login.login.prefix)
     }
 
-    /// An access token of a session, and how long it lives in seconds.
-    fn access_token(&self, client: &Client, family: &Family, session: &Session) -> Result<(Box<str>, u64), Refusal> {
+    /// The key that the request proves to hold, if it brings a proof (RFC 9449 section 5). To be asked once: it is used
+    /// up by that.
+    fn proven_key(&self) -> Result<Option<Thumbprint>, Refusal> {
+        match authn::proven_key(&self.offer, &self.judge) {
+            Authenticated::Valid(key) => Ok(Some(key)),
+            Authenticated::Absent => Ok(None),
+            Authenticated::Invalid(why) => Err(Refusal::BadCredential(why)),
+            Authenticated::Busy(busy) => Err(busy.into()),
+            Authenticated::Unavailable(_) => Err(Refusal::Unavailable),
+        }
+    }
+
+    /// An access token of a session, bound to `key` if there is one.
+    fn access_token(
+        &self,
+        client: &Client,
+        family: &Family,
+        session: &Session,
+        key: Option<Thumbprint>,
+    ) -> Result<Access, Refusal> {
         let until = session.idle_expires(self.login.sessions);
         // Its session counts with this certificate's key only; who has the token has nothing more in hand (RFC 8705).
         let certificate = session.bound_to().and(self.login.certificate).map(|certificate| *certificate.thumbprint());
-        let confirmation = Confirmation { key: None, certificate };
+        let confirmation = Confirmation { key, certificate };
         let claims = claims::of_session(self.settings, client, family, session, confirmation, until, self.login.now);
-        self.signed(&claims)
+        self.signed(&claims, session.identity(), key)
     }
 
-    fn signed(&self, claims: &claims::Claims) -> Result<(Box<str>, u64), Refusal> {
+    fn signed(&self, claims: &claims::Claims, of: &Identity, key: Option<Thumbprint>) -> Result<Access, Refusal> {
         let lives = claims.lives().ok_or(Refusal::Token(TokenError::InvalidGrant("parent_ended")))?;
         let token = self.keys.sign(self.settings.algorithm, &claims.0).map_err(|CannotSign| Refusal::Unavailable)?;
-        Ok((token, lives))
+        let token_type = if key.is_some() { "DPoP" } else { "Bearer" };
+        Ok(Access { token, token_type, lives, scope: claims::scope(of) })
     }
 
     /// Tells the audit log of something that concerns an API key's tokens.
@@ -272,9 +306,9 @@ impl Context<'_> {
 }
 
 /// RFC 6749 section 5.1.
-fn answer(access_token: &str, expires_in: u64, scope: Option<&str>, refresh_token: Option<&str>) -> Response<Bytes> {
-    let mut body = json!({ "access_token": access_token, "token_type": "Bearer", "expires_in": expires_in });
-    for (name, value) in [("scope", scope), ("refresh_token", refresh_token)] {
+fn answer(access: &Access, refresh_token: Option<&str>) -> Response<Bytes> {
+    let mut body = json!({ "access_token": access.token, "token_type": access.token_type, "expires_in": access.lives });
+    for (name, value) in [("scope", access.scope.as_deref()), ("refresh_token", refresh_token)] {
         if let Some(value) = value {
             body[name] = value.into();
         }

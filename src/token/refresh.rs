@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::{HeaderMap, header::SET_COOKIE, request::Parts};
 use http_body::Body;
 
-use super::{Answer, Client, Context, Event, Grant, admit, answer, claims, is_browser, request};
+use super::{Answer, Client, Context, Event, Grant, admit, answer, is_browser, request};
 use crate::{
     durable::Unavailable,
     login,
@@ -50,6 +50,12 @@ pub async fn refresh<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
         return Err(invalid("other_key"));
     }
     judge(&family, client, delivery, &session, &context).await?;
+    // A proof is used up by looking at it; nothing else of the token is yet.
+    let key = context.proven_key()?;
+    if family.key().is_some() && family.key() != key {
+        context.tell(What::TokenRefused, Some("other_key"), &client.id, Some(&session), grant_of(&family).label());
+        return Err(invalid("other_key"));
+    }
     let rotated = context.families.rotate(&family, &token, context.login.view.address, context.login.now).await;
     let next = match rotated.map_err(|Unavailable| Refusal::NotWritten)? {
         Rotated::Next(next) => next,
@@ -61,11 +67,10 @@ pub async fn refresh<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Cont
         Rotated::Void => return Err(VOID),
     };
     context.note_activity(client, delivery, &session);
-    let (access_token, expires_in) = context.access_token(client, &family, &session)?;
-    let scope = claims::scope(session.identity());
+    let access = context.access_token(client, &family, &session, key)?;
     let text = next.expose();
     let in_body = (delivery == Delivery::Body).then(|| text.expose().as_str());
-    let mut response = answer(&access_token, expires_in, scope.as_deref(), in_body);
+    let mut response = answer(&access, in_body);
     if delivery == Delivery::Cookie {
         response.headers_mut().append(SET_COOKIE, context.refresh_cookie(&next, &session));
     }

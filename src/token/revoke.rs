@@ -14,7 +14,8 @@ use super::{
 };
 use crate::{
     authn::{
-        jwt::{self, VerifiedToken},
+        self,
+        jwt::VerifiedToken,
         own::{Parent, Parents},
     },
     durable::Unavailable,
@@ -52,9 +53,9 @@ pub async fn revoke<B: Body<Data = Bytes>>(head: &Parts, body: B, context: Conte
 }
 
 async fn access_token(text: &str, client: &Client, context: &Context<'_>) -> Result<(), Refusal> {
-    let ourselves = context.issuers.iter().position(|issuer| issuer.own.is_some());
-    let verified =
-        ourselves.and_then(|index| jwt::verify(text.as_bytes(), context.issuers, &[index], context.login.now).ok());
+    let ourselves = context.judge.issuers.iter().position(|issuer| issuer.own.is_some());
+    let Some(ourselves) = ourselves else { return Ok(()) };
+    let verified = authn::token_to_end(text.as_bytes(), ourselves, &context.judge)?;
     let Some(verified) = verified else { return Ok(()) };
     let parents = Parents {
         families: context.families,

@@ -24,7 +24,7 @@ use super::{
     possession::{Thumbprint, Unproven},
 };
 use crate::{
-    client::ClientView,
+    client::{ClientView, network},
     clock::Timestamp,
     identity::Identity,
     route::path::{CanonicalPath, Quirks},
@@ -95,6 +95,13 @@ pub(super) struct Token<'a> {
     pub(super) identity: &'a Identity,
 }
 
+/// To whom used proofs are counted.
+#[derive(Clone, Copy)]
+struct Caller<'a> {
+    realm: &'a str,
+    subject: &'a str,
+}
+
 impl Settings {
     /// Of what is written.
     pub fn new(nonce: NonceRule, algorithms: &[Algorithm], max_proofs: usize) -> Self {
@@ -149,6 +156,33 @@ impl Offer<'_> {
         now: Timestamp,
         wait: impl FnOnce() -> Option<Duration>,
     ) -> Result<(), Unproven> {
+        let caller = Caller { realm: token.identity.realm(), subject: token.identity.subject() };
+        self.check_for(Some(&token), caller, now, wait).map(|_| ())
+    }
+
+    /// Checks the proof of a request that asks for a token, and uses it up; the answer is the key that it proves
+    /// (RFC 9449 section 5). Who asks is not known yet, so that used proofs are counted to the client's network.
+    pub(super) fn check_key(
+        &self,
+        now: Timestamp,
+        wait: impl FnOnce() -> Option<Duration>,
+    ) -> Result<Thumbprint, Unproven> {
+        let network = network(self.view.address).to_string();
+        self.check_for(None, Caller { realm: "", subject: &network }, now, wait)
+    }
+
+    /// Whether there is a proof at all.
+    pub fn is_made(&self) -> bool {
+        self.head.headers.contains_key(&DPOP)
+    }
+
+    fn check_for(
+        &self,
+        token: Option<&Token<'_>>,
+        caller: Caller<'_>,
+        now: Timestamp,
+        wait: impl FnOnce() -> Option<Duration>,
+    ) -> Result<Thumbprint, Unproven> {
         let field = self.field().map_err(Unproven::Proof)?;
         let proof = Proof::read(field, &self.settings.algorithms).map_err(Unproven::Proof)?;
         let made = proof.check_request(self, token, now).map_err(Unproven::Proof)?;
@@ -158,10 +192,10 @@ impl Offer<'_> {
         }
         proof.check_signature().map_err(Unproven::Proof)?;
         let used = Use {
-            key: token.key,
+            key: proof.key(),
             id: &made.id,
-            realm: token.identity.realm(),
-            subject: token.identity.subject(),
+            realm: caller.realm,
+            subject: caller.subject,
             until: made.issued_at.plus(MAX_AGE),
         };
         self.proofs.replays.remember(&used, now, self.settings.max_proofs).map_err(|refused| match refused {
@@ -169,7 +203,8 @@ impl Offer<'_> {
             Refused::Known => Unproven::Proof(ProofError::Replayed),
             Refused::Share => Unproven::TooMany(SHARE_WAIT),
             Refused::Stale => Unproven::Proof(ProofError::TooOld),
-        })
+        })?;
+        Ok(*proof.key())
     }
 
     /// The one proof (RFC 9449 section 4.3, step 1).

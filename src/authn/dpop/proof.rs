@@ -18,6 +18,7 @@ use super::{
         json::{self, JsonError},
         jwt,
         keys::{Algorithm, BadSignature, SenderKey, UnknownAlgorithm},
+        possession::Thumbprint,
     },
     Offer, Token,
 };
@@ -176,14 +177,19 @@ impl<'a> Proof<'a> {
         Ok(Self { algorithm, key, claims: object(payload)?, signing_input, signature })
     }
 
-    /// Whether it was made for this token and this request, now. Nonce and earlier use are for the caller to check.
+    /// Whose it is, if it is anybody's.
+    pub(super) const fn key(&self) -> &Thumbprint {
+        self.key.thumbprint()
+    }
+
+    /// Whether it was made for this request, now, and for this token, if there is one. Nonce and earlier use are for the caller to check.
     pub(super) fn check_request(
         &self,
         offer: &Offer<'_>,
-        token: Token<'_>,
+        token: Option<&Token<'_>>,
         now: Timestamp,
     ) -> Result<Made, ProofError> {
-        if !constant_time_eq(self.key.thumbprint(), token.key) {
+        if token.is_some_and(|token| !constant_time_eq(self.key.thumbprint(), token.key)) {
             return Err(ProofError::OtherKey);
         }
         let text = |name: &'static str| self.text(name)?.ok_or(ProofError::Claim(name));
@@ -197,9 +203,11 @@ impl<'a> Proof<'a> {
         if !is_target(text("htu")?, offer) {
             return Err(ProofError::Target);
         }
-        let hash = digest::digest(&digest::SHA256, token.text);
-        if text("ath")? != URL_SAFE_NO_PAD.encode(hash.as_ref()) {
-            return Err(ProofError::OtherToken);
+        if let Some(token) = token {
+            let hash = digest::digest(&digest::SHA256, token.text);
+            if text("ath")? != URL_SAFE_NO_PAD.encode(hash.as_ref()) {
+                return Err(ProofError::OtherToken);
+            }
         }
         let issued_at = self.date("iat")?.ok_or(ProofError::Claim("iat"))?;
         if issued_at > now.plus(MAX_AGE) {

@@ -13,6 +13,8 @@ use crate::support::{
 
 /// Tokens for the keys of programs.
 mod api_key;
+/// Tokens that are bound to a key.
+mod bound;
 /// What survives a restart.
 mod durable;
 /// Tokens for a user and a password.
