@@ -40,7 +40,7 @@ use http_body::Body;
 use tokio::{
     runtime::Runtime,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
-    task::{LocalSet, spawn_local},
+    task::{JoinError, LocalSet, spawn_local},
     time::{Interval, MissedTickBehavior},
 };
 
@@ -359,14 +359,22 @@ fn sweeps(limits: &Limits) -> Interval {
 }
 
 /// A thread with a runtime of its own, made here so that failing is an error of `start`.
+///
+/// A `LocalSet` polls what it runs whenever one of its tasks is woken: hence `work` is a task too, which is polled when
+/// it has reason to be, and not with each request.
 fn spawn_thread<F>(name: String, work: impl FnOnce() -> F + Send + 'static) -> io::Result<JoinHandle<bool>>
 where
-    F: Future<Output = bool>,
+    F: Future<Output = bool> + 'static,
 {
     let runtime: Runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name(name).spawn(move || {
         let local = LocalSet::new();
-        runtime.block_on(local.run_until(async move { work().await }))
+        let ended = runtime.block_on(local.run_until(async move { spawn_local(async move { work().await }).await }));
+        match ended.map_err(JoinError::try_into_panic) {
+            Ok(whole) => whole,
+            Err(Ok(panic)) => std::panic::resume_unwind(panic),
+            Err(Err(_)) => false,
+        }
     })
 }
 
