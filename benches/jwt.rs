@@ -29,6 +29,7 @@ use jsonwebtoken::DecodingKey;
 use portcullis::{
     authn::{
         Answer, Judge, authenticate_bearer,
+        credential::{Carrier, Unread},
         jwks::KeySlot,
         jwt::{Audience, ClaimMapping, Issuer, VerifiedToken, verify},
         keys::{Algorithm, Generation, KeySet},
@@ -135,6 +136,7 @@ fn judged(token: &[u8], issuers: &[Issuer], rule: &AccessRule, cache: &TokenCach
     static WRONG: LazyLock<WrongSignatures> = LazyLock::new(WrongSignatures::default);
     let address = IpAddr::from([192, 0, 2, 1]);
     let judge = Judge { issuers, cache, wrong: &WRONG, verify_rate: 20, address, now: NOW, waited: false };
+    let token = Unread::new(token, Carrier::Authorization);
     authenticate_bearer(token, &Presented::default(), rule, &judge)
 }
 

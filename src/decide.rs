@@ -301,10 +301,15 @@ fn identify(
                 waited,
             };
             let issuers = &snapshot.issuers;
-            let endpoint = introspection::is_opaque(token).then(|| introspection::of_route(issuers, rule)).flatten();
-            let answer = match endpoint {
-                Some(endpoint) => authn::authenticate_opaque(token, endpoint, &presented, rule, &judge),
+            let answer = match introspection::of_route(issuers, rule) {
                 None => authn::authenticate_bearer(token, &presented, rule, &judge),
+                Some(endpoint) => match token.read() {
+                    Ok(opaque) if introspection::is_opaque(opaque) => {
+                        authn::authenticate_opaque(opaque, endpoint, &presented, rule, &judge)
+                    }
+                    Ok(_) => authn::authenticate_bearer(token, &presented, rule, &judge),
+                    Err(ambiguous) => Answer::Invalid(ambiguous.into()),
+                },
             };
             match answer {
                 Answer::Valid(verified) if verified.is_revoked(&shared.revocations) => {

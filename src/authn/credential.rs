@@ -25,10 +25,10 @@ pub enum Credential<'a> {
     /// Nothing that the route looks at. An `Authorization` of a scheme that is no authenticator of ours (`Basic`,
     /// `Negotiate`, …) is nothing to us; on a route with `jwt` it does not go upstream either.
     None,
-    /// A token, by syntax a token68, unchecked beyond that; a bearer's, but for [`Carrier::Dpop`].
+    /// What stands where a token belongs; a bearer's, but for [`Carrier::Dpop`].
     Bearer {
-        /// Its bytes.
-        token: &'a [u8],
+        /// Its bytes, which nobody has looked at yet.
+        token: Unread<'a>,
         /// Where it was found.
         carrier: Carrier,
     },
@@ -37,6 +37,15 @@ pub enum Credential<'a> {
     /// The value of the session cookie, byte for byte, quotes included; whether it has the form of one of our tokens
     /// is for `session` to say.
     Session(&'a [u8]),
+}
+
+/// What stands where a token belongs. Whether it is one, by syntax a token68, is looked at once: bytes that equal a
+/// token's that was verified before are one, and need no second look.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Unread<'a> {
+    text: &'a [u8],
+    /// What it is if it is no token68.
+    otherwise: Ambiguous,
 }
 
 /// Where a request carries its bearer token.
@@ -50,6 +59,30 @@ pub enum Carrier {
     Dpop,
     /// The header of [`TokenPlaces`].
     Header,
+}
+
+impl<'a> Unread<'a> {
+    /// What was found at a carrier.
+    pub const fn new(text: &'a [u8], carrier: Carrier) -> Self {
+        let otherwise = match carrier {
+            Carrier::Authorization | Carrier::Dpop => Ambiguous::UnreadableAuthorization,
+            Carrier::Cookie | Carrier::Header => Ambiguous::UnreadableToken,
+        };
+        Self { text, otherwise }
+    }
+
+    /// The token: quotes, blanks and lists are none.
+    ///
+    /// # Errors
+    /// [`Ambiguous::UnreadableAuthorization`] or [`Ambiguous::UnreadableToken`], by where it was found.
+    pub fn read(self) -> Result<&'a [u8], Ambiguous> {
+        if is_token68(self.text) { Ok(self.text) } else { Err(self.otherwise) }
+    }
+
+    /// The bytes, whatever they are: to be compared with a token's, or hashed.
+    pub(super) const fn text(self) -> &'a [u8] {
+        self.text
+    }
 }
 
 impl Carrier {
@@ -139,7 +172,7 @@ pub fn find<'a>(
     let session = if rule.session && secure { cookie(headers, session_cookie)? } else { None };
     Ok(match (explicit, in_cookie, session) {
         (Some(explicit), _, _) => explicit,
-        (None, Some(value), _) => Credential::Bearer { token: readable(value)?, carrier: Carrier::Cookie },
+        (None, Some(value), _) => token_credential((value, Carrier::Cookie)),
         (None, None, Some(value)) => Credential::Session(value),
         (None, None, None) => Credential::None,
     })
@@ -147,10 +180,10 @@ pub fn find<'a>(
 
 /// What goes upstream as `Authorization` of a token that was verified, where a route forwards it: the field itself, or
 /// the token of another header or a cookie as RFC 6750 section 2.1 writes it, so that backends have one place to look.
-pub fn as_authorization(headers: &HeaderMap, token: &[u8], carrier: Carrier) -> Option<HeaderValue> {
+pub fn as_authorization(headers: &HeaderMap, token: Unread<'_>, carrier: Carrier) -> Option<HeaderValue> {
     let mut value = match carrier {
         Carrier::Authorization | Carrier::Dpop => headers.get(AUTHORIZATION)?.clone(),
-        Carrier::Cookie | Carrier::Header => HeaderValue::from_bytes(&[b"Bearer ", token].concat()).ok()?,
+        Carrier::Cookie | Carrier::Header => HeaderValue::from_bytes(&[b"Bearer ", token.text()].concat()).ok()?,
     };
     value.set_sensitive(true);
     Some(value)
@@ -174,7 +207,7 @@ fn explicit<'a>(
     };
     match (of_authorization, of_header) {
         (Some(_), Some(_)) => Err(Ambiguous::TwoKinds),
-        (None, Some(value)) => Ok(Some(Credential::Bearer { token: readable(value)?, carrier: Carrier::Header })),
+        (None, Some(value)) => Ok(Some(token_credential((value, Carrier::Header)))),
         (found, None) => Ok(found),
     }
 }
@@ -189,11 +222,17 @@ fn with_api_keys<'a>(
     let in_header = only(headers, header, Ambiguous::TwoApiKeys)?.map(Credential::ApiKey);
     let in_bearer = match of_authorization(headers)? {
         Some((token, Carrier::Authorization)) if token.starts_with(api_key::PREFIX.as_bytes()) => {
-            Some(Credential::ApiKey(token))
+            Some(Credential::ApiKey(Unread::new(token, Carrier::Authorization).read()?))
         }
         Some(token) if !rule.issuers.is_empty() => Some(token_credential(token)),
-        Some((_, Carrier::Dpop)) => return Err(Ambiguous::Dpop),
-        Some(_) | None => None,
+        Some((token, carrier)) => {
+            Unread::new(token, carrier).read()?;
+            if carrier == Carrier::Dpop {
+                return Err(Ambiguous::Dpop);
+            }
+            None
+        }
+        None => None,
     };
     match (in_header, in_bearer) {
         (Some(_), Some(_)) => Err(Ambiguous::TwoKinds),
@@ -201,8 +240,8 @@ fn with_api_keys<'a>(
     }
 }
 
-const fn token_credential<'a>((token, carrier): (&'a [u8], Carrier)) -> Credential<'a> {
-    Credential::Bearer { token, carrier }
+const fn token_credential<'a>((text, carrier): (&'a [u8], Carrier)) -> Credential<'a> {
+    Credential::Bearer { token: Unread::new(text, carrier), carrier }
 }
 
 /// The value of a header that may be there once.
@@ -210,11 +249,6 @@ fn only<'a>(headers: &'a HeaderMap, name: &HeaderName, doubled: Ambiguous) -> Re
     let mut fields = headers.get_all(name).iter();
     let first = fields.next().map(HeaderValue::as_bytes);
     if fields.next().is_some() { Err(doubled) } else { Ok(first) }
-}
-
-/// What stands for itself in a cookie or a header: quotes, blanks and lists are no token.
-fn readable(value: &[u8]) -> Result<&[u8], Ambiguous> {
-    if is_token68(value) { Ok(value) } else { Err(Ambiguous::UnreadableToken) }
 }
 
 /// The value of the session cookie, or of another that opens sessions, byte for byte.
@@ -233,7 +267,7 @@ fn only_cookie<'a>(headers: &'a HeaderMap, name: &str, doubled: Ambiguous) -> Re
     }
 }
 
-/// The token of `Authorization: Bearer` or `DPoP`.
+/// What follows `Authorization: Bearer` or `DPoP` and one space.
 fn of_authorization(headers: &HeaderMap) -> Result<Option<(&[u8], Carrier)>, Ambiguous> {
     let Some(field) = only(headers, &AUTHORIZATION, Ambiguous::TwoAuthorizations)? else {
         return Ok(None);
@@ -250,8 +284,8 @@ fn of_authorization(headers: &HeaderMap) -> Result<Option<(&[u8], Carrier)>, Amb
     } else {
         return Ok(None);
     };
-    let token = rest.strip_prefix(b" ").filter(|token| is_token68(token));
-    token.map(|token| Some((token, carrier))).ok_or(Ambiguous::UnreadableAuthorization)
+    let token = rest.strip_prefix(b" ").ok_or(Ambiguous::UnreadableAuthorization)?;
+    Ok(Some((token, carrier)))
 }
 
 /// RFC 9110 section 5.6.2.
@@ -306,11 +340,26 @@ mod tests {
     }
 
     const fn bearer_credential(token: &[u8]) -> Credential<'_> {
-        Credential::Bearer { token, carrier: Carrier::Authorization }
+        token_credential((token, Carrier::Authorization))
     }
 
     const fn dpop_credential(token: &[u8]) -> Credential<'_> {
-        Credential::Bearer { token, carrier: Carrier::Dpop }
+        token_credential((token, Carrier::Dpop))
+    }
+
+    /// As [`super::find`], and whoever finds a token reads it.
+    fn find<'a>(
+        headers: &'a HeaderMap,
+        rule: &AccessRule,
+        session_cookie: &str,
+        tokens: &TokenPlaces,
+        secure: bool,
+    ) -> Result<Credential<'a>, Ambiguous> {
+        let found = super::find(headers, rule, session_cookie, tokens, secure)?;
+        if let Credential::Bearer { token, .. } = found {
+            token.read()?;
+        }
+        Ok(found)
     }
 
     fn nowhere() -> TokenPlaces {
@@ -479,8 +528,8 @@ mod tests {
         let cookie = (COOKIE, "token=g.h.i");
         let session = (COOKIE, "__Host-portcullis=abc");
         let key = (KEY_HEADER, "ptc_1");
-        let in_header = Ok(Credential::Bearer { token: b"d.e.f", carrier: Carrier::Header });
-        let in_cookie = Ok(Credential::Bearer { token: b"g.h.i", carrier: Carrier::Cookie });
+        let in_header = Ok(token_credential((b"d.e.f", Carrier::Header)));
+        let in_cookie = Ok(token_credential((b"g.h.i", Carrier::Cookie)));
         let rule = AccessRule { api_key: Some(KEY_HEADER), ..rule(true, true) };
         type Row<'a> = (&'a [&'a (HeaderName, &'a str)], Result<Credential<'a>, Ambiguous>);
         let rows: &[Row<'_>] = &[
@@ -535,10 +584,11 @@ mod tests {
         let fields = headers(&[(AUTHORIZATION, "bearer a.b.c")]);
         let basic = headers(&[(AUTHORIZATION, "Basic YTpi"), (COOKIE, "token=a.b.c")]);
 
-        let as_sent = as_authorization(&fields, b"a.b.c", Carrier::Authorization).unwrap();
+        let token = |carrier| Unread::new(b"a.b.c", carrier);
+        let as_sent = as_authorization(&fields, token(Carrier::Authorization), Carrier::Authorization).unwrap();
         assert_eq!(as_sent, "bearer a.b.c");
         for carrier in [Carrier::Cookie, Carrier::Header] {
-            let made = as_authorization(&basic, b"a.b.c", carrier).unwrap();
+            let made = as_authorization(&basic, token(carrier), carrier).unwrap();
             assert_eq!(made, "Bearer a.b.c");
             assert!(made.is_sensitive());
         }
@@ -549,6 +599,7 @@ mod tests {
         fn a_bearer_that_is_found_is_a_token68(value in "[Bb]earer[ \t]{0,2}[a-z.=, \"]{0,12}") {
             let headers = headers(&[(AUTHORIZATION, &value)]);
             if let Ok(Credential::Bearer { token, .. }) = find(&headers, &rule(true, true), COOKIE_NAME, &nowhere(), true) {
+                let token = token.read().unwrap();
                 prop_assert!(is_token68(token));
                 prop_assert_eq!(value.as_bytes().strip_suffix(token).map(<[u8]>::len), Some("Bearer ".len()));
             }

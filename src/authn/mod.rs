@@ -8,6 +8,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use self::{
     awaited::Awaited,
+    credential::{Ambiguous, Carrier, Unread},
     dpop::ProofError,
     jwt::{Issuer, JwtError, VerifiedToken},
     keys::Generation,
@@ -98,13 +99,14 @@ pub struct Judge<'a> {
 ///
 /// Never [`Answer::Absent`]: there is a token. Revocation and requirements are for the caller to check.
 pub fn authenticate_bearer(
-    token: &[u8],
+    token: Unread<'_>,
     presented: &Presented<'_>,
     rule: &AccessRule,
     judge: &Judge<'_>,
 ) -> Answer<Arc<VerifiedToken>> {
     match verified_token(token, rule, judge) {
-        Ok(verified) => bound_and_proven(verified, token, presented, rule, judge),
+        Ok(verified) => bound_and_proven(verified, token.text(), presented, rule, judge),
+        Err(Unverified::Unreadable(ambiguous)) => Answer::Invalid(ambiguous.into()),
         Err(Unverified::Void(error)) => Answer::Invalid(presented.refuse(error, false)),
         Err(Unverified::Busy(busy)) => Answer::Busy(busy),
         Err(Unverified::KeysPending(awaited)) => Answer::Unavailable(awaited),
@@ -157,10 +159,10 @@ pub fn proven_key(offer: &dpop::Offer<'_>, judge: &Judge<'_>) -> Answer<Thumbpri
 /// [`Busy`]: too many of this client's were wrong.
 pub fn token_to_end(token: &[u8], issuer: usize, judge: &Judge<'_>) -> Result<Option<Arc<VerifiedToken>>, Busy> {
     let rule = AccessRule { issuers: [issuer].into(), ..AccessRule::default() };
-    match verified_token(token, &rule, judge) {
+    match verified_token(Unread::new(token, Carrier::Header), &rule, judge) {
         Ok(verified) => Ok(Some(verified)),
         Err(Unverified::Busy(busy)) => Err(busy),
-        Err(Unverified::KeysPending(_) | Unverified::Void(_)) => Ok(None),
+        Err(Unverified::KeysPending(_) | Unverified::Unreadable(_) | Unverified::Void(_)) => Ok(None),
     }
 }
 
@@ -190,6 +192,8 @@ fn bound_and_proven(
 
 /// Why there is no verified token.
 enum Unverified {
+    /// It is no token.
+    Unreadable(Ambiguous),
     /// It is void.
     Void(JwtError),
     /// It was not looked at.
@@ -199,22 +203,24 @@ enum Unverified {
 }
 
 /// The token, from the cache or verified now. Whose it is, is still to be proven where it is bound.
-fn verified_token(token: &[u8], rule: &AccessRule, judge: &Judge<'_>) -> Result<Arc<VerifiedToken>, Unverified> {
+fn verified_token(token: Unread<'_>, rule: &AccessRule, judge: &Judge<'_>) -> Result<Arc<VerifiedToken>, Unverified> {
     let Judge { issuers, cache, wrong, verify_rate, address, now, waited } = *judge;
-    if token.len() > jwt::MAX_TOKEN_BYTES {
-        return Err(Unverified::Void(JwtError::TooLong));
+    if token.text().len() > jwt::MAX_TOKEN_BYTES {
+        return Err(token.read().map_or_else(Unverified::Unreadable, |_| Unverified::Void(JwtError::TooLong)));
     }
     let accepted = || rule.issuers.iter().filter_map(|&index| issuers.get(index));
     let verified_under = |generation: Generation| accepted().any(|issuer| issuer.generation == generation);
     let wrong_under =
         |generation: Generation| accepted().any(|issuer| issuer.keys.current().generation() == generation);
-    let key = cache.key(token);
+    // What is known here was read before: no second look at the bytes that equal it.
+    let key = cache.key(token.text());
     match cache.find(&key, verified_under, wrong_under, now) {
         Found::Verified(token) => return Ok(token),
         Found::OutOfTime(error) => return Err(Unverified::Void(error)),
         Found::WrongSignature(generation) => return Err(Unverified::Void(JwtError::WrongSignature(generation))),
         Found::Nothing => {}
     }
+    let token = token.read().map_err(Unverified::Unreadable)?;
     let account = wrong.of_address(address);
     if let Some(retry_after) = wrong.wait(account, verify_rate, now) {
         return Err(Unverified::Busy(Busy::TooMany { retry_after }));
@@ -248,6 +254,7 @@ mod tests {
     use serde_json::json;
 
     use super::{
+        credential::Carrier,
         keys::{Algorithm, KeySet},
         signer::*,
         token_cache::CacheLimits,
@@ -268,7 +275,11 @@ mod tests {
         now: Timestamp,
         waited: bool,
     ) -> Answer<Arc<VerifiedToken>> {
-        authenticate_bearer(token, &Presented::default(), rule, &judge(issuers, cache, now, waited))
+        authenticate_bearer(sent(token), &Presented::default(), rule, &judge(issuers, cache, now, waited))
+    }
+
+    const fn sent(token: &[u8]) -> Unread<'_> {
+        Unread::new(token, Carrier::Authorization)
     }
 
     fn judge<'a>(issuers: &'a [Issuer], cache: &'a TokenCache, now: Timestamp, waited: bool) -> Judge<'a> {
@@ -320,7 +331,7 @@ mod tests {
         let with = |certificate| {
             let presented = Presented { certificate, dpop: None };
             label(authenticate_bearer(
-                token.as_bytes(),
+                sent(token.as_bytes()),
                 &presented,
                 &rule(&[0]),
                 &judge(&issuers, &cache, now(), false),
