@@ -10,14 +10,16 @@ use http::{
     header::{CONNECTION, CONTENT_LENGTH, EXPECT, HOST, TE, TRAILER, TRANSFER_ENCODING, UPGRADE},
 };
 
+use super::HeadBuffer;
+
 /// Fields in the order in which they were put.
-#[derive(Clone, Default, Eq, PartialEq)]
-pub struct Lines(Vec<u8>);
+#[derive(Clone, Eq, PartialEq)]
+pub struct Lines(HeadBuffer);
 
 impl Lines {
     /// Room for most requests without growing.
     pub(super) fn new() -> Self {
-        Self(Vec::with_capacity(USUAL_BYTES))
+        Self(HeadBuffer::take())
     }
 
     /// As they are sent: each field with its line end.
@@ -26,7 +28,7 @@ impl Lines {
     }
 
     /// Whether there is none.
-    pub const fn is_empty(&self) -> bool {
+    pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
@@ -45,7 +47,7 @@ impl Lines {
     }
 
     /// How many bytes they are.
-    pub(super) const fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.0.len()
     }
 
@@ -114,9 +116,6 @@ impl std::fmt::Debug for Lines {
         f.debug_list().entries(self.to_map().keys()).finish()
     }
 }
-
-/// A browser's fields and ours.
-const USUAL_BYTES: usize = 1536;
 
 #[cfg(test)]
 mod tests {

@@ -14,8 +14,8 @@ use http::{
 };
 use ipnet::IpNet;
 
-pub use self::lines::Lines;
 use self::names::Kind;
+pub use self::{buffer::HeadBuffer, lines::Lines};
 use crate::{
     api_key,
     authz::{Grounds, Permit},
@@ -28,6 +28,7 @@ use crate::{
 };
 
 pub mod assertion;
+mod buffer;
 mod certificate;
 mod cookie;
 pub mod edit;

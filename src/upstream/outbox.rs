@@ -16,11 +16,12 @@ use http::{HeaderValue, Method};
 use smallvec::SmallVec;
 
 use super::{Outgoing, UpstreamError, body::RequestBody, link::Link};
+use crate::headers::HeadBuffer;
 
 /// A request, or what is left of one to be sent.
 pub(super) struct Outbox {
     /// The head, and behind or instead of it the size lines of chunks.
-    head: Vec<u8>,
+    head: HeadBuffer,
     /// How much of `head` is the head proper.
     head_bytes: usize,
     /// How much of `head` is written.
@@ -147,7 +148,7 @@ impl Outbox {
         Poll::Ready(Ok(Sent::Whole))
     }
 
-    const fn is_written(&self) -> bool {
+    fn is_written(&self) -> bool {
         self.written == self.head.len() && self.data.is_empty() && self.tail.is_empty()
     }
 
@@ -213,9 +214,10 @@ impl Outbox {
 }
 
 /// The head, written afresh: what frames the body is said here alone.
-fn compose(request: &Outgoing, host: &HeaderValue, framing: Framing) -> Vec<u8> {
+fn compose(request: &Outgoing, host: &HeaderValue, framing: Framing) -> HeadBuffer {
     let (target, lines) = (request.target.as_str(), request.lines.as_bytes());
-    let mut head = Vec::with_capacity(FRAME_BYTES + target.len() + host.len() + lines.len());
+    let mut head = HeadBuffer::take();
+    head.reserve(FRAME_BYTES + target.len() + host.len() + lines.len());
     for part in [request.method.as_str(), " ", target, " HTTP/1.1\r\nhost: "] {
         head.extend_from_slice(part.as_bytes());
     }
