@@ -28,6 +28,7 @@ const LAYERS: &[&[&str]] = &[
 
 /// Layer 0: each may import those to its left.
 const FOUNDATION: &[&str] = &[
+    "swar",
     "secret",
     "clock",
     "durable",

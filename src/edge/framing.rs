@@ -7,7 +7,10 @@
 
 use http::Uri;
 
-use crate::inbound::Malformed;
+use crate::{
+    inbound::Malformed,
+    swar::{self, HIGHS, ONES, WORD},
+};
 
 /// Bounds of a request head.
 #[derive(Clone, Copy, Debug)]
@@ -436,31 +439,42 @@ impl Chunks {
 
 /// Where the first control byte or DEL stands: a line end, a tab, or what must not be there.
 fn find_control(bytes: &[u8]) -> Option<usize> {
-    // Tokens and cookies are long and hold none: the compiler makes a few wide instructions of each block.
-    let (blocks, _) = bytes.as_chunks::<BLOCK>();
+    // Most lines end within these; a token or a cookie does not.
+    let near = bytes.get(..NEAR).unwrap_or(bytes);
+    let found = find_control_by_words(near);
+    if found.is_some() || near.len() == bytes.len() {
+        return found;
+    }
+    let rest = bytes.get(NEAR..).unwrap_or_default();
+    // The compiler makes a few wide instructions of each block.
+    let (blocks, _) = rest.as_chunks::<BLOCK>();
     let is_clean =
         |block: &[u8; BLOCK]| block.iter().fold(0, |any, byte| any | u8::from(*byte < 0x20 || *byte == 0x7f)) == 0;
     let clean = blocks.iter().take_while(|block| is_clean(block)).count() * BLOCK;
-    let rest = bytes.get(clean..).unwrap_or_default();
-    let (words, tail) = rest.as_chunks::<8>();
+    find_control_by_words(rest.get(clean..).unwrap_or_default()).map(|found| NEAR + clean + found)
+}
+
+fn find_control_by_words(bytes: &[u8]) -> Option<usize> {
+    let (words, tail) = bytes.as_chunks::<WORD>();
     for (index, word) in words.iter().enumerate() {
         let found = controls(u64::from_le_bytes(*word));
         if found != 0 {
-            return Some(clean + index * 8 + (found.trailing_zeros() / 8) as usize);
+            return Some(index * WORD + swar::first(found));
         }
     }
     let in_tail = tail.iter().position(|byte| *byte < 0x20 || *byte == 0x7f)?;
-    Some(clean + words.len() * 8 + in_tail)
+    Some(words.len() * WORD + in_tail)
 }
 
-/// What is looked at in one go.
+/// What is looked at word by word.
+const NEAR: usize = 48;
+/// What is looked at in one go behind that.
 const BLOCK: usize = 32;
 
-/// The high bit of every byte that is below 0x20 or 0x7f. No sum leaves its byte, so all eight are exact.
+/// Every byte that is below 0x20 or 0x7f. No sum leaves its byte, so all eight are exact.
 const fn controls(word: u64) -> u64 {
-    const ONES: u64 = 0x0101_0101_0101_0101;
     let low = word & (ONES * 0x7f);
-    ((low + ONES) | !(low + ONES * 0x60)) & !word & (ONES * 0x80)
+    ((low + ONES) | !(low + ONES * 0x60)) & !word & HIGHS
 }
 
 /// Digits only, at most 19 of them, below what hyper keeps for its own ends.

@@ -13,7 +13,7 @@ use crate::session::cookie::{pairs, semicolon};
 
 /// Adds `Cookie` without our own; several fields become one (RFC 9113 section 8.2.3), none is left if all were ours.
 pub(super) fn put_others<'v>(values: impl IntoIterator<Item = &'v HeaderValue>, own: &[Box<str>], lines: &mut Lines) {
-    let is_ours = |pair: &[u8]| own.iter().any(|name| has_name(pair, name.as_bytes()));
+    let is_ours = |pair: &[u8]| has_one_of(pair, own);
     lines.put_with(&COOKIE, |line| {
         let begin = line.len();
         for value in values {
@@ -79,11 +79,13 @@ fn keep_others(value: &[u8], is_ours: &impl Fn(&[u8]) -> bool, line: &mut Vec<u8
     }
 }
 
-/// Whether `name`, blanks around it aside, is all that stands before the pair's `=`.
-fn has_name(pair: &[u8], name: &[u8]) -> bool {
+/// Whether one of the names, blanks around it aside, is all that stands before the pair's `=`.
+fn has_one_of(pair: &[u8], names: &[Box<str>]) -> bool {
     let pair = pair.trim_ascii_start();
-    let rest = if pair.first() == name.first() { pair.strip_prefix(name) } else { None };
-    rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), None | Some(b'=')))
+    names.iter().map(|name| name.as_bytes()).any(|name| {
+        let rest = if pair.first() == name.first() { pair.strip_prefix(name) } else { None };
+        rest.is_some_and(|rest| matches!(rest.trim_ascii_start().first(), None | Some(b'=')))
+    })
 }
 
 fn name_of(pair: &[u8]) -> &[u8] {
@@ -168,7 +170,7 @@ mod tests {
             let mut line = String::new();
             for value in &values {
                 let mut is_first = true;
-                let is_ours = |pair: &&str| own().iter().any(|name| has_name(pair.as_bytes(), name.as_bytes()));
+                let is_ours = |pair: &&str| has_one_of(pair.as_bytes(), &own());
                 for pair in value.split(';').filter(|pair| !is_ours(pair)) {
                     match (line.is_empty(), is_first) {
                         (true, _) => line.push_str(pair.trim_start()),

@@ -12,6 +12,8 @@ use bytes::Bytes;
 use http::{Uri, uri::PathAndQuery};
 use percent_encoding::percent_decode_str;
 
+use crate::swar::{self, HIGHS, ONES, WORD};
+
 /// A path that every reader reads alike, with the untouched query behind it.
 #[derive(Clone, Debug)]
 pub struct CanonicalPath {
@@ -414,14 +416,7 @@ fn is_canonical(path: &[u8]) -> bool {
     let Some((b'/', rest)) = path.split_first() else {
         return false;
     };
-    // Nearly all paths are letters between single slashes, which one look without a branch for each byte tells.
-    let (mut before, mut unusual) = (SLASH, 0);
-    for &byte in rest {
-        let kind = USUAL[usize::from(byte)];
-        unusual |= (kind & before) | (kind & UNUSUAL);
-        before = kind;
-    }
-    if unusual == 0 {
+    if is_plain(rest) {
         return true;
     }
     let mut length = 0usize;
@@ -445,6 +440,26 @@ fn is_canonical(path: &[u8]) -> bool {
         }
     }
     length == 0 || length > 2 || !only_dots
+}
+
+/// Whether a path, its first slash apart, holds nothing but letters, digits, `-`, `_`, `.` and slashes, and no slash and
+/// no dot right behind a slash: nearly all paths.
+fn is_plain(rest: &[u8]) -> bool {
+    // The byte before the next word, where its mark goes that says whether that is a slash.
+    let (mut before, mut odd) = (0x80, 0);
+    let mut look = |word: u64| {
+        let letters = swar::within(word | (ONES * 0x20), b'a', b'z');
+        let others = swar::within(word, b'-', b'9') | swar::within(word, b'_', b'_');
+        let slashes = swar::within(word, b'/', b'/');
+        let after_slash = (slashes << 8) | before;
+        // Marks are only right where no byte is above 0x7f; one that is makes the path odd.
+        odd |= word | !(letters | others) | (swar::within(word, b'.', b'/') & after_slash);
+        before = slashes >> 56;
+    };
+    let (words, tail) = rest.as_chunks::<WORD>();
+    words.iter().for_each(|word| look(u64::from_le_bytes(*word)));
+    look(swar::last(rest, tail.len(), b'a'));
+    odd & HIGHS == 0
 }
 
 /// The canonical bytes of a path, and what of it only quirks allow.
@@ -585,26 +600,6 @@ enum Class {
 const fn class(byte: u8) -> Class {
     CLASSES[byte as usize]
 }
-
-/// For the first look at a path: a slash, what says nothing, and everything that asks for a closer look.
-const USUAL: [u8; 256] = {
-    let mut table = [UNUSUAL; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = match class(byte) {
-            Class::Plain if byte == b'.' => UNUSUAL,
-            Class::Plain => 0,
-            Class::Slash => SLASH,
-            Class::Backslash | Class::Bad | Class::Delimiter | Class::Encode | Class::Percent | Class::Semicolon => {
-                UNUSUAL
-            }
-        };
-        byte += 1;
-    }
-    table
-};
-const SLASH: u8 = 1;
-const UNUSUAL: u8 = 2;
 
 const CLASSES: [Class; 256] = {
     let mut table = [Class::Bad; 256];

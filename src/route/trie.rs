@@ -14,6 +14,7 @@ use super::{
     Route,
     path::{PathPattern, Quirks, Segment, decode},
 };
+use crate::swar::{self, WORD};
 
 /// Where in a path the parameters lie, in the order of the pattern. Four fit without allocation.
 pub(super) type Ranges = SmallVec<[Range<u16>; 4]>;
@@ -21,14 +22,23 @@ pub(super) type Ranges = SmallVec<[Range<u16>; 4]>;
 /// A place in the tree: what may follow the segments so far.
 #[derive(Debug, Default)]
 pub(super) struct Node {
-    literals: Vec<(Box<str>, Self)>,
+    literals: Vec<Literal>,
     /// Where in `literals` each text stands; filled only where looking through them would take longer.
-    index: HashMap<Box<str>, usize, RandomState>,
+    index: HashMap<Box<[u8]>, usize, RandomState>,
     parameter: Option<Box<Self>>,
     /// Patterns that end here.
     exact: Option<Box<Terminal>>,
     /// Patterns that go on with `{*rest}`; an empty rest is one too (R9).
     rest: Option<Box<Terminal>>,
+}
+
+/// A text that may follow, and what may follow that.
+#[derive(Debug)]
+struct Literal {
+    /// How the text begins: tells nearly all texts apart in one comparison.
+    beginning: u64,
+    text: Box<str>,
+    node: Node,
 }
 
 /// What a search does not see. A tree that is searched without case must have been filled without it.
@@ -100,30 +110,40 @@ impl Node {
     }
 
     fn child_mut(&mut self, text: Box<str>) -> &mut Self {
-        let at = self.literals.iter().position(|(known, _)| *known == text).unwrap_or_else(|| {
-            self.literals.push((text, Self::default()));
+        let at = self.literals.iter().position(|known| known.text == text).unwrap_or_else(|| {
+            self.literals.push(Literal { beginning: beginning(text.as_bytes()), text, node: Self::default() });
             if self.literals.len() > FEW {
-                self.index = self.literals.iter().enumerate().map(|(at, (text, _))| (text.clone(), at)).collect();
+                self.index =
+                    self.literals.iter().enumerate().map(|(at, known)| (known.text.as_bytes().into(), at)).collect();
             }
             self.literals.len() - 1
         });
         // The position was found or made just now.
-        &mut self.literals[at].1
+        &mut self.literals[at].node
     }
 
     fn child(&self, text: &str) -> Option<&Self> {
+        self.child_beginning(text.as_bytes(), beginning(text.as_bytes()))
+    }
+
+    fn child_beginning(&self, text: &[u8], beginning: u64) -> Option<&Self> {
         if self.literals.len() <= FEW {
-            return self.literals.iter().find(|(known, _)| **known == *text).map(|(_, child)| child);
+            let is_it = |known: &&Literal| {
+                known.beginning == beginning
+                    && known.text.len() == text.len()
+                    && (text.len() <= WORD || *known.text.as_bytes() == *text)
+            };
+            return self.literals.iter().find(is_it).map(|known| &known.node);
         }
-        self.literals.get(*self.index.get(text)?).map(|(_, child)| child)
+        self.literals.get(*self.index.get(text)?).map(|known| &known.node)
     }
 
     /// The child for a segment of a path, as it stands there.
-    fn child_of(&self, segment: &str, encoded: bool, blind: Blind) -> Option<&Self> {
-        if !encoded && !blind.case {
-            return self.child(segment);
+    fn child_of(&self, segment: &[u8], read: &SegmentRead, blind: Blind) -> Option<&Self> {
+        if !read.encoded && !blind.case {
+            return self.child_beginning(segment, read.beginning);
         }
-        let text = decode(segment);
+        let text = decode(std::str::from_utf8(segment).ok()?);
         if blind.case { self.child(&folded(&text)) } else { self.child(&text) }
     }
 
@@ -134,45 +154,54 @@ impl Node {
     }
 
     /// `at` is the slash before the next segment, or the end of the path. Each level is one segment of some pattern,
-    /// so the depth is bounded by the longest pattern, not by the path.
+    /// so the depth is bounded by the longest pattern, not by the path; where there is nothing to come back to it goes
+    /// on without one. What lies in `found.ranges` after a failure is the caller's to take back.
     fn descend<'t>(&'t self, path: &str, at: usize, blind: Blind, found: &mut Match<'t>) -> bool {
-        if at >= path.len() {
-            let with_slash = blind.slash.then(|| self.child("")?.exact.as_deref()).flatten();
-            if let Some(terminal) = self.exact.as_deref().or(with_slash) {
-                found.terminal = Some(terminal);
-                found.rival = with_slash;
-                return true;
+        let (mut node, mut at) = (self, at);
+        loop {
+            if at >= path.len() {
+                let with_slash = blind.slash.then(|| node.child("")?.exact.as_deref()).flatten();
+                if let Some(terminal) = node.exact.as_deref().or(with_slash) {
+                    found.terminal = Some(terminal);
+                    found.rival = with_slash;
+                    return true;
+                }
+                return node.take_rest(path.len(), path.len(), found);
             }
-            return self.take_rest(path.len(), path.len(), found);
-        }
-        let start = at + 1;
-        // Segments are short: a plain loop ends before a vectorised search has begun.
-        let mut end = start;
-        let mut encoded = false;
-        for byte in path.as_bytes().get(start..).unwrap_or_default() {
-            if *byte == b'/' {
-                break;
+            let start = at + 1;
+            let read = SegmentRead::of(path.as_bytes(), start);
+            let end = start + read.length;
+            let literal = if node.literals.is_empty() {
+                None
+            } else {
+                node.child_of(path.as_bytes().get(start..end).unwrap_or_default(), &read, blind)
+            };
+            let parameter = node.parameter.as_deref().filter(|_| end > start);
+            match (literal, parameter) {
+                (None, None) => return node.take_rest(start, path.len(), found),
+                (Some(child), None) if node.rest.is_none() => node = child,
+                (None, Some(child)) if node.rest.is_none() => {
+                    found.ranges.push(range(start, end));
+                    node = child;
+                }
+                (literal, parameter) => {
+                    let depth = found.ranges.len();
+                    if literal.is_some_and(|child| child.descend(path, end, blind, found)) {
+                        return true;
+                    }
+                    found.ranges.truncate(depth);
+                    if let Some(child) = parameter {
+                        found.ranges.push(range(start, end));
+                        if child.descend(path, end, blind, found) {
+                            return true;
+                        }
+                        found.ranges.truncate(depth);
+                    }
+                    return node.take_rest(start, path.len(), found);
+                }
             }
-            encoded |= *byte == b'%';
-            end += 1;
+            at = end;
         }
-        if !self.literals.is_empty()
-            && let Some(child) = self.child_of(path.get(start..end).unwrap_or_default(), encoded, blind)
-            && child.descend(path, end, blind, found)
-        {
-            return true;
-        }
-        if let Some(child) = self.parameter.as_deref()
-            && end > start
-        {
-            let depth = found.ranges.len();
-            found.ranges.push(range(start, end));
-            if child.descend(path, end, blind, found) {
-                return true;
-            }
-            found.ranges.truncate(depth);
-        }
-        self.take_rest(start, path.len(), found)
     }
 
     fn take_rest<'t>(&'t self, start: usize, end: usize, found: &mut Match<'t>) -> bool {
@@ -182,6 +211,50 @@ impl Node {
         }
         self.rest.is_some()
     }
+}
+
+/// A segment of a path, looked at eight bytes at a time.
+struct SegmentRead {
+    length: usize,
+    /// Whether a `%` is in it.
+    encoded: bool,
+    /// As [`beginning`] has it.
+    beginning: u64,
+}
+
+impl SegmentRead {
+    /// The one that begins at `start`.
+    fn of(path: &[u8], start: usize) -> Self {
+        let mut read = Self { length: 0, encoded: false, beginning: 0 };
+        let mut rest = path.get(start..).unwrap_or_default();
+        while let Some((word, behind)) = rest.split_first_chunk::<WORD>() {
+            if read.takes_to_the_end(u64::from_le_bytes(*word), WORD) {
+                return read;
+            }
+            rest = behind;
+        }
+        read.takes_to_the_end(swar::last(path, rest.len(), 0), rest.len());
+        read
+    }
+
+    /// Takes what of these bytes belongs to it; whether it ends within them.
+    const fn takes_to_the_end(&mut self, word: u64, bytes: usize) -> bool {
+        let slash = swar::equal(word, b'/');
+        let length = if slash == 0 { bytes } else { swar::first(slash) };
+        let own = if length >= WORD { u64::MAX } else { (1 << (length * 8)) - 1 };
+        // What is marked wrongly stands above what is marked rightly, so "any" is exact.
+        self.encoded |= swar::equal(word, b'%') & own != 0;
+        if self.length == 0 {
+            self.beginning = word & own;
+        }
+        self.length += length;
+        slash != 0
+    }
+}
+
+/// The first eight bytes as a number, zeros where there are fewer.
+fn beginning(text: &[u8]) -> u64 {
+    text.first_chunk::<WORD>().map_or_else(|| swar::last(text, text.len(), 0), |word| u64::from_le_bytes(*word))
 }
 
 impl Terminal {

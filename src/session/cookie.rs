@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{SameSite, SessionToken, Settings};
+use crate::swar::{self, WORD};
 
 /// What a request's `Cookie` fields hold under one name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -53,14 +54,32 @@ pub fn value_at(path: &str, name: &str, value: &str, lifetime: &str, same_site: 
 pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
     let name = name.as_bytes();
     let mut found = None;
-    for pair in headers.get_all(header::COOKIE).iter().flat_map(|field| pairs(field.as_bytes())) {
-        if let Some(value) = pair.trim_ascii().strip_prefix(name).and_then(|rest| rest.strip_prefix(b"="))
-            && found.replace(value).is_some()
-        {
-            return Presented::Several;
+    for field in headers.get_all(header::COOKIE) {
+        let mut rest = field.as_bytes();
+        loop {
+            let end = semicolon(rest);
+            let (pair, behind) = end.and_then(|end| rest.split_at_checked(end)).unwrap_or((rest, b""));
+            if let Some(value) = value_of(pair, name)
+                && found.replace(value).is_some()
+            {
+                return Presented::Several;
+            }
+            let Some((_, behind)) = behind.split_first() else { break };
+            rest = behind;
         }
     }
     found.map_or(Presented::Absent, Presented::One)
+}
+
+/// The value of a pair that has this name, without the blanks around it.
+#[inline]
+fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    let pair = pair.trim_ascii_start();
+    // One byte tells most pairs apart.
+    if pair.first() != name.first() {
+        return None;
+    }
+    Some(pair.strip_prefix(name)?.strip_prefix(b"=")?.trim_ascii_end())
 }
 
 /// A `Cookie` field cut at its semicolons; quotes protect nothing (RFC 6265 section 5.4).
@@ -76,19 +95,16 @@ pub fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where the first semicolon stands. Eight bytes at a time: pairs are too short for a search in vectors to pay.
+/// Where the first semicolon stands. Pairs are too short for a search in vectors to pay.
 pub fn semicolon(text: &[u8]) -> Option<usize> {
-    const ONES: u64 = 0x0101_0101_0101_0101;
-    let (words, tail) = text.as_chunks::<8>();
+    let (words, tail) = text.as_chunks::<WORD>();
     for (index, word) in words.iter().enumerate() {
-        let differs = u64::from_le_bytes(*word) ^ (ONES * b';' as u64);
-        // The highest bit of each byte that is zero; above the first of them it may be wrong.
-        let zeros = differs.wrapping_sub(ONES) & !differs & (ONES << 7);
-        if zeros != 0 {
-            return Some(index * 8 + zeros.trailing_zeros() as usize / 8);
+        let found = swar::equal(u64::from_le_bytes(*word), b';');
+        if found != 0 {
+            return Some(index * WORD + swar::first(found));
         }
     }
-    tail.iter().position(|byte| *byte == b';').map(|at| words.len() * 8 + at)
+    tail.iter().position(|byte| *byte == b';').map(|at| words.len() * WORD + at)
 }
 
 impl SameSite {
