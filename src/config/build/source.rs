@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use argon2::{Argon2, PasswordHasher};
+use argon2::{Algorithm as Argon2Kind, Argon2, Params, PasswordHasher, Version};
 use aws_lc_rs::digest::{SHA256, digest};
 
 use super::{Build, grants, secret::Loaded, token, users};
@@ -928,10 +928,12 @@ const fn is_hmac(algorithm: Algorithm) -> bool {
 }
 
 /// Hashes a generated password. Its salt is made from the password itself, so that each start yields the same hash and
-/// a reload does not end sessions (R29); of 256 random bits that gives nothing away.
+/// a reload does not end sessions (R29); of 256 random bits that gives nothing away. Nobody finds these by trying,
+/// however cheap a try is: so it costs little, and the start of the demonstration does not take 19 MiB.
 fn hash_generated(password: &[u8]) -> Option<Box<str>> {
     let salt = digest(&SHA256, &[b"portcullis generated password\0", password].concat());
-    let hash = Argon2::default().hash_password_with_salt(password, salt.as_ref().get(..16)?).ok()?;
+    let cheap = Argon2::new(Argon2Kind::Argon2id, Version::V0x13, Params::new(Params::MIN_M_COST, 1, 1, None).ok()?);
+    let hash = cheap.hash_password_with_salt(password, salt.as_ref().get(..16)?).ok()?;
     Some(hash.to_string().into())
 }
 
