@@ -1,8 +1,8 @@
-//! Portcullis beside nginx and HAProxy: CPU time, system calls, latency and memory per request, side by side.
+//! Portcullis beside nginx, HAProxy, Envoy and Traefik: CPU time, system calls, latency and memory per request, side by side.
 //!
 //! Run it with `benches/compare`, which installs the peers and builds everything. Each proxy in turn has one worker on
 //! core 0; this program, with the load and the upstream, has core 1. All speak TLS 1.3 with X25519, the same cipher
-//! and the same P-256 certificate, keep connections to the upstream, set the same headers and log nothing. Rounds are
+//! and the same P-256 certificate, keep connections to the upstream, set the same headers, and log all (`--logs`) or nothing. Rounds are
 //! interleaved, so that a machine whose speed drifts drifts for all. A proxy that lets a bad credential through, or a
 //! good one not, has no row. Everything listens on 127.0.0.1 and is bounded in time.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
@@ -12,7 +12,9 @@ mod measure;
 mod people;
 mod proxy;
 mod report;
+mod svg;
 mod upstream;
+mod verifier;
 mod workload;
 
 use std::{path::PathBuf, time::Duration};
@@ -22,7 +24,7 @@ use clap::Parser;
 use crate::{
     load::{Load, Target},
     people::Keys,
-    proxy::Proxy,
+    proxy::{Programs, Proxy},
     report::{Cell, Round},
     upstream::Upstream,
     workload::{Auth, Protocol, Workload},
@@ -40,7 +42,7 @@ struct Options {
     /// Seconds measured in each round, after a warm-up of a quarter of it (at least half a second).
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Only these proxies: portcullis, nginx, haproxy.
+    /// Only these proxies: portcullis, nginx, nginx-auth-request, haproxy, envoy, envoy-uncached, traefik.
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Proxy>,
     /// Only workloads whose name contains this, such as `session`, `es256`, `proxy/http1`. May be repeated.
@@ -52,12 +54,17 @@ struct Options {
     /// Sessions stored.
     #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=900_000))]
     sessions: u32,
-    /// The gateway's binary.
-    #[arg(long, default_value = "target/release/portcullis")]
-    portcullis: PathBuf,
+    #[command(flatten)]
+    programs: Programs,
+    /// Has each proxy write an access log, all to a file.
+    #[arg(long)]
+    logs: bool,
     /// Writes every round to this file as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Draws the medians to this file.
+    #[arg(long)]
+    svg: Option<PathBuf>,
     /// Leaves out the run that counts system calls.
     #[arg(long)]
     no_syscalls: bool,
@@ -91,15 +98,15 @@ async fn compare(options: &Options) -> Result<()> {
     let proxies: Vec<Proxy> = Proxy::ALL
         .into_iter()
         .filter(|proxy| options.only.is_empty() || options.only.contains(proxy))
-        .filter(|proxy| proxy.is_installed(&options.portcullis))
+        .filter(|proxy| proxy.is_installed(&options.programs))
         .collect();
     if proxies.is_empty() {
         return Err("none of the chosen proxies is installed".into());
     }
     let keys = Keys::generate()?;
     let upstream = Upstream::start().await?;
-    let mut cells: Vec<Cell> =
-        workloads.iter().flat_map(|workload| proxies.iter().map(|proxy| Cell::new(*workload, *proxy))).collect();
+    let all = workloads.iter().flat_map(|workload| proxies.iter().map(|proxy| Cell::new(*workload, *proxy)));
+    let mut cells: Vec<Cell> = all.filter(|cell| cell.proxy.does(cell.workload.auth)).collect();
     for round in 0..options.rounds {
         for (number, cell) in cells.iter_mut().enumerate() {
             if cell.refused.is_some() {
@@ -119,9 +126,12 @@ async fn compare(options: &Options) -> Result<()> {
         }
     }
     eprintln!();
-    report::print(&cells, options.rounds, options.seconds, options.connections);
+    report::print(&cells, options.rounds, options.seconds, options.connections, options.logs);
     if let Some(path) = &options.json {
         std::fs::write(path, report::json(&cells)?)?;
+    }
+    if let Some(path) = &options.svg {
+        std::fs::write(path, svg::draw(&cells, options.logs))?;
     }
     Ok(())
 }
@@ -129,8 +139,8 @@ async fn compare(options: &Options) -> Result<()> {
 /// One proxy under one workload, once: start, check, load, measure, stop.
 async fn run_cell(options: &Options, keys: &Keys, upstream: &Upstream, cell: &mut Cell, is_first: bool) -> Result<()> {
     let sessions = usize::try_from(options.sessions)?;
-    let running =
-        proxy::start(cell.proxy, cell.workload.auth, keys, upstream.port(), sessions, &options.portcullis).await?;
+    let (auth, port, programs) = (cell.workload.auth, upstream.port(), &options.programs);
+    let running = proxy::start(cell.proxy, auth, keys, port, sessions, options.logs, programs).await?;
     let credentials = cell.workload.credentials(keys, running.session_tokens());
     let target = Target::new(running.address(), keys.certificate())?;
     workload::check(cell.workload, &target, &credentials, keys, upstream).await?;

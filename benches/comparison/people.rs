@@ -78,6 +78,7 @@ pub(crate) struct Keys {
 struct Pair {
     signer: Signer,
     public_pem: String,
+    jwk_set: String,
 }
 
 enum Signer {
@@ -114,6 +115,14 @@ impl Keys {
         match algorithm {
             Algorithm::Es256 => &self.es256.public_pem,
             Algorithm::Rs256 => &self.rs256.public_pem,
+        }
+    }
+
+    /// The same as a JWK set (RFC 7517).
+    pub(crate) fn jwk_set(&self, algorithm: Algorithm) -> &str {
+        match algorithm {
+            Algorithm::Es256 => &self.es256.jwk_set,
+            Algorithm::Rs256 => &self.rs256.jwk_set,
         }
     }
 
@@ -155,12 +164,13 @@ impl Pair {
         };
         let key = rcgen::KeyPair::generate_for(kind)?;
         let public_pem = key.public_key_pem();
+        let jwk_set = jwk_set(algorithm, key.public_key_raw());
         let der = key.serialize_der();
         let signer = match algorithm {
             Algorithm::Es256 => Signer::Ec(EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &der)?),
             Algorithm::Rs256 => Signer::Rsa(RsaKeyPair::from_pkcs8(&der)?),
         };
-        Ok(Self { signer, public_pem })
+        Ok(Self { signer, public_pem, jwk_set })
     }
 
     fn sign(&self, message: &[u8]) -> Vec<u8> {
@@ -173,6 +183,37 @@ impl Pair {
             }
         }
     }
+}
+
+/// A key set of one key: an uncompressed point, or an `RSAPublicKey` in DER (RFC 8017 appendix A.1.1).
+fn jwk_set(algorithm: Algorithm, public: &[u8]) -> String {
+    let text = |bytes: &[u8]| URL_SAFE_NO_PAD.encode(bytes);
+    let key = match algorithm {
+        Algorithm::Es256 => json!({ "kty": "EC", "crv": "P-256", "x": text(&public[1..33]), "y": text(&public[33..]) }),
+        Algorithm::Rs256 => {
+            let (_, sequence, _) = der_element(public);
+            let (_, modulus, rest) = der_element(sequence);
+            let (_, exponent, _) = der_element(rest);
+            let unsigned = |number: &[u8]| text(number.strip_prefix(&[0]).unwrap_or(number));
+            json!({ "kty": "RSA", "n": unsigned(modulus), "e": unsigned(exponent) })
+        }
+    };
+    let mut key = key;
+    key["alg"] = json!(algorithm.name());
+    key["use"] = json!("sig");
+    json!({ "keys": [key] }).to_string()
+}
+
+/// Tag, content, and what follows, of DER that we made.
+fn der_element(der: &[u8]) -> (u8, &[u8], &[u8]) {
+    let (length, begin) = match der[1] {
+        short @ ..0x80 => (usize::from(short), 2),
+        long => {
+            let digits = usize::from(long & 0x7f);
+            (der[2..2 + digits].iter().fold(0, |length, digit| length << 8 | usize::from(*digit)), 2 + digits)
+        }
+    };
+    (der[0], &der[begin..begin + length], &der[begin + length..])
 }
 
 /// A fresh opaque token of 256 bits, as session cookies hold it.

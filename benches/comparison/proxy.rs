@@ -20,6 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::{
     Result, measure,
     people::{AUDIENCE, Algorithm, ISSUER, Keys, Person, opaque_token},
+    verifier::Verifier,
     workload::Auth,
 };
 
@@ -28,32 +29,90 @@ use crate::{
 pub(crate) enum Proxy {
     Portcullis,
     Nginx,
+    /// nginx that asks a service about sessions.
+    NginxAuthRequest,
     Haproxy,
+    /// With room for all tokens in the cache of `jwt_authn`.
+    Envoy,
+    /// As it is installed: each token is verified each time.
+    EnvoyUncached,
+    Traefik,
 }
 
 impl Proxy {
-    pub(crate) const ALL: [Self; 3] = [Self::Portcullis, Self::Nginx, Self::Haproxy];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Portcullis,
+        Self::Nginx,
+        Self::NginxAuthRequest,
+        Self::Haproxy,
+        Self::Envoy,
+        Self::EnvoyUncached,
+        Self::Traefik,
+    ];
 
     /// Whether its program is there; says so on stderr if not.
-    pub(crate) fn is_installed(self, portcullis: &Path) -> bool {
+    pub(crate) fn is_installed(self, programs: &Programs) -> bool {
         let there = match self {
-            Self::Portcullis => portcullis.exists(),
-            Self::Nginx => Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok(),
+            Self::Portcullis => programs.portcullis.exists(),
+            Self::Nginx | Self::NginxAuthRequest => {
+                Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok()
+            }
             Self::Haproxy => Command::new("haproxy").arg("-v").stdout(Stdio::null()).status().is_ok(),
+            Self::Envoy | Self::EnvoyUncached => programs.envoy.exists(),
+            Self::Traefik => programs.traefik.exists(),
         };
         if !there {
             eprintln!("compare: {self} is not installed and has no rows");
         }
         there
     }
+
+    /// Whether it has a way to do this that differs from its other entries. Traefik's free edition verifies no JWT.
+    pub(crate) const fn does(self, auth: Auth) -> bool {
+        match (self, auth) {
+            (Self::Portcullis | Self::Nginx | Self::Haproxy | Self::Envoy, _) => true,
+            (Self::NginxAuthRequest, Auth::Session) => true,
+            (Self::NginxAuthRequest, Auth::None | Auth::Jwt { .. }) => false,
+            (Self::EnvoyUncached, Auth::Jwt { .. }) => true,
+            (Self::EnvoyUncached, Auth::None | Auth::Session) => false,
+            (Self::Traefik, Auth::None | Auth::Session) => true,
+            (Self::Traefik, Auth::Jwt { .. }) => false,
+        }
+    }
+
+    /// Whether it asks a service about sessions.
+    const fn asks(self) -> bool {
+        match self {
+            Self::Portcullis | Self::Nginx | Self::Haproxy => false,
+            Self::NginxAuthRequest | Self::Envoy | Self::EnvoyUncached | Self::Traefik => true,
+        }
+    }
+}
+
+/// Programs that no package manager of the system puts on the `PATH`.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Programs {
+    /// The gateway's binary.
+    #[arg(long, default_value = "target/release/portcullis")]
+    portcullis: PathBuf,
+    /// Envoy's binary.
+    #[arg(long, default_value = "target/peers/envoy/envoy/_bin/envoy")]
+    envoy: PathBuf,
+    /// Traefik's binary.
+    #[arg(long, default_value = "target/peers/traefik/bin/traefik")]
+    traefik: PathBuf,
 }
 
 impl fmt::Display for Proxy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
+            Self::Envoy => "Envoy",
+            Self::EnvoyUncached => "Envoy, no cache",
             Self::Haproxy => "HAProxy",
             Self::Nginx => "nginx",
+            Self::NginxAuthRequest => "nginx auth_request",
             Self::Portcullis => "Portcullis",
+            Self::Traefik => "Traefik",
         })
     }
 }
@@ -64,6 +123,7 @@ pub(crate) struct Running {
     address: SocketAddr,
     session_tokens: Vec<String>,
     directory: TempDir,
+    _verifier: Option<Verifier>,
 }
 
 impl Running {
@@ -106,7 +166,8 @@ pub(crate) async fn start(
     keys: &Keys,
     upstream: u16,
     sessions: usize,
-    portcullis: &Path,
+    logs: bool,
+    programs: &Programs,
 ) -> Result<Running> {
     let directory = tempfile::Builder::new().prefix("compare-").tempdir()?;
     let dir = directory.path();
@@ -121,6 +182,9 @@ pub(crate) async fn start(
         session_tokens = (0..sessions).map(|_| opaque_token()).collect();
         write_sessions(dir, &session_tokens)?;
     }
+    let verifier =
+        if auth == Auth::Session && proxy.asks() { Some(Verifier::start(&session_tokens).await?) } else { None };
+    let verifier_port = verifier.as_ref().map_or(0, Verifier::port);
     let algorithm = match auth {
         Auth::Jwt { algorithm, .. } => algorithm.name(),
         Auth::None | Auth::Session => "",
@@ -130,14 +194,19 @@ pub(crate) async fn start(
             .replace("{{port}}", &port.to_string())
             .replace("{{admin}}", &admin.to_string())
             .replace("{{upstream}}", &upstream.to_string())
+            .replace("{{verifier}}", &verifier_port.to_string())
             .replace("{{algorithm}}", algorithm)
             .replace("{{issuer}}", ISSUER)
             .replace("{{audience}}", AUDIENCE)
     };
     let command = match proxy {
-        Proxy::Haproxy => haproxy(dir, auth, &fill)?,
-        Proxy::Nginx => nginx(dir, auth, &fill)?,
-        Proxy::Portcullis => gateway(dir, auth, &fill, portcullis)?,
+        Proxy::Envoy => envoy(dir, auth, logs, true, &fill, &programs.envoy)?,
+        Proxy::EnvoyUncached => envoy(dir, auth, logs, false, &fill, &programs.envoy)?,
+        Proxy::Haproxy => haproxy(dir, auth, logs, &fill)?,
+        Proxy::Nginx => nginx(dir, auth, logs, false, &fill)?,
+        Proxy::NginxAuthRequest => nginx(dir, auth, logs, true, &fill)?,
+        Proxy::Portcullis => gateway(dir, auth, logs, &fill, &programs.portcullis)?,
+        Proxy::Traefik => traefik(dir, auth, logs, port, &fill, &programs.traefik)?,
     };
     let log = fs::File::create(dir.join("output.log"))?;
     let child = Command::new("taskset")
@@ -149,7 +218,7 @@ pub(crate) async fn start(
         .stderr(log)
         .spawn()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut running = Running { child, address, session_tokens, directory };
+    let mut running = Running { child, address, session_tokens, directory, _verifier: verifier };
     wait_until_ready(&mut running, address).await?;
     if auth == Auth::Session && proxy == Proxy::Portcullis {
         let admin = SocketAddr::from(([127, 0, 0, 1], admin));
@@ -161,26 +230,33 @@ pub(crate) async fn start(
 
 type Fill<'a> = &'a dyn Fn(&str) -> String;
 
-fn nginx(dir: &Path, auth: Auth, fill: Fill<'_>) -> Result<Vec<String>> {
+fn nginx(dir: &Path, auth: Auth, logs: bool, asks: bool, fill: Fill<'_>) -> Result<Vec<String>> {
     let lua = "load_module /usr/lib/nginx/modules/ndk_http_module.so;\n\
         load_module /usr/lib/nginx/modules/ngx_http_lua_module.so;";
     let user = || peer("nginx/user.conf");
-    let (modules, http, location) = match auth {
-        Auth::None => ("", String::new(), String::new()),
+    let none = String::new;
+    let (modules, http, server, location) = match auth {
+        Auth::None => ("", none(), none(), none()),
+        Auth::Session if asks => {
+            let (http, server) = (peer("nginx/auth_request.http.conf")?, peer("nginx/auth_request.server.conf")?);
+            ("", http, server, peer("nginx/auth_request.conf")?)
+        }
         Auth::Session => {
             fs::write(dir.join("access.lua"), peer("nginx/session.lua")?)?;
-            (lua, peer("nginx/session.http.conf")?, user()?)
+            (lua, peer("nginx/session.http.conf")?, none(), user()?)
         }
         Auth::Jwt { .. } => {
             fs::write(dir.join("access.lua"), peer("nginx/jwt_access.lua")?)?;
             fs::write(dir.join("jwt.lua"), peer("nginx/jwt.lua")?)?;
-            (lua, peer("nginx/jwt.http.conf")?, user()?)
+            (lua, peer("nginx/jwt.http.conf")?, none(), user()?)
         }
     };
     let text = peer("nginx/nginx.conf")?
         .replace("{{modules}}", modules)
         .replace("{{http}}", &http)
-        .replace("{{location}}", &location);
+        .replace("{{server}}", &server)
+        .replace("{{location}}", &location)
+        .replace("{{log}}", if logs { "{{dir}}/access.log combined buffer=64k flush=1s" } else { "off" });
     let file = dir.join("nginx.conf");
     fs::write(&file, fill(&text))?;
     let error_log = dir.join("error.log");
@@ -189,25 +265,82 @@ fn nginx(dir: &Path, auth: Auth, fill: Fill<'_>) -> Result<Vec<String>> {
         .to_vec())
 }
 
-fn haproxy(dir: &Path, auth: Auth, fill: Fill<'_>) -> Result<Vec<String>> {
+fn haproxy(dir: &Path, auth: Auth, logs: bool, fill: Fill<'_>) -> Result<Vec<String>> {
     let check = match auth {
         Auth::None => String::new(),
         Auth::Session => peer("haproxy/session.cfg")?,
         Auth::Jwt { .. } => peer("haproxy/jwt.cfg")?,
     };
+    let (ring, lines) =
+        if logs { ("    log stdout format raw local0 info", "    log global\n    option httplog") } else { ("", "") };
+    let text = peer("haproxy/haproxy.cfg")?
+        .replace("{{auth}}", &check)
+        .replace("{{log_global}}", ring)
+        .replace("{{log}}", lines);
     let file = dir.join("haproxy.cfg");
-    fs::write(&file, fill(&peer("haproxy/haproxy.cfg")?.replace("{{auth}}", &check)))?;
+    fs::write(&file, fill(&text))?;
     Ok(["haproxy", "-db", "-f", &file.to_string_lossy()].map(str::to_owned).to_vec())
 }
 
-fn gateway(dir: &Path, auth: Auth, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
+fn envoy(dir: &Path, auth: Auth, logs: bool, caches: bool, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
+    let (check, removed, clusters) = match auth {
+        Auth::None => (String::new(), "", String::new()),
+        Auth::Session => (peer("envoy/session.yaml")?, "cookie, authorization", peer("envoy/verifier.yaml")?),
+        Auth::Jwt { .. } => {
+            let cache = if caches { peer("envoy/cache.yaml")? } else { String::new() };
+            (peer("envoy/jwt.yaml")?.replace("{{cache}}", &cache), "cookie, authorization", String::new())
+        }
+    };
+    let text = peer("envoy/envoy.yaml")?
+        .replace("{{auth}}", &check)
+        .replace("{{removed}}", removed)
+        .replace("{{clusters}}", &clusters)
+        .replace("{{log}}", &if logs { peer("envoy/log.yaml")? } else { String::new() });
+    let file = dir.join("envoy.yaml");
+    fs::write(&file, fill(&text))?;
+    let program = program.canonicalize()?;
+    let words = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "error", "-c"];
+    let words = words.into_iter().map(str::to_owned);
+    let (first, last) = (program.to_string_lossy().into_owned(), file.to_string_lossy().into_owned());
+    Ok(std::iter::once(first).chain(words).chain([last]).collect())
+}
+
+fn traefik(dir: &Path, auth: Auth, logs: bool, port: u16, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
+    let (middlewares, check) = match auth {
+        Auth::None => ("", String::new()),
+        Auth::Session => (", middlewares: [verify, strip]", peer("traefik/session.yaml")?),
+        Auth::Jwt { .. } => return Err("verifies no JWT".into()),
+    };
+    let text = peer("traefik/dynamic.yaml")?.replace("{{middlewares}}", middlewares).replace("{{auth}}", &check);
+    let file = dir.join("dynamic.yaml");
+    fs::write(&file, fill(&text))?;
+    let program = program.canonicalize()?;
+    let mut words = vec![
+        program.to_string_lossy().into_owned(),
+        format!("--entrypoints.in.address=127.0.0.1:{port}"),
+        format!("--providers.file.filename={}", file.display()),
+        "--providers.file.watch=false".into(),
+        "--log.level=ERROR".into(),
+        "--global.checknewversion=false".into(),
+        "--global.sendanonymoususage=false".into(),
+    ];
+    if logs {
+        words.push(format!("--accesslog.filepath={}", dir.join("access.log").display()));
+        words.push("--accesslog.bufferingsize=1000".into());
+    }
+    Ok(words)
+}
+
+fn gateway(dir: &Path, auth: Auth, logs: bool, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
     let (tables, authenticator) = match auth {
         Auth::None => (String::new(), "\"none\""),
         Auth::Session => (peer("portcullis/session.toml")?, "\"session\""),
         Auth::Jwt { .. } => (peer("portcullis/jwt.toml")?, "\"jwt\""),
     };
-    let text =
-        peer("portcullis/gateway.toml")?.replace("{{auth}}", &tables).replace("{{authenticator}}", authenticator);
+    let text = peer("portcullis/gateway.toml")?
+        .replace("{{auth}}", &tables)
+        .replace("{{authenticator}}", authenticator)
+        .replace("{{log}}", if logs { "{{dir}}/access.log" } else { "off" });
     let file = dir.join("gateway.toml");
     fs::write(&file, fill(&text))?;
     let program = program.canonicalize()?;
@@ -229,6 +362,7 @@ fn write_secrets(dir: &Path, keys: &Keys, admin_token: &str) -> Result<()> {
     write_private(&dir.join("admin.token"), admin_token)?;
     for algorithm in [Algorithm::Es256, Algorithm::Rs256] {
         fs::write(dir.join(format!("{}.pub.pem", algorithm.name())), keys.public_pem(algorithm))?;
+        fs::write(dir.join(format!("{}.jwks.json", algorithm.name())), keys.jwk_set(algorithm))?;
     }
     Ok(())
 }

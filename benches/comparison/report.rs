@@ -38,6 +38,11 @@ impl Cell {
         Self { workload, proxy, rounds: Vec::new(), system_calls: None, refused: None }
     }
 
+    /// Of all rounds; none without a row.
+    pub(crate) fn median_cpu(&self) -> Option<f64> {
+        self.has_row().then(|| self.median(|round| round.cpu))
+    }
+
     fn median(&self, value: impl Fn(&Round) -> f64) -> f64 {
         let mut values: Vec<f64> = self.rounds.iter().map(value).collect();
         values.sort_unstable_by(f64::total_cmp);
@@ -75,9 +80,10 @@ impl Round {
 }
 
 /// Prints everything to standard output.
-pub(crate) fn print(cells: &[Cell], rounds: u32, seconds: u64, connections: u16) {
+pub(crate) fn print(cells: &[Cell], rounds: u32, seconds: u64, connections: u16, logs: bool) {
+    let logging = if logs { "on" } else { "off" };
     println!(
-        "{rounds} interleaved rounds of {seconds} s; HTTP/1.1 over {connections} connections, HTTP/2 over 10 with 32 streams each.\n\
+        "{rounds} interleaved rounds of {seconds} s; HTTP/1.1 over {connections} connections, HTTP/2 over 10 with 32 streams each; access logs {logging} for all.\n\
          CPU is the proxy's alone, all its processes and threads, in microseconds per request: median (lowest to highest).\n\
          \"× peer\": CPU against the best peer that does the same work; \"× bare\": against the best peer that only forwards.\n"
     );
@@ -136,7 +142,7 @@ pub(crate) fn json(cells: &[Cell]) -> Result<String> {
                 .collect();
             json!({
                 "workload": cell.workload.to_string(), "proxy": cell.proxy.to_string(), "rounds": rounds,
-                "median_cpu_us": cell.has_row().then(|| cell.median(|round| round.cpu)),
+                "median_cpu_us": cell.median_cpu(),
                 "system_calls_by": cell.system_calls.as_ref().map(|calls| calls.tool),
                 "system_calls": cell.system_calls.as_ref().map(|calls| &calls.per_request),
                 "no_row": cell.refused,
@@ -158,7 +164,7 @@ fn print_calls(cells: &[Cell]) {
     println!();
 }
 
-/// The lowest median CPU of nginx and HAProxy over the workloads that qualify.
+/// The lowest median CPU of all peers over the workloads that qualify.
 fn best_peer(cells: &[Cell], qualifies: impl Fn(Workload) -> bool) -> Option<f64> {
     cells
         .iter()
