@@ -15,9 +15,14 @@
 //! told apart: valgrind does not offer the processor's instructions for it, which do it in a tenth; what it takes
 //! outside of valgrind is measured and printed.
 //!
+//! `stages` tells which part of a request's way they go to.
+//!
 //! `benches/instructions.ratchet` holds what was counted last. `check` fails where a mode has become dearer by more than
 //! [`TOLERANCE`]; whoever raises a line says why behind its figure.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
+
+#[path = "stages.rs"]
+mod stages;
 
 #[path = "comparison/people.rs"]
 #[expect(dead_code, reason = "the comparison needs more of it")]
@@ -81,9 +86,18 @@ fn main() -> Result<()> {
         ["check"] => check(),
         ["profile", mode, file] => {
             let (mode, _) = MODES.iter().find(|(name, _)| *name == mode).ok_or("no such mode")?;
-            compare(&[(mode, mode)], Some(file)).map(drop)
+            compare(&[(mode, mode)], Some(Path::new(file))).map(drop)
         }
-        _ => Err("nothing, or: check, or: profile MODE FILE (a callgrind profile, for callgrind_annotate)".into()),
+        ["stages", mode] => {
+            let (mode, _) = MODES.iter().find(|(name, _)| *name == mode).ok_or("no such mode")?;
+            let folder = tempfile::tempdir()?;
+            let file = folder.path().join("counts");
+            compare(&[(mode, mode)], Some(&file))?;
+            let read = |file: PathBuf| fs::read_to_string(file);
+            stages::print(&read(file.with_extension("few"))?, &read(file)?, MANY - FEW);
+            Ok(())
+        }
+        _ => Err("nothing, or: check, or: stages MODE, or: profile MODE FILE (for callgrind_annotate)".into()),
     }
 }
 
@@ -123,7 +137,7 @@ const RATCHET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions
 /// Hundredths by which a count may differ: the order in which a linker puts things moves it by less.
 const TOLERANCE: f64 = 1.5;
 
-fn compare(modes: &[(&'static str, &'static str)], profile: Option<&str>) -> Result<Vec<(&'static str, f64)>> {
+fn compare(modes: &[(&'static str, &'static str)], profile: Option<&Path>) -> Result<Vec<(&'static str, f64)>> {
     let folder = tempfile::tempdir()?;
     let keys = Keys::generate()?;
     let upstream = start_upstream()?;
@@ -139,6 +153,11 @@ fn compare(modes: &[(&'static str, &'static str)], profile: Option<&str>) -> Res
         fs::write(folder.path().join("gateway.toml"), configuration(mode, upstream))?;
         let count = |requests| count(mode, folder.path(), &keys, requests);
         let few = count(FEW)?;
+        let kept = folder.path().join("few");
+        fs::create_dir_all(&kept)?;
+        for thread in few.keys() {
+            fs::copy(counts_of(folder.path(), *thread), counts_of(&kept, *thread))?;
+        }
         let many = count(MANY)?;
         // The worker is the thread that does more if there are more requests.
         let of = |thread: &u32| few.get(thread).copied().unwrap_or_default();
@@ -146,6 +165,7 @@ fn compare(modes: &[(&'static str, &'static str)], profile: Option<&str>) -> Res
         let worker = many.keys().copied().max_by_key(more).ok_or("callgrind counted nothing")?;
         if let Some(file) = profile {
             fs::copy(counts_of(folder.path(), worker), file)?;
+            fs::copy(counts_of(&kept, worker), file.with_extension("few"))?;
         }
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
         let each = |more: u64| more as f64 / (MANY - FEW) as f64;
