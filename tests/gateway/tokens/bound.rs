@@ -3,11 +3,11 @@
 use super::*;
 use crate::{api_keys::key, support::Holder};
 
-const PROOFS: &str = "[token]\nissuer = \"https://app.test\"\nclients = [\"spa\", { id = \"phone\", grants = [\"password\"] }, \
-    { id = \"batch\", grants = [\"api_key\"] }]\n";
-
+/// Further settings, and the entry of an API key, if a client asks with one.
 fn started(upstream: &Upstream, dpop: &str, entry: &str) -> Running {
-    let gateway = Gateway::with(&format!("{PROOFS}\n[dpop]\n{dpop}\n{entry}"))
+    let batch = if entry.is_empty() { "" } else { ", { id = \"batch\", grants = [\"api_key\"] }" };
+    let clients = format!("clients = [\"spa\", {{ id = \"phone\", grants = [\"password\"] }}{batch}]");
+    let gateway = Gateway::with(&format!("[token]\nissuer = \"https://app.test\"\n{clients}\n[dpop]\n{dpop}\n{entry}"))
         .user("alice", PASSWORD, &["user"])
         .route("/{*rest}", upstream)
         .auth(&["jwt:self"])
