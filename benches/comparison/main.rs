@@ -143,6 +143,13 @@ async fn run_cell(options: &Options, keys: &Keys, upstream: &Upstream, cell: &mu
     let running = proxy::start(cell.proxy, auth, keys, port, sessions, options.logs, programs).await?;
     let credentials = cell.workload.credentials(keys, running.session_tokens());
     let target = Target::new(running.address(), keys.certificate())?;
+    // Some listen before they have read what to do with whom.
+    for _ in 0..ANSWERS_WITHIN_TENTHS {
+        if target.ask(&credentials[0]).await.is_ok_and(|status| status == 200) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     workload::check(cell.workload, &target, &credentials, keys, upstream).await?;
 
     let streams = match cell.workload.protocol {
@@ -170,3 +177,6 @@ async fn run_cell(options: &Options, keys: &Keys, upstream: &Upstream, cell: &mu
     cell.rounds.push(Round::new(&used, &sample, memory));
     Ok(())
 }
+
+/// How long a proxy may take from its first connection to its first good answer.
+const ANSWERS_WITHIN_TENTHS: u32 = 50;
