@@ -42,6 +42,7 @@
 //! | What does a key of gateway.toml become? | [`config`] |
 //! | How does an API description become routes? | [`openapi`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
+//! | Which certificate is served, and who orders and renews it? | [`certificate`], [`acme`] |
 //! | What does another configuration open? | [`reload::diff`], [`rehearsal`] |
 //! | What does a reload do, and when is it refused? | [`reload`], [`change`] |
 //!
@@ -57,7 +58,7 @@
 //! 5 pipeline, rehearsal
 //! 4 decide
 //! 3 state
-//! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin, openapi
+//! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin, openapi, acme
 //! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch
 //! 0 swar, secret, clock, durable, shutdown, service, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
@@ -160,9 +161,12 @@
 //! | A change of the configuration opens more than was meant | both configurations are asked about the same requests | `src/reload/diff/mod.rs` | `whatever_opens_a_route_is_told_with_a_request_that_shows_it`, `a_reload_says_what_it_opens_and_closes` |
 //! | Roles outlive their source: a user who is removed, demoted or has another password keeps a session | sessions know what opened them, and follow it at once (R29) | `src/reload/sessions.rs` | `a_session_has_the_roles_that_its_user_has_now`, `the_sessions_of_a_user_who_is_gone_or_has_another_password_end`, `a_user_who_comes_back_under_the_same_id_is_not_the_one_who_logged_in` |
 //! | What was verified or prepared before a reload counts after it | settings have generations, and caches ask for them | `src/reload/mod.rs` | `an_issuer_that_is_gone_counts_no_more_not_even_for_tokens_known_before`, `headers_prepared_under_earlier_settings_are_prepared_anew` |
+//! | Somebody else gets a certificate for a host, or the gateway proves one that is not its own | proofs are up only while an order asks for them, for hosts of the configuration; nothing else is served with them | `src/acme/challenge.rs` | `while_a_proof_is_up_it_is_shown_for_its_host_only_and_nothing_else_is_served_with_it`, `a_file_is_shown_to_who_asks_its_host_for_its_token_and_everything_else_goes_on`, `where_no_proof_is_up_acme_tls_is_an_unknown_protocol` |
+//! | An authority that is down, odd, hostile or strict takes a host off the air, or is asked without end, also by crashing | the last good certificate is served; attempts are on disk before they begin; waits grow | `src/acme/keeper.rs` | `a_renewal_that_fails_takes_nothing_away_and_is_tried_again`, `an_order_that_was_never_seen_to_its_end_is_not_repeated_at_once_by_whoever_starts_next`, `an_order_that_is_refused_is_repeated_when_the_authority_allows_and_no_sooner_also_after_a_restart` |
 //! | The admin API through a browser or a rebound name | bearer only, scoped, `Origin` and `Host` checked, its own listener | `src/admin/guard.rs` | `browsers_and_rebound_names_are_refused`, `a_token_may_do_what_it_lists_and_nothing_else`, `the_admin_api_is_nowhere_else` |
 
 pub mod accounts;
+pub mod acme;
 pub mod admin;
 pub mod api_key;
 pub mod authn;

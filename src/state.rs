@@ -17,7 +17,7 @@ use tokio::sync::watch;
 
 use crate::{
     accounts::Hasher,
-    admin,
+    acme, admin,
     api_key::{self, ApiKeys, Known},
     authn::{
         credential::TokenPlaces,
@@ -62,6 +62,8 @@ pub struct Snapshot {
     pub api_keys: ApiKeys,
     /// `[[mtls.ca]]`, and who is asked for a certificate.
     pub mtls: mtls::Settings,
+    /// `[tls.acme]`; `None`: no certificates are ordered.
+    pub acme: Option<Arc<acme::Settings>>,
     /// `[session]`.
     pub session: session::Settings,
     /// `[login]`.
@@ -107,6 +109,8 @@ pub struct Shared {
     pub clock: Clock,
     /// What survives a restart; `None`: nothing does.
     pub durable: Option<Durable>,
+    /// Proofs that hosts are ours, while an authority looks for them.
+    pub challenges: Arc<acme::Challenges>,
     /// All sessions.
     pub sessions: Arc<session::Store>,
     /// Families of refresh tokens.

@@ -16,7 +16,7 @@ use std::{
 const LAYERS: &[&[&str]] = &[
     FOUNDATION,
     &["route", "session", "revocation", "api_key", "refresh", "refusal", "accounts", "factor", "signing", "fetch"],
-    &["authz", "headers", "upstream", "authn", "login", "token", "csrf", "cors", "admin", "openapi"],
+    &["authz", "headers", "upstream", "authn", "login", "token", "csrf", "cors", "admin", "openapi", "acme"],
     &["state"],
     &["decide"],
     &["pipeline", "forward_auth", "rehearsal"],

@@ -1,12 +1,12 @@
 //! Certificates: read from PEM files, chosen by server name (SNI, RFC 6066 section 3), and made for a machine of
 //! one's own by a local authority (R35).
 //!
-//! In: files and names. Out: a resolver for rustls whose contents can be swapped while connections come in.
+//! In: files and names. Out: certificates, and a resolver for rustls (`resolver`) that chooses among them.
 //! Invariants: a certificate without its own key is never served; the local authority's key never leaves the function
 //! that makes it, and the authority is constrained to the names it was made for (RFC 5280 section 4.2.1.10).
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     fmt,
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
@@ -17,16 +17,11 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use rcgen::{
     BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
     GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
 };
-use rustls::{
-    InconsistentKeys, SignatureScheme,
-    server::{ClientHello, ResolvesServerCert},
-    sign::CertifiedKey,
-};
+use rustls::{InconsistentKeys, sign::CertifiedKey};
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer,
     pem::{self, PemObject},
@@ -40,6 +35,9 @@ use self::der::{
 use crate::{clock::Timestamp, host::Host, secret};
 
 pub(crate) mod der;
+mod resolver;
+
+pub use resolver::{CertificateResolver, Expiry};
 
 /// A name that a certificate is good for.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -210,25 +208,30 @@ impl Certificate {
     /// # Errors
     /// [`CertificateError`] when they cannot be served.
     pub fn load(cert: &Path, key: &Path, now: Timestamp) -> Result<(Self, Vec<CertificateWarning>), CertificateError> {
-        let chain = read_chain(cert)?;
-        let private = read_key(key)?;
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
-                CertificateError::KeyMismatch { cert: cert.to_owned(), key: key.to_owned() }
-            }
-            rustls::Error::InvalidCertificate(_) => CertificateError::BadCertificate(cert.to_owned()),
-            other => CertificateError::UnsupportedKey(key.to_owned(), other.to_string()),
-        })?;
-        let facts = certified.cert.first().and_then(|der| Facts::read(der));
-        let facts = facts.ok_or_else(|| CertificateError::BadCertificate(cert.to_owned()))?;
-        let mut warnings = facts.warnings(now);
+        let certificate = Self::of(read_chain(cert)?, read_key(key)?, cert, key)?;
+        let mut warnings = certificate.warnings(now);
         if fs::metadata(key).is_ok_and(|metadata| metadata.mode() & 0o007 != 0) {
             warnings.push(CertificateWarning::KeyReadableByAll);
         }
-        let Facts { not_before, not_after, .. } = facts;
-        let names = facts.names.into();
-        Ok((Self { certified: Arc::new(certified), names, not_before, not_after }, warnings))
+        Ok((certificate, warnings))
+    }
+
+    /// From PEM texts that were not read from files, such as an authority's answer: a chain, leaf first, and its key.
+    ///
+    /// # Errors
+    /// Why they cannot be served together. Nothing of the key is told.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, CertificateError> {
+        let nowhere = Path::new("the authority's answer");
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
+            .collect::<Result<_, _>>()
+            .map_err(|error| bad_pem(nowhere, &error))?;
+        let private = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|error| bad_pem(nowhere, &error))?;
+        Self::of(chain, private, nowhere, nowhere)
+    }
+
+    /// Whether it is good for this host.
+    pub fn covers(&self, host: &Host) -> bool {
+        self.names.contains(&CertificateName::from(host))
     }
 
     /// The names it is good for.
@@ -250,83 +253,42 @@ impl Certificate {
     pub const fn certified(&self) -> &Arc<CertifiedKey> {
         &self.certified
     }
-}
 
-/// Chooses the certificate for a connection: exact name, then wildcard, then the first of all. Of several for a name
-/// the first counts whose key suits the client. The contents can be replaced at any time.
-#[derive(Debug)]
-pub struct CertificateResolver(ArcSwap<Table>);
-
-#[derive(Debug)]
-struct Table {
-    all: Vec<Certificate>,
-    /// Indexes into `all`, in its order.
-    exact: HashMap<Box<str>, Vec<usize>>,
-    /// By what follows `*.`.
-    wildcards: HashMap<Box<str>, Vec<usize>>,
-}
-
-impl CertificateResolver {
-    /// Serves `certificates`; the first is for clients that name no host, or one that no certificate has. Without any
-    /// certificate every handshake fails.
-    pub fn new(certificates: Vec<Certificate>) -> Self {
-        Self(ArcSwap::from_pointee(Table::new(certificates)))
-    }
-
-    /// Serves other certificates from now on; connections that stand keep theirs.
-    pub fn replace(&self, certificates: Vec<Certificate>) {
-        self.0.store(Arc::new(Table::new(certificates)));
-    }
-
-    /// The first name and the end of each certificate, for a metric.
-    pub fn expiries(&self) -> Vec<(String, Timestamp)> {
-        let name = |c: &Certificate| c.names.first().map_or_else(String::new, ToString::to_string);
-        self.0.load().all.iter().map(|certificate| (name(certificate), certificate.not_after)).collect()
-    }
-
-    /// Names and ends of those with less than two weeks left, for a reminder.
-    pub fn ending_soon(&self, now: Timestamp) -> Vec<(String, Timestamp)> {
-        self.expiries().into_iter().filter(|(_, until)| now.plus(SOON) > *until).collect()
-    }
-
-    fn choose(&self, server_name: Option<&str>, schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        let table = self.0.load();
-        let suits = |c: &&Certificate| c.certified.key.choose_scheme(schemes).is_some();
-        let named = server_name.and_then(|name| table.find(&name.to_ascii_lowercase())).unwrap_or_default();
-        let named = || named.iter().filter_map(|index| table.all.get(*index));
-        // A key that does not suit the client is better than another host's: the handshake then says what is wrong.
-        let chosen = named().find(suits).or_else(|| named().next());
-        let chosen = chosen.or_else(|| table.all.iter().find(suits)).or_else(|| table.all.first());
-        chosen.map(|certificate| Arc::clone(&certificate.certified))
-    }
-}
-
-impl ResolvesServerCert for CertificateResolver {
-    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        self.choose(hello.server_name(), hello.signature_schemes())
-    }
-}
-
-impl Table {
-    fn new(all: Vec<Certificate>) -> Self {
-        let mut exact = HashMap::<Box<str>, Vec<usize>>::new();
-        let mut wildcards = HashMap::<Box<str>, Vec<usize>>::new();
-        for (index, certificate) in all.iter().enumerate() {
-            for name in &*certificate.names {
-                let CertificateName::Dns(name) = name else { continue };
-                match name.strip_prefix("*.") {
-                    Some(parent) => wildcards.entry(parent.into()).or_default().push(index),
-                    None => exact.entry(name.clone()).or_default().push(index),
-                }
+    fn of(
+        chain: Vec<CertificateDer<'static>>,
+        private: PrivateKeyDer<'static>,
+        cert: &Path,
+        key: &Path,
+    ) -> Result<Self, CertificateError> {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let certified = CertifiedKey::from_der(chain, private, &provider).map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => {
+                CertificateError::KeyMismatch { cert: cert.to_owned(), key: key.to_owned() }
             }
-        }
-        Self { all, exact, wildcards }
+            rustls::Error::InvalidCertificate(_) => CertificateError::BadCertificate(cert.to_owned()),
+            other => CertificateError::UnsupportedKey(key.to_owned(), other.to_string()),
+        })?;
+        let facts = certified.cert.first().and_then(|der| Facts::read(der));
+        let facts = facts.ok_or_else(|| CertificateError::BadCertificate(cert.to_owned()))?;
+        let Facts { not_before, not_after, .. } = facts;
+        let names = facts.names.into();
+        Ok(Self { certified: Arc::new(certified), names, not_before, not_after })
     }
 
-    fn find(&self, name: &str) -> Option<&[usize]> {
-        // A wildcard stands for exactly one label (RFC 6125 section 6.4.3).
-        let wildcard = || self.wildcards.get(name.split_once('.')?.1);
-        self.exact.get(name).or_else(wildcard).map(Vec::as_slice)
+    fn warnings(&self, now: Timestamp) -> Vec<CertificateWarning> {
+        let mut warnings = Vec::new();
+        if now > self.not_after {
+            warnings.push(CertificateWarning::Expired(self.not_after));
+        } else if now.plus(SOON) > self.not_after {
+            warnings.push(CertificateWarning::ExpiresSoon(self.not_after));
+        }
+        if now < self.not_before {
+            warnings.push(CertificateWarning::NotYetValid(self.not_before));
+        }
+        if self.names.is_empty() {
+            warnings.push(CertificateWarning::NoNames);
+        }
+        warnings
     }
 }
 
@@ -580,22 +542,6 @@ impl<'a> Facts<'a> {
         };
         Some(Self { issuer, subject, not_before, not_after, names })
     }
-
-    fn warnings(&self, now: Timestamp) -> Vec<CertificateWarning> {
-        let mut warnings = Vec::new();
-        if now > self.not_after {
-            warnings.push(CertificateWarning::Expired(self.not_after));
-        } else if now.plus(SOON) > self.not_after {
-            warnings.push(CertificateWarning::ExpiresSoon(self.not_after));
-        }
-        if now < self.not_before {
-            warnings.push(CertificateWarning::NotYetValid(self.not_before));
-        }
-        if self.names.is_empty() {
-            warnings.push(CertificateWarning::NoNames);
-        }
-        warnings
-    }
 }
 
 /// The subject alternative names (RFC 5280 section 4.2.1.6) that are hosts.
@@ -754,62 +700,6 @@ mod tests {
             let error = Certificate::load(cert, key, NOW).unwrap_err().to_string();
             assert!(error.contains(file) && error.contains(text), "{error}");
         }
-    }
-
-    #[test]
-    fn the_exact_name_wins_over_the_wildcard_and_the_first_serves_the_rest() {
-        let folder = tempfile::tempdir().unwrap();
-        let certificates = vec![
-            load(folder.path(), "default", &["default.example"]),
-            load(folder.path(), "wild", &["*.example.com"]),
-            load(folder.path(), "exact", &["www.example.com", "example.com"]),
-        ];
-        let expected: Vec<_> = certificates.iter().map(|c| Arc::clone(c.certified())).collect();
-        let resolver = CertificateResolver::new(certificates);
-
-        for (name, expect) in [
-            (None, 0),
-            (Some("default.example"), 0),
-            (Some("WWW.example.com"), 2),
-            (Some("example.com"), 2),
-            (Some("api.example.com"), 1),
-            (Some("a.b.example.com"), 0),
-            (Some("elsewhere.example"), 0),
-        ] {
-            let chosen = resolver.choose(name, &[SignatureScheme::ECDSA_NISTP256_SHA256]).unwrap();
-            assert!(Arc::ptr_eq(&chosen, &expected[expect]), "{name:?}");
-        }
-    }
-
-    #[test]
-    fn of_two_certificates_for_a_name_the_clients_key_type_decides() {
-        let folder = tempfile::tempdir().unwrap();
-        let ecdsa = load(folder.path(), "ecdsa", &["a.example"]);
-        let pair = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
-        let params = CertificateParams::new(vec!["a.example".to_owned()]).unwrap();
-        let (cert, key) = (folder.path().join("ed.pem"), folder.path().join("ed.key"));
-        fs::write(&cert, params.self_signed(&pair).unwrap().pem()).unwrap();
-        fs::write(&key, pair.serialize_pem()).unwrap();
-        let (ed25519, _) = Certificate::load(&cert, &key, NOW).unwrap();
-        let resolver = CertificateResolver::new(vec![ecdsa.clone(), ed25519.clone()]);
-        let choose = |schemes| resolver.choose(Some("a.example"), schemes).unwrap();
-
-        assert!(Arc::ptr_eq(&choose(&[SignatureScheme::ED25519]), ed25519.certified()));
-        assert!(Arc::ptr_eq(&choose(&[SignatureScheme::ECDSA_NISTP256_SHA256]), ecdsa.certified()));
-        assert!(Arc::ptr_eq(&choose(&[SignatureScheme::RSA_PSS_SHA256]), ecdsa.certified()));
-    }
-
-    #[test]
-    fn certificates_can_be_replaced() {
-        let folder = tempfile::tempdir().unwrap();
-        let resolver = CertificateResolver::new(Vec::new());
-        assert!(resolver.choose(None, &[]).is_none());
-
-        let certificate = load(folder.path(), "new", &["new.example"]);
-        resolver.replace(vec![certificate.clone()]);
-
-        assert!(Arc::ptr_eq(&resolver.choose(None, &[]).unwrap(), certificate.certified()));
-        assert_eq!(resolver.expiries(), [("new.example".to_owned(), certificate.not_after())]);
     }
 
     #[test]

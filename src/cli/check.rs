@@ -6,8 +6,10 @@ use http::{HeaderValue, StatusCode};
 
 use super::{Failure, load};
 use crate::{
+    acme,
     clock::Clock,
     config::{AsIdentity, Config, TestCase},
+    host::Host,
     identity::{Identity, IdentityError, IdentityParts},
     rehearsal::Rehearsal,
     route::Target,
@@ -27,6 +29,9 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     }
     for warning in config.snapshot.routes.sibling_warnings() {
         println!("warning: {warning}");
+    }
+    if let Some(acme) = &config.snapshot.acme {
+        println!("{}", ordered(acme));
     }
     let failed = failures(&config);
     for failure in &failed {
@@ -52,6 +57,18 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
             counted(unfit, "reason")
         ))),
     }
+}
+
+/// What an authority will be asked for.
+fn ordered(acme: &acme::Settings) -> String {
+    let hosts: Vec<&str> = acme.hosts.iter().map(Host::as_str).collect();
+    let challenges: Vec<&str> = acme.challenges.iter().map(|challenge| challenge.name()).collect();
+    format!(
+        "certificates are ordered from {} by {}, but for hosts that a certificate of a file is good for: {}",
+        acme.directory,
+        challenges.join(" or "),
+        hosts.join(", ")
+    )
 }
 
 fn counted(number: usize, what: &str) -> String {

@@ -7,7 +7,9 @@ use http::{HeaderName, HeaderValue, Method, StatusCode};
 use ipnet::IpNet;
 
 use super::{
-    decode::{At, CommaList, Decode, Flat, List, Named, OneOrMany, Section, Text, Tried, decode_table, table},
+    decode::{
+        At, CommaList, Decode, Flat, List, Named, OneOrMany, Section, Text, Tried, Unreadable, decode_table, table,
+    },
     place::Place,
     report::{Findings, did_you_mean, one_of},
     requirement::{RequiredClaim, Rule},
@@ -20,6 +22,7 @@ use super::{
     tree::{Node, Value},
 };
 use crate::{
+    acme::{ChallengeKind, Directory, KeyType},
     admin::Scope,
     authn::{dpop::NonceRule, introspection::ClientAuth, keys::Algorithm},
     edge::{Group, MinVersion},
@@ -143,6 +146,40 @@ table! {
         min_version: Option<MinVersion>,
         /// Key exchange groups, the preferred first.
         groups: Option<At<Vec<Group>>>,
+        /// Certificates that are ordered from an authority (RFC 8555).
+        acme: Option<At<Acme>>,
+    }
+
+    /// `[tls.acme]`.
+    struct Acme {
+        /// The authority's directory.
+        directory: Option<At<Directory>>,
+        /// Whether its terms were agreed to.
+        terms_agreed: Option<At<bool>>,
+        /// Whom the authority may write to.
+        contact: Vec<At<NonEmpty>>,
+        /// For whom; those of `server.hosts` and routes if it is not written.
+        hosts: Option<At<Vec<At<Host>>>>,
+        /// How hosts are proved, the preferred first.
+        challenge: Option<OneOrMany<ChallengeKind>>,
+        /// Authorities that the directory's own certificate may come from.
+        ca: Option<At<FilePath>>,
+        /// An account elsewhere that ours is bound to.
+        external_account: Option<At<ExternalAccount>>,
+        /// Of certificates.
+        key_type: Option<KeyType>,
+        /// How long before its end a certificate is renewed.
+        renew_before: Option<At<Positive>>,
+        /// The wait after the first failure in a row.
+        retry: Option<At<Positive>>,
+    }
+
+    /// `external_account` of `[tls.acme]`.
+    struct ExternalAccount {
+        /// The key's id.
+        id: NonEmpty,
+        /// The HMAC key, in base64url.
+        key: At<Secret>,
     }
 
     /// An entry of `tls.certificates`.
@@ -902,6 +939,23 @@ choices!(SubjectFrom {
     "cn" => Self::CommonName,
 });
 
+impl Text for Directory {
+    fn expected() -> String {
+        format!("\"{}\", \"{}\" or an https URL", Self::LETS_ENCRYPT, Self::LETS_ENCRYPT_STAGING)
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        Self::new(text).map_err(|error| {
+            Unreadable::because(match did_you_mean(text, [Self::LETS_ENCRYPT, Self::LETS_ENCRYPT_STAGING]) {
+                Some(meant) => format!("did you mean `{meant}`?"),
+                None => error.to_string(),
+            })
+        })
+    }
+}
+
+choices!(ChallengeKind { "tls-alpn-01" => Self::TlsAlpn01, "http-01" => Self::Http01, });
+choices!(KeyType { "ecdsa-p256" => Self::EcdsaP256, "ecdsa-p384" => Self::EcdsaP384, });
 choices!(MinVersion { "1.2" => Self::Tls12, "1.3" => Self::Tls13, });
 choices!(Group {
     "x25519mlkem768" => Self::X25519MlKem768,

@@ -127,6 +127,8 @@ pub struct Counts {
 /// A named table. Each subject of the gateway has one of its own.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Table {
+    /// Certificates that were ordered, and the account they were ordered with.
+    Acme,
     /// What browsers are known again by.
     Devices,
     /// Second factors.
@@ -550,7 +552,8 @@ impl fmt::Debug for Batch {
 
 impl Table {
     /// All of them.
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
+        Self::Acme,
         Self::Devices,
         Self::Factors,
         Self::Keys,
@@ -566,6 +569,7 @@ impl Table {
     /// Its name on disk, which is part of what a record is sealed with.
     const fn name(self) -> &'static str {
         match self {
+            Self::Acme => "acme",
             Self::Devices => "devices",
             Self::Factors => "factors",
             Self::Keys => "keys",
@@ -582,7 +586,7 @@ impl Table {
     /// Whether its keys could tell who somebody is, and are hidden on disk.
     const fn hides_keys(self) -> bool {
         match self {
-            Self::Factors | Self::Keys | Self::Revocations | Self::Signing | Self::Users => true,
+            Self::Acme | Self::Factors | Self::Keys | Self::Revocations | Self::Signing | Self::Users => true,
             // Fixed words; and hashes of random tokens, or the beginnings of such.
             Self::Devices | Self::Meta | Self::Refresh | Self::Seen | Self::Sessions => false,
         }

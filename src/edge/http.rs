@@ -32,6 +32,7 @@ use hyper::{
 use hyper_util::rt::TokioTimer;
 use rustls::ProtocolVersion;
 use tokio::{
+    io::AsyncWriteExt,
     net::{TcpStream, UnixStream},
     task::{AbortHandle, spawn_local},
 };
@@ -46,7 +47,7 @@ use crate::{
         framing::HeadBounds,
         progress::{Progress, Waiting},
         proxy_protocol::{self, Header},
-        tls::{self, Spoken, TlsSlot},
+        tls::{self, Ordered, Spoken, TlsSlot},
         wire::{Socket, SocketIo, Stream, Wire},
     },
     host::Host,
@@ -98,9 +99,13 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
     let Ok(socket) = socket else { return };
     let socket = Socket::new(socket, Arc::clone(&progress));
     let (stream, tls, http2) = if encrypted {
-        let Ok((stream, asked)) = handshake(&worker, socket).await else {
-            worker.counters.handshakes_failed.fetch_add(1, Relaxed);
-            return;
+        let (stream, asked) = match handshake(&worker, socket).await {
+            Ok(Some(spoken)) => spoken,
+            Ok(None) => return,
+            Err(_) => {
+                worker.counters.handshakes_failed.fetch_add(1, Relaxed);
+                return;
+            }
         };
         let session = stream.get_ref().1;
         let http2 = session.alpn_protocol() == Some(tls::H2);
@@ -167,29 +172,44 @@ async fn introduced<H>(
     ticket.count(client.ip(), &worker.limits, &worker.peers).then_some((client, port))
 }
 
-/// With the word for the settings that the client's server name has chosen, if a certificate was asked for.
-async fn handshake<H: Handler>(
-    worker: &Worker<H>,
-    socket: Socket,
-) -> io::Result<(TlsStream<Socket>, Option<Arc<str>>)> {
-    let spoken = worker.tls.as_ref().ok_or_else(|| io::Error::other("no TLS here"))?.current();
-    if let Some(config) = spoken.for_everybody() {
-        return Ok((TlsAcceptor::from(Arc::clone(config)).accept(socket).await?, None));
+/// A stream, with the word for the settings that the client's server name has chosen, if a certificate was asked for.
+type Spoke = (TlsStream<Socket>, Option<Arc<str>>);
+
+/// `None`: it was all that the client wanted.
+async fn handshake<H: Handler>(worker: &Worker<H>, socket: Socket) -> io::Result<Option<Spoke>> {
+    let slot = worker.tls.as_ref().ok_or_else(|| io::Error::other("no TLS here"))?;
+    let spoken = slot.current();
+    let ordered = slot.ordered().filter(|ordered| ordered.concerns_hellos());
+    if let (Some(config), None) = (spoken.for_everybody(), ordered) {
+        return Ok(Some((TlsAcceptor::from(Arc::clone(config)).accept(socket).await?, None)));
     }
     // Boxed: where nobody is asked, nobody should make room for it.
-    Box::pin(handshake_by_name(&spoken, socket)).await
+    Box::pin(handshake_by_name(&spoken, ordered, socket)).await
 }
 
-async fn handshake_by_name(spoken: &Spoken, socket: Socket) -> io::Result<(TlsStream<Socket>, Option<Arc<str>>)> {
-    let begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+async fn handshake_by_name(spoken: &Spoken, ordered: Option<&Ordered>, socket: Socket) -> io::Result<Option<Spoke>> {
+    let mut begun = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await?;
+    if let Some(config) = ordered.and_then(|ordered| ordered.challenges.tls(&begun.client_hello())) {
+        // The handshake is the whole proof; nothing is served on it (RFC 8737 section 3).
+        begun.into_stream(config).await?.shutdown().await?;
+        return Ok(None);
+    }
     let name = begun.client_hello().server_name().map(str::to_owned);
     // A name that is no host is not the absence of a name.
-    let (config, asked) = match name.as_deref().map(str::parse::<Host>) {
+    let host = name.as_deref().map(str::parse::<Host>);
+    if let (Some(ordered), Some(Ok(host))) = (ordered, &host)
+        && ordered.resolver.awaits(host.as_str())
+    {
+        begun.io.write_all(&UNRECOGNIZED_NAME).await?;
+        begun.io.shutdown().await?;
+        return Err(io::Error::other("this host has no certificate yet"));
+    }
+    let (config, asked) = match &host {
         None => spoken.by_name(None),
         Some(Ok(host)) => spoken.by_name(Some(host.as_str())),
         Some(Err(_)) => spoken.by_name(Some("")),
     };
-    Ok((begun.into_stream(Arc::clone(config)).await?, asked.cloned()))
+    Ok(Some((begun.into_stream(Arc::clone(config)).await?, asked.cloned())))
 }
 
 async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
@@ -411,6 +431,8 @@ fn note_end<E: Error>(ended: Result<(), E>) {
     }
 }
 
+/// The fatal alert of RFC 6066 section 3, as a record that needs no keys yet (RFC 8446 sections 5.1 and 6).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 /// hyper parses so many fields without allocating.
 const HYPER_HEADERS: usize = 100;
 /// Bounds hyper's read and write buffers, and so the memory of a client that does not read.

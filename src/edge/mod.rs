@@ -52,7 +52,7 @@ pub use self::{
     accept::{Bound, bind, raise_descriptor_limit},
     inherited::Inherited,
     redirect::Redirect,
-    tls::{Group, MinVersion, Spoken, TlsSlot},
+    tls::{Group, MinVersion, Ordered, Spoken, TlsSlot},
 };
 use crate::{
     clock::{self, Clock},

@@ -1,15 +1,17 @@
 //! `server.redirect_http`: plain HTTP is told to come back encrypted, for hosts we know, and nothing else.
 //!
 //! 308 keeps method and body. The answer reflects the canonical host and the request target, which the wire and
-//! `http::Uri` have checked, and never anything of an unknown host (R10: 421).
+//! `http::Uri` have checked, and never anything of an unknown host (R10: 421). While an authority looks for the proof
+//! that a host is ours, it finds it here (RFC 8555 section 8.3).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body_util::Empty;
+use http_body_util::Full;
 
 use crate::{
+    acme::Challenges,
     edge::Handler,
     host::{Authority, Host},
     inbound::Inbound,
@@ -20,12 +22,19 @@ use crate::{
 pub struct Redirect {
     known: Arc<dyn Fn(&Host) -> bool + Send + Sync>,
     https_port: u16,
+    challenges: Arc<Challenges>,
 }
 
 impl Redirect {
     /// Redirects to `https_port` of the host asked for, if `known` says it is ours.
     pub fn new(known: Arc<dyn Fn(&Host) -> bool + Send + Sync>, https_port: u16) -> Self {
-        Self { known, https_port }
+        Self { known, https_port, challenges: Arc::default() }
+    }
+
+    /// Shows these proofs.
+    #[must_use]
+    pub fn proving(self, challenges: Arc<Challenges>) -> Self {
+        Self { challenges, ..self }
     }
 
     fn location(&self, inbound: &Inbound) -> Result<HeaderValue, StatusCode> {
@@ -62,10 +71,13 @@ impl Redirect {
 }
 
 impl Handler for Redirect {
-    type Body = Empty<Bytes>;
+    type Body = Full<Bytes>;
 
     async fn handle(&self, inbound: Inbound) -> Response<Self::Body> {
-        let mut response = Response::new(Empty::<Bytes>::new());
+        if let Some(text) = self.challenges.file(&inbound) {
+            return proof(text);
+        }
+        let mut response = Response::new(Full::default());
         match self.location(&inbound) {
             Ok(location) => {
                 *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
@@ -76,4 +88,12 @@ impl Handler for Redirect {
         response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         response
     }
+}
+
+/// The answer to an authority that looks for a proof (RFC 8555 section 8.3).
+fn proof(text: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(text));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
 }

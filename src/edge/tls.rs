@@ -14,7 +14,11 @@ use rustls::{
     server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
 };
 
-use crate::mtls::{Asked, Group as AskedGroup, Possession};
+use crate::{
+    acme::Challenges,
+    certificate::CertificateResolver,
+    mtls::{Asked, Group as AskedGroup, Possession},
+};
 
 /// The oldest version that is spoken.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -172,21 +176,50 @@ pub(crate) const H2: &[u8] = b"h2";
 
 /// How TLS is spoken with new connections. A reload stores something else; connections that stand keep theirs.
 #[derive(Debug)]
-pub struct TlsSlot(ArcSwap<Spoken>);
+pub struct TlsSlot {
+    spoken: ArcSwap<Spoken>,
+    ordered: Option<Ordered>,
+}
+
+/// What there is of certificates that are ordered from an authority.
+#[derive(Clone, Debug)]
+pub struct Ordered {
+    /// Proofs that hosts are ours.
+    pub challenges: Arc<Challenges>,
+    /// Which hosts have no certificate yet.
+    pub resolver: Arc<CertificateResolver>,
+}
+
+impl Ordered {
+    /// Whether client hellos must be looked at before it is known how they are answered.
+    pub(crate) fn concerns_hellos(&self) -> bool {
+        self.challenges.any() || self.resolver.awaits_any()
+    }
+}
 
 impl TlsSlot {
     /// With what is spoken first.
     pub fn new(spoken: Spoken) -> Self {
-        Self(ArcSwap::from_pointee(spoken))
+        Self { spoken: ArcSwap::from_pointee(spoken), ordered: None }
+    }
+
+    /// Beside it, what there is of certificates that are ordered.
+    #[must_use]
+    pub fn ordering(self, ordered: Ordered) -> Self {
+        Self { ordered: Some(ordered), ..self }
+    }
+
+    pub(crate) const fn ordered(&self) -> Option<&Ordered> {
+        self.ordered.as_ref()
     }
 
     /// How a connection that arrives now is spoken with.
     pub fn current(&self) -> Arc<Spoken> {
-        self.0.load_full()
+        self.spoken.load_full()
     }
 
     /// Replaces it for all connections to come.
     pub fn replace(&self, spoken: Spoken) {
-        self.0.store(Arc::new(spoken));
+        self.spoken.store(Arc::new(spoken));
     }
 }

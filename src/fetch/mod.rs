@@ -1,4 +1,4 @@
-//! The one HTTPS client for what the gateway asks of others: key sets, discovery.
+//! The one HTTPS client for what the gateway asks of others: key sets, discovery, certificates.
 //!
 //! In: a [`Url`] and a [`Request`] with its bounds. Out: the whole [`Answer`], or the one [`FetchError`] that says why
 //! there is none. Everything is bounded: one deadline for name, connection, TLS, head and body together, and bytes of
@@ -52,7 +52,7 @@ pub enum UrlError {
 /// What to ask, and how much of an answer is taken.
 #[derive(Clone, Debug)]
 pub struct Request {
-    /// `GET` or `POST`.
+    /// `GET`, `HEAD` or `POST`.
     pub method: Method,
     /// Besides `Host`, `User-Agent` and `Accept-Encoding`, which are ours.
     pub headers: HeaderMap,

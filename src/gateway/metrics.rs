@@ -6,17 +6,31 @@ use std::sync::{
 };
 
 use crate::{
-    certificate::CertificateResolver, durable::Durable, edge::Counters, rate_limit::Limiter, state::Live,
+    acme,
+    certificate::{CertificateResolver, Expiry},
+    durable::Durable,
+    edge::Counters,
+    rate_limit::Limiter,
+    state::Live,
     telemetry::metrics::Exposition,
 };
 
 /// Adds a collector for everything that counts outside of `telemetry`.
-pub(super) fn register(live: &Arc<Live>, edge: &Arc<Counters>, certificates: &Arc<CertificateResolver>) {
+pub(super) fn register(
+    live: &Arc<Live>,
+    edge: &Arc<Counters>,
+    certificates: &Arc<CertificateResolver>,
+    orders: &Arc<acme::Counts>,
+) {
     let registry = live.shared.telemetry.registry();
     let edge = Arc::clone(edge);
     registry.register(Box::new(move |exposition| connections(exposition, &edge)));
     let certificates = Arc::clone(certificates);
-    registry.register(Box::new(move |exposition| expiries(exposition, &certificates)));
+    let (orders, challenges) = (Arc::clone(orders), Arc::clone(&live.shared.challenges));
+    registry.register(Box::new(move |exposition| {
+        expiries(exposition, &certificates);
+        ordered(exposition, &orders, &challenges);
+    }));
     // Weak: the registry lives in what `Live` holds.
     let live = Arc::downgrade(live);
     registry.register(Box::new(move |exposition| {
@@ -78,8 +92,19 @@ fn connections(exposition: &mut Exposition, edge: &Counters) {
 fn expiries(exposition: &mut Exposition, certificates: &CertificateResolver) {
     let mut expiry =
         exposition.gauge("portcullis_certificate_expiry_seconds", "When each certificate ends, Unix time.");
-    for (name, until) in certificates.expiries() {
-        expiry.value(&[("name", &name)], until);
+    for Expiry { name, ordered, until } in certificates.expiries() {
+        expiry.value(&[("name", &name), ("source", if ordered { "acme" } else { "file" })], until);
+    }
+}
+
+fn ordered(exposition: &mut Exposition, orders: &acme::Counts, challenges: &acme::Challenges) {
+    let mut results = exposition.counter("portcullis_acme_orders_total", "Orders of certificates, by result.");
+    for (result, count) in orders.by_result() {
+        results.value(&[("result", result)], count);
+    }
+    let mut shown = exposition.counter("portcullis_acme_challenges_total", "Proofs that were looked for, by kind.");
+    for (kind, count) in challenges.shown() {
+        shown.value(&[("challenge", kind)], count);
     }
 }
 

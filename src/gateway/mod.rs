@@ -20,7 +20,7 @@ use tokio::sync::mpsc::Receiver;
 
 use crate::{
     accounts::Hasher,
-    admin, api_key,
+    acme, admin, api_key,
     authn::{
         dpop::Proofs,
         jwks::KeySlot,
@@ -34,7 +34,7 @@ use crate::{
     clock::{self, Clock, Timestamp},
     config::{Config, Startup, Tls},
     durable::{Durable, Unavailable},
-    edge::{self, Bound, Counters, Handler, Inherited, Peers, Redirect, Spoken, TlsSlot},
+    edge::{self, Bound, Counters, Handler, Inherited, Ordered, Peers, Redirect, Spoken, TlsSlot},
     factor::Factors,
     inbound::Inbound,
     login, pipeline, rate_limit,
@@ -124,14 +124,16 @@ pub fn start_with(
 
     let Certificates { all, authority, warnings } = certificates(tls.as_ref(), &clock)?;
     warnings.iter().chain(&snapshot.mtls.warnings(clock.now())).for_each(|warning| tracing::warn!("{warning}"));
-    let resolver = Arc::new(CertificateResolver::new(all));
-    let tls = tls.map(|settings| slot(&settings, &resolver)).transpose()?;
+    let ordered = Ordered { challenges: Arc::default(), resolver: Arc::new(CertificateResolver::new(all)) };
+    let tls = tls.map(|settings| slot(&settings, &ordered)).transpose()?;
 
     let (reloads, asks) = Reloads::new(clock.now());
-    let live = live(snapshot, &startup, &telemetry, durable, &clock, own_listeners, reloads)?;
+    let orders = orders(&ordered, durable.as_ref(), &snapshot, &clock)?;
+    let resolver = Arc::clone(&ordered.resolver);
+    let live = live(snapshot, &startup, &telemetry, durable, &clock, own_listeners, reloads, ordered.challenges)?;
     follow_sources(&live)?;
     let counters = Arc::<Counters>::default();
-    metrics::register(&live, &counters, &resolver);
+    metrics::register(&live, &counters, &resolver, &orders.1);
 
     let base = Base { startup: &startup, tls: tls.as_ref(), live: &live, clock: &clock };
     let mut edges = vec![base.gateway(sockets.gateway, counters)?];
@@ -142,7 +144,7 @@ pub fn start_with(
     if startup.admin.is_some() {
         edges.push(base.administration(sockets.admin)?);
     }
-    let control = control(Arc::clone(&live)).map_err(failed("the control thread cannot be started"))?;
+    let control = control(Arc::clone(&live), orders.0).map_err(failed("the control thread cannot be started"))?;
     let reloader = Reloader { live: Arc::clone(&live), startup, resolver, tls, source };
     let reloader = reload(reloader, followed, asks).map_err(failed("the reload thread cannot be started"))?;
     telemetry.readiness().clear(endpoint::STARTING);
@@ -263,8 +265,9 @@ impl Base<'_> {
         let known = Arc::new(move |host: &crate::host::Host| live.snapshot().routes.is_known(host));
         let port = addresses.gateway.first().map_or(443, SocketAddr::port);
         let peers = Peers { proxied: self.proxied(), ..Peers::everybody() };
+        let challenges = Arc::clone(&self.live.shared.challenges);
         edge::start(edge::Setup { peers, ..self.setup("redirect", vec![bound]) }, move |_| {
-            Redirect::new(Arc::clone(&known) as _, port)
+            Redirect::new(Arc::clone(&known) as _, port).proving(Arc::clone(&challenges))
         })
         .map_err(failed("the redirect listener cannot be started"))
     }
@@ -369,6 +372,7 @@ fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
     }
 }
 
+#[expect(clippy::too_many_arguments, reason = "what was made before the state, each part used once")]
 fn live(
     mut snapshot: Snapshot,
     startup: &Startup,
@@ -377,6 +381,7 @@ fn live(
     clock: &Clock,
     own_listeners: Vec<SocketAddr>,
     reloads: Reloads,
+    challenges: Arc<acme::Challenges>,
 ) -> Result<Arc<Live>, StartError> {
     let upstreams = upstream::Shared::new(None, own_listeners.into());
     let trust = reload::trust(&snapshot, &upstreams).map_err(failed("the upstreams cannot be served"))?;
@@ -406,6 +411,7 @@ fn live(
         families: families(durable.as_ref(), &sessions)?,
         token_counts: token::Counts::default(),
         made_keys: Arc::new(made_keys),
+        challenges,
         sessions,
         revocations: Arc::new(revocations),
         durable,
@@ -427,6 +433,21 @@ fn live(
         reloads,
     };
     Ok(Arc::new(Live::new(snapshot, shared)))
+}
+
+/// Who orders certificates, and what becomes of it. What was ordered before is served from now on.
+fn orders(
+    ordered: &Ordered,
+    durable: Option<&Durable>,
+    snapshot: &Snapshot,
+    clock: &Clock,
+) -> Result<(acme::Keeper, Arc<acme::Counts>), StartError> {
+    let counts = Arc::<acme::Counts>::default();
+    let Ordered { challenges, resolver } = ordered.clone();
+    let keeper = acme::Keeper::open(durable.cloned(), resolver, challenges, Arc::clone(&counts), clock.clone());
+    let mut keeper = keeper.map_err(failed("the certificates in server.state_dir cannot be read"))?;
+    keeper.follow(snapshot.generation, snapshot.acme.clone());
+    Ok((keeper, counts))
 }
 
 /// The database of `server.state_dir`; while it cannot be written, `/readyz` says no.
@@ -485,10 +506,10 @@ fn sessions(durable: Option<&Durable>, settings: &session::Settings, clock: &Clo
     Ok(store)
 }
 
-fn slot(settings: &Tls, resolver: &Arc<CertificateResolver>) -> Result<Arc<TlsSlot>, StartError> {
-    let certificates: edge::Certificates = Arc::clone(resolver) as _;
+fn slot(settings: &Tls, ordered: &Ordered) -> Result<Arc<TlsSlot>, StartError> {
+    let certificates: edge::Certificates = Arc::clone(&ordered.resolver) as _;
     Spoken::new(&certificates, settings.min_version, &settings.groups, Arc::clone(&settings.asked), None)
-        .map(|spoken| Arc::new(TlsSlot::new(spoken)))
+        .map(|spoken| Arc::new(TlsSlot::new(spoken).ordering(ordered.clone())))
         .map_err(failed("the TLS settings cannot be used"))
 }
 
@@ -506,12 +527,16 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<Str
     move |cause| StartError { what, cause: cause.into() }
 }
 
-/// Work that no request waits for: fetching keys, making our own, and sweeping ended sessions and revocations in small steps.
-fn control(live: Arc<Live>) -> io::Result<JoinHandle<()>> {
+/// Work that no request waits for: ordering certificates, fetching keys, making our own, and sweeping ended sessions and revocations in small steps.
+fn control(live: Arc<Live>, orders: acme::Keeper) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
-        let rotating = Arc::clone(&live);
+        let (rotating, ordering) = (Arc::clone(&live), Arc::clone(&live));
+        drop(tasks.spawn_local(orders.run(move || {
+            let snapshot = ordering.snapshot();
+            (snapshot.generation, snapshot.acme.clone())
+        })));
         // On its own: a slow disk holds up nothing else. It ends with the thread.
         drop(tasks.spawn_local(async move {
             let mut published = rotating.shared.signing.access.version();

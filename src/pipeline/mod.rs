@@ -2,14 +2,18 @@
 //!
 //! No stage calls the next one; each returns, and this file goes on. The upstream is contacted in one place, with a
 //! permit in hand. There is one exit: [`conclude`] makes the answer, and the request's `Outcome` rides in its body, so
-//! that log line and metrics are written once, when the last byte is out or the client is gone.
+//! that log line and metrics are written once, when the last byte is out or the client is gone. Only what an authority
+//! looks for to know a host as ours is answered beside it: nobody's permit is asked for that.
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Response, StatusCode,
-    header::{ACCEPT_LANGUAGE, CONNECTION, CONTENT_LENGTH, LOCATION, ORIGIN, SET_COOKIE, STRICT_TRANSPORT_SECURITY},
+    header::{
+        ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, SET_COOKIE,
+        STRICT_TRANSPORT_SECURITY,
+    },
     request::Parts,
 };
 use http_body::Body as _;
@@ -119,6 +123,7 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
     let snapshot: &Snapshot = &snapshot;
     // The head stays where it is: it is large.
     let (started, now, malformed) = (inbound.started, inbound.now, inbound.malformed);
+    let proof = if inbound.connection.tls.is_none() { worker.live.shared.challenges.file(&inbound) } else { None };
     let (head, connection) = (&mut inbound.head, &inbound.connection);
     if let Some(believed) = forwarded::request_id(connection, &head.headers, &snapshot.headers) {
         inbound.request_id = believed;
@@ -134,6 +139,9 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
         query: snapshot.query_log,
     };
     let mut outcome = Outcome::begin(&worker.telemetry, began);
+    if let Some(text) = proof {
+        return conclude_proof(text, outcome);
+    }
 
     let question = Question { head, connection, malformed, now, waited: false };
     let mut decision = decide::decide(snapshot, &worker.live.shared, question);
@@ -204,6 +212,16 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
         response.headers_mut().append(SET_COOKIE, cookie::set(&snapshot.session, &token, None));
     }
     response
+}
+
+/// What an authority finds that looks whether a host is ours (RFC 8555 section 8.3): not ours to permit or to refuse.
+fn conclude_proof(text: Bytes, mut outcome: Outcome) -> Response<Body> {
+    let mut response = Response::new(Content::own(text));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    outcome.allowed();
+    outcome.status(response.status());
+    response.map(|body| body.with(outcome))
 }
 
 /// Gives a browser that brought an old cookie a session of ours. Where that cannot be had now the old cookie goes on
@@ -348,7 +366,7 @@ async fn relay(
         Target::Respond { status, content_type, body } => {
             let mut response = Response::new(Content::own(body.clone()));
             *response.status_mut() = *status;
-            response.headers_mut().insert(http::header::CONTENT_TYPE, content_type.clone());
+            response.headers_mut().insert(CONTENT_TYPE, content_type.clone());
             Ok(response)
         }
     }

@@ -17,7 +17,7 @@ use tokio::{sync::mpsc::Receiver, time::MissedTickBehavior};
 
 use crate::{
     authn::jwks::KeySlot,
-    certificate::{Certificate, CertificateResolver},
+    certificate::{Certificate, CertificateResolver, Expiry},
     change::{Applied, Ask, Cause, Outcome},
     clock::Timestamp,
     config::{Config, Report, Startup, Tls},
@@ -108,9 +108,10 @@ impl Reloader {
             return;
         }
         *last = now;
-        for (name, until) in self.resolver.ending_soon(now) {
+        for Expiry { name, ordered, until } in self.resolver.ending_soon(now) {
             let until = humantime::format_rfc3339_seconds(until.to_system_time());
-            tracing::warn!(certificate = name, "the certificate expires at {until}; renew it");
+            let mend = if ordered { "its renewal has failed so far, as was told" } else { "renew it" };
+            tracing::warn!(certificate = name, "the certificate expires at {until}; {mend}");
         }
         self.live.snapshot().mtls.warnings(now).iter().for_each(|warning| tracing::warn!("{warning}"));
     }

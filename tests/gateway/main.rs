@@ -139,6 +139,8 @@ mod users;
 /// Settings from the environment (R38).
 mod environment;
 
+/// Certificates that are ordered from an authority (RFC 8555).
+mod acme;
 /// The admin API (R36).
 mod admin;
 

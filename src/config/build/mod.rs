@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{policy, state::Snapshot};
 
+mod acme;
 mod assertion;
 mod edits;
 mod look;
@@ -104,6 +105,7 @@ impl Build<'_> {
             issuers.as_deref().unwrap_or_default(),
             session.as_ref().map(|session| session.bind).unwrap_or_default(),
         );
+        let acme = self.acme(&file, &known_hosts);
         let tests = self.test_cases(&file, &sources);
 
         if let Some(headers) = &headers {
@@ -129,6 +131,7 @@ impl Build<'_> {
             verify_rate: server::verify_rate(&file)?,
             api_keys: api_keys?,
             mtls: crate::mtls::Settings { authorities: authorities?, asked: Arc::clone(&asked) },
+            acme: acme?.map(Arc::new),
             session: session?,
             login: login?,
             look: look?,

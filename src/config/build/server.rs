@@ -91,8 +91,9 @@ impl Build<'_> {
             return Some(None);
         };
         let source = match (&tls.certificates[..], &tls.self_signed) {
+            ([], None) if tls.acme.is_some() => TlsSource::Files([].into()),
             ([], None) => {
-                self.findings.problem(place, "no certificate", "`certificates` or `self_signed`");
+                self.findings.problem(place, "no certificate", "`certificates`, `acme` or `self_signed`");
                 return None;
             }
             ([_, ..], Some(_)) => {
@@ -101,6 +102,12 @@ impl Build<'_> {
             }
             ([], Some(names)) if names.is_empty() => {
                 self.findings.problem(place, "an empty `self_signed`", "names and addresses, such as [\"localhost\"]");
+                return None;
+            }
+            ([], Some(_)) if tls.acme.is_some() => {
+                self.findings
+                    .problem(place, "`acme` and `self_signed`", "one of the two")
+                    .help("the one is for hosts that everybody reaches, the other for this machine alone");
                 return None;
             }
             ([], Some(names)) => {

@@ -23,7 +23,7 @@ use crate::{
         decode::{At, Text, decode_leniently},
         file::{self, File, KeyFiles, KeySource, Password, TokenType, exactly_one},
         place::Place,
-        scalar::{Claim, Name, NonEmpty, OutboundProxy, PasswordHash, Positive},
+        scalar::{Claim, FilePath, Name, NonEmpty, OutboundProxy, PasswordHash, Positive},
     },
     fetch,
     listener::Listener,
@@ -453,7 +453,7 @@ impl Build<'_> {
         keys_place: jwks::Place,
         proxy: Option<&Arc<fetch::Proxy>>,
     ) -> Option<Arc<KeySlot>> {
-        let client = self.client_of(issuer, jwks, proxy)?;
+        let client = self.client_of(issuer.ca.as_ref(), jwks, proxy)?;
         let algorithms = issuer.algorithms.as_ref()?;
         let source = jwks::Source { place: keys_place, algorithms: algorithms.value.as_slice().into(), client };
         KeySlot::fetched(source)
@@ -463,14 +463,14 @@ impl Build<'_> {
             .ok()
     }
 
-    /// Whom we believe when an issuer is asked, and which way that goes; `place` says why it is.
-    fn client_of(
+    /// Whom we believe when an issuer or an authority is asked, and which way that goes; `place` says why it is.
+    pub(super) fn client_of(
         &mut self,
-        issuer: &file::Issuer,
+        ca: Option<&At<FilePath>>,
         place: &Place,
         proxy: Option<&Arc<fetch::Proxy>>,
     ) -> Option<fetch::Client> {
-        let (trust, place) = match &issuer.ca {
+        let (trust, place) = match ca {
             None => (fetch::Trust::system(), place),
             Some(At { value, place }) => {
                 let pem = self.file(&place.resolve(&value.0), place, "certificate authorities in PEM")?;
@@ -479,7 +479,7 @@ impl Build<'_> {
         };
         let trust = trust.map_err(|error| {
             let problem = self.findings.problem(place, error.to_string(), "certificate authorities to believe");
-            if issuer.ca.is_none() {
+            if ca.is_none() {
                 problem.help("install the package ca-certificates, or write ca = \"…\" beside it");
             }
         });
@@ -509,7 +509,7 @@ impl Build<'_> {
         };
         let timeout = within(&written.timeout, 3, LONGEST_TIMEOUT);
         let remember = within(&written.remember, 30, LONGEST_REMEMBERED);
-        let client = self.client_of(issuer, place, proxy);
+        let client = self.client_of(issuer.ca.as_ref(), place, proxy);
         let secret = &written.client_secret;
         let secret = self.secret(&secret.value.0, &secret.place)?.value;
         let auth = written.client_auth.unwrap_or_default();
@@ -542,7 +542,7 @@ impl Build<'_> {
     }
 
     /// `server.outbound_proxy`.
-    fn outbound_proxy(&mut self, file: &File) -> Option<Arc<fetch::Proxy>> {
+    pub(super) fn outbound_proxy(&mut self, file: &File) -> Option<Arc<fetch::Proxy>> {
         match file.server.0.as_ref()?.table.outbound_proxy.as_ref()? {
             At { value: OutboundProxy::Through(proxy), .. } => Some(Arc::new(proxy.clone())),
             At { value: OutboundProxy::Environment, place } => {

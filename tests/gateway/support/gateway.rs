@@ -30,6 +30,7 @@ pub(crate) struct Gateway {
     pki: Pki,
     hosts: Vec<String>,
     include: Option<PathBuf>,
+    tls: Option<String>,
     server: Vec<String>,
     tables: Vec<String>,
     routes: Vec<Route>,
@@ -74,6 +75,7 @@ impl Gateway {
             pki: Pki::new(),
             hosts: vec!["app.test".into()],
             include: None,
+            tls: None,
             server: Vec::new(),
             tables: vec![tables.to_owned()],
             routes: Vec::new(),
@@ -97,6 +99,18 @@ impl Gateway {
     pub(crate) fn include(mut self, pattern: &std::path::Path) -> Self {
         self.include = Some(pattern.to_owned());
         self
+    }
+
+    /// What `[tls]` says instead of naming a certificate for all hosts.
+    pub(crate) fn tls(mut self, lines: &str) -> Self {
+        self.tls = Some(lines.to_owned());
+        self
+    }
+
+    /// A certificate of its authority for these names, as an entry of `tls.certificates`.
+    pub(crate) fn certificate(&self, names: &[&str]) -> String {
+        let files = self.pki.issue(self.directory.path(), names);
+        format!("{{ cert = {:?}, key = {:?} }}", files.cert, files.key)
     }
 
     /// A line of `[server]`.
@@ -301,7 +315,6 @@ impl Gateway {
     pub(crate) fn text(&self) -> String {
         let folder = self.directory.path();
         let hosts: Vec<&str> = self.hosts.iter().map(String::as_str).collect();
-        let files = self.pki.issue(folder, &hosts);
         let mut text = String::from("version = 1\n");
         if let Some(pattern) = &self.include {
             text.push_str(&format!("include = [{pattern:?}]\n"));
@@ -322,7 +335,10 @@ impl Gateway {
         for line in &self.server {
             text.push_str(&format!("{line}\n"));
         }
-        text.push_str(&format!("\n[tls]\ncertificates = [{{ cert = {:?}, key = {:?} }}]\n", files.cert, files.key));
+        match &self.tls {
+            Some(lines) => text.push_str(&format!("\n[tls]\n{lines}\n")),
+            None => text.push_str(&format!("\n[tls]\ncertificates = [{}]\n", self.certificate(&hosts))),
+        }
         text.push_str(&format!(
             "\n[log]\nformat = \"json\"\naccess = {:?}\naudit = {:?}\n",
             folder.join("access.log"),
@@ -526,6 +542,17 @@ impl Running {
     /// Reads the configuration again, by the admin API; its answer.
     pub(crate) fn reload(&self) -> Response {
         self.admin().post("/api/v1/reload", "").send()
+    }
+
+    /// Stops it and starts it again with the same files and the same clock.
+    #[track_caller]
+    pub(crate) fn restart(mut self) -> Self {
+        self.inner.take().expect("it runs").stop();
+        let inner = entry::InProcess::start(&self.directory.path().join("gateway.toml"), &[], self.clock.clone());
+        let inner = inner.unwrap_or_else(|report| panic!("the gateway does not start again:\n{report}"));
+        self.addresses = inner.addresses();
+        self.inner = Some(inner);
+        self
     }
 
     /// Stops it; all lines of its audit log.

@@ -11,6 +11,7 @@ pub(crate) mod dpop;
 mod entry;
 pub(crate) mod gateway;
 pub(crate) mod http2;
+pub(crate) mod pebble;
 pub(crate) mod person;
 pub(crate) mod pki;
 pub(crate) mod process;
@@ -31,6 +32,7 @@ pub(crate) use self::{
     client_ca::{ClientCa, ClientId, Leaf},
     dpop::Holder,
     gateway::Gateway,
+    pebble::Pebble,
     person::{Form, Person},
     pki::Pki,
     provider::Provider,
