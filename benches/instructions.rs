@@ -487,6 +487,8 @@ impl Handler for Bare {
             caller: None,
             expects_continue: false,
             body: None,
+            takes_trailers: false,
+            trailers: None,
             received: None,
             http2: false,
             websocket: None,

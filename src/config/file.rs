@@ -604,6 +604,8 @@ table! {
     struct Upstream {
         /// Where it listens.
         servers: At<OneOrMany<UpstreamServer>>,
+        /// Whether `https://` servers are offered HTTP/2.
+        http2: Option<At<bool>>,
         /// How a server is chosen.
         balance: Option<Balance>,
         /// Whose requests all go to the same server.

@@ -127,9 +127,11 @@ pub(super) struct Prefix(pub(super) String);
 #[derive(Clone, Debug)]
 pub(super) enum ServerUrl {
     Echo,
+    H2c(Authority),
     Http(Authority),
     Https(Authority),
     Unix(PathBuf),
+    UnixH2c(PathBuf),
 }
 
 /// A pattern of paths and its text.
@@ -708,7 +710,9 @@ impl Text for Prefix {
 
 impl Text for ServerUrl {
     fn expected() -> String {
-        String::from("\"http://HOST:PORT\", \"https://HOST:PORT\", \"unix:/PATH\" or \"echo:\"")
+        String::from(
+            "\"http://HOST:PORT\", \"https://HOST:PORT\", \"h2c://HOST:PORT\", \"unix:/PATH\", \"unix+h2c:/PATH\" or \"echo:\"",
+        )
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
@@ -717,6 +721,9 @@ impl Text for ServerUrl {
         }
         if let Some(path) = text.strip_prefix("unix:") {
             return socket_path(path).map(Self::Unix);
+        }
+        if let Some(path) = text.strip_prefix("unix+h2c:") {
+            return socket_path(path).map(Self::UnixH2c);
         }
         let authority = |rest: &str| {
             if rest.contains('@') {
@@ -729,6 +736,7 @@ impl Text for ServerUrl {
             bare.parse::<Authority>().map_err(|error| Unreadable::because(explain(error)))
         };
         match text.split_once("://") {
+            Some(("h2c", rest)) => authority(rest).map(Self::H2c),
             Some(("http", rest)) => authority(rest).map(Self::Http),
             Some(("https", rest)) => authority(rest).map(Self::Https),
             Some(_) => Err(Unreadable { help: None, secret: text.contains('@') }),

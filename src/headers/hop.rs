@@ -5,7 +5,7 @@
 //! Invariant: a listed name can be taken away only before ours are set, and never what frames or addresses a message.
 
 use http::{
-    HeaderMap, HeaderName,
+    HeaderMap, HeaderName, HeaderValue,
     header::{
         CONNECTION, CONTENT_LENGTH, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
     },
@@ -46,6 +46,11 @@ pub(super) fn listed_fields(headers: &HeaderMap) -> SmallVec<[HeaderName; 4]> {
         }
     }
     listed
+}
+
+/// Whether a `TE` says that trailers are taken.
+pub(super) fn takes_trailers(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|b| *b == b',').any(|token| token.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Whether `Connection` lists a word.

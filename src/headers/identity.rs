@@ -29,6 +29,7 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
             | names::Kind::Ordinary
             | names::Kind::Proof
             | names::Kind::RequestId
+            | names::Kind::Te
             | names::Kind::Traceparent
             | names::Kind::Tracestate
             | names::Kind::Upgrade,

@@ -127,6 +127,8 @@ pub struct OutboundParts {
     pub lines: Lines,
     /// Whether the client waits for a `100 Continue` before it sends its body (RFC 9110 section 10.1.1).
     pub expects_continue: bool,
+    /// Whether the client takes trailers (`TE: trailers`, RFC 9110 section 10.1.4).
+    pub takes_trailers: bool,
     /// Why it may go.
     pub permit: Permit,
     /// `Sec-WebSocket-Key`, if this asks to become a WebSocket and may (R17).
@@ -181,7 +183,7 @@ pub fn rewrite(
         Grounds::Reported => Authorization::AsSent,
     };
     let rewritten = rewrite_head(head, permit.route(), caller, authorization, view, request_id, settings)?;
-    let Rewritten { host, mut lines, expects_continue, websocket } = rewritten;
+    let Rewritten { host, mut lines, expects_continue, takes_trailers, websocket } = rewritten;
     if let Some(certificate) = proofs.certificate {
         certificate::put(&mut lines, certificate, settings.client_certificate);
     }
@@ -192,6 +194,7 @@ pub fn rewrite(
             host,
             lines,
             expects_continue,
+            takes_trailers,
             permit,
             websocket,
         },
@@ -294,6 +297,7 @@ struct Rewritten {
     host: HeaderValue,
     lines: Lines,
     expects_continue: bool,
+    takes_trailers: bool,
     websocket: Option<HeaderValue>,
 }
 
@@ -319,7 +323,9 @@ fn rewrite_head(
         } else {
             listed.extend(replaced.iter().cloned());
             lines.clear();
-            copy_fit(headers, route, authorization, settings, &listed, &mut lines)
+            // `TE` has to be listed (RFC 9110 section 10.1.4).
+            let Survey { takes_trailers, .. } = survey;
+            Survey { takes_trailers, ..copy_fit(headers, route, authorization, settings, &listed, &mut lines) }
         }
     } else {
         survey
@@ -348,7 +354,8 @@ fn rewrite_head(
     if let Some(caller) = caller {
         identity::put(&mut lines, caller.identity, caller.assertion, settings)?;
     }
-    Ok(Rewritten { host, lines, expects_continue: survey.expects_continue, websocket })
+    let Survey { expects_continue, takes_trailers, .. } = survey;
+    Ok(Rewritten { host, lines, expects_continue, takes_trailers, websocket })
 }
 
 /// What one look at all fields has found besides those that were copied.
@@ -357,6 +364,7 @@ struct Survey<'h> {
     connection: bool,
     cookie: Cookies<'h>,
     expects_continue: bool,
+    takes_trailers: bool,
     traceparent: bool,
     tracestate: bool,
     upgrade: bool,
@@ -408,6 +416,10 @@ fn copy_fit<'h>(
             Some(Kind::MethodOverride) => route.methods.is_none(),
             // Ours goes instead: the client's own where it is believed.
             Some(Kind::RequestId) => false,
+            Some(Kind::Te) => {
+                survey.takes_trailers |= hop::takes_trailers(value);
+                false
+            }
             Some(Kind::Traceparent) => {
                 survey.traceparent = true;
                 false

@@ -38,6 +38,8 @@ pub(super) enum Kind {
     Proof,
     /// Written afresh.
     RequestId,
+    /// Which codings and trailers the client takes; removed, but for what is said to the next hop again.
+    Te,
     /// Kept if well-formed.
     Traceparent,
     /// Kept beside a `traceparent` that is kept.
@@ -209,7 +211,7 @@ const PREFIXES: &[(&str, Kind)] = &[
 
 /// Ordered by length, or it does not compile.
 const KNOWN: &[(&str, Kind)] = &[
-    ("te", Kind::Hop),
+    ("te", Kind::Te),
     ("dpop", Kind::Proof),
     ("host", Kind::Host),
     // CGI hands it to the script as HTTP_PROXY, which libraries obey (CVE-2016-5385).

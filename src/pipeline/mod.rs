@@ -304,13 +304,25 @@ async fn relay(
             let (forwarded, certificate) = (findings.forwarded.as_ref(), findings.presented.as_deref());
             let proofs = Proofs { forwarded, assertion: assertion.as_deref(), certificate };
             let outbound = headers::rewrite(head, permit, proofs, view, sent, request_id, &snapshot.headers)?;
-            let OutboundParts { method, target, host, lines, expects_continue, permit, websocket } =
+            let OutboundParts { method, target, host, lines, expects_continue, takes_trailers, permit, websocket } =
                 outbound.into_parts();
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
-            let mut request =
-                Outgoing { method, target, host, lines, caller, expects_continue, body, received, http2, websocket };
+            let mut request = Outgoing {
+                method,
+                target,
+                host,
+                lines,
+                caller,
+                expects_continue,
+                body,
+                received,
+                takes_trailers,
+                trailers: None,
+                http2,
+                websocket,
+            };
             let limits = upstream::Limits {
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
                 response_timeout: route.limits.response_timeout,

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use bytes::{Bytes, BytesMut};
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
+    HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use httparse::{Header, Status};
@@ -138,6 +138,27 @@ pub(super) fn trailers(buffer: &mut BytesMut) -> Result<Option<HeaderMap>, Upstr
         }
         Ok(_) | Err(_) => Err(BAD_TRAILERS),
     }
+}
+
+/// How long the body is that follows a head of HTTP/2, which its stream ends (RFC 9113 section 8.1.1). `UntilClose`:
+/// nobody said.
+///
+/// # Errors
+/// If it says so twice, or in no way that all read alike; or has more fields than a head may have.
+pub(super) fn length_of(headers: &HeaderMap, status: StatusCode, to_head: bool) -> Result<Length, UpstreamError> {
+    if headers.len() > FIELDS_MAX {
+        return Err(BAD_HEAD);
+    }
+    let mut framing = Framing::default();
+    for value in headers.get_all(CONTENT_LENGTH) {
+        framing.stays(&CONTENT_LENGTH, value)?;
+    }
+    framing.length(status, to_head, true).map(|(length, _)| length)
+}
+
+/// Methods whose absent content is said as `Content-Length: 0` (RFC 9110 section 8.6).
+pub(super) fn takes_content(method: &Method) -> bool {
+    *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
 }
 
 fn owned(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), UpstreamError> {

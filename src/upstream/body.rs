@@ -1,33 +1,27 @@
-//! The two bodies of an exchange, streamed chunk by chunk: nothing is read before somebody takes it.
+//! The body of an answer, streamed chunk by chunk: nothing is read before somebody takes it.
 //!
-//! [`RequestBody`] goes up: it counts against the bound, holds back until the upstream says 100 if the client asked
-//! for that (RFC 9110 section 10.1.1), drops trailers (R18), and makes sure that a body which broke off is never
-//! taken for one that ended. [`Body`] comes down: it holds the connection's lease and gives it back at the last byte;
-//! dropped before that, or broken, it cuts the connection. The upstream's clock runs only while it is waited for.
+//! In: the connection or stream that it comes on. Out: [`Body`], for the client. On a connection of its own it holds the
+//! lease and gives it back at the last byte; dropped before that, or broken, it cuts the connection. The upstream's clock
+//! runs only while it is waited for. What is left of the request is sent meanwhile ([`Upload`]).
 
 use std::{
-    cell::Cell,
     fmt,
     future::Future,
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use tokio::{
-    task::JoinHandle,
-    time::{Sleep, sleep},
-};
+use tokio::task::JoinHandle;
 
 use super::{
     NOT_IN_TRAILERS, UpstreamError,
     answer::Length,
     chunked::{Chunk, Chunks},
+    http2,
     link::{Broken, Link},
     outbox::Outbox,
     pool::Lease,
@@ -41,7 +35,10 @@ pub struct Body(State);
 enum State {
     /// All of it came with the head, or there is none.
     Whole(Bytes),
+    /// On a connection of its own.
     Streaming(Box<Streaming>),
+    /// On a connection that it shares, until it breaks off: then why.
+    Shared(Box<http2::Answer>, Option<UpstreamError>),
 }
 
 /// A body that is still coming.
@@ -95,8 +92,13 @@ impl Body {
         if matches!(rest, Rest::UntilClose) {
             lease.use_once();
         }
-        let upload = outbox.map(|outbox| Upload::start(outbox, Rc::clone(lease.link())));
+        let upload = outbox.map(|outbox| Upload::start(send_on(outbox, Rc::clone(lease.link()))));
         Self(State::Streaming(Box::new(Streaming { lease, rest, upload, broken: None })))
+    }
+
+    /// What comes on a shared connection.
+    pub(super) fn shared(answer: http2::Answer) -> Self {
+        Self(State::Shared(Box::new(answer), None))
     }
 }
 
@@ -106,12 +108,14 @@ impl http_body::Body for Body {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         let this = self.get_mut();
-        let streaming = match &mut this.0 {
+        let (polled, broken) = match &mut this.0 {
             State::Whole(bytes) if bytes.is_empty() => return Poll::Ready(None),
             State::Whole(bytes) => return Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
-            State::Streaming(streaming) => streaming,
+            State::Streaming(streaming) => (streaming.poll_next(cx), &mut streaming.broken),
+            State::Shared(_, Some(why)) => (Poll::Ready(Err(*why)), &mut Some(*why)),
+            State::Shared(answer, broken) => (answer.poll_next(cx), broken),
         };
-        let (frame, last) = match ready!(streaming.poll_next(cx)) {
+        let (frame, last) = match ready!(polled) {
             Ok(Next::Data { data, last }) => (Some(Ok(Frame::data(data))), last),
             Ok(Next::End(None)) => (None, true),
             Ok(Next::End(Some(mut trailers))) => {
@@ -119,8 +123,8 @@ impl http_body::Body for Body {
                 (Some(Ok(Frame::trailers(trailers))), true)
             }
             // What was read before goes out first: an error told in the same breath would take it along.
-            Err(why) if streaming.broken.is_none() => {
-                streaming.broken = Some(why);
+            Err(why) if broken.is_none() => {
+                *broken = Some(why);
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -130,10 +134,16 @@ impl http_body::Body for Body {
                 return Poll::Ready(Some(Err(why)));
             }
         };
-        if last && let State::Streaming(streaming) = std::mem::replace(&mut this.0, State::Whole(Bytes::new())) {
-            let Streaming { lease, upload, .. } = *streaming;
-            drop(upload);
-            lease.finish();
+        if last {
+            match std::mem::replace(&mut this.0, State::Whole(Bytes::new())) {
+                State::Streaming(streaming) => {
+                    let Streaming { lease, upload, .. } = *streaming;
+                    drop(upload);
+                    lease.finish();
+                }
+                State::Shared(answer, _) => drop(answer),
+                State::Whole(_) => {}
+            }
         }
         Poll::Ready(frame)
     }
@@ -141,7 +151,7 @@ impl http_body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             State::Whole(bytes) => bytes.is_empty(),
-            State::Streaming(_) => false,
+            State::Streaming(_) | State::Shared(..) => false,
         }
     }
 
@@ -152,13 +162,16 @@ impl http_body::Body for Body {
                 Rest::Length(left) => SizeHint::with_exact(left),
                 Rest::Chunked(_) | Rest::UntilClose => SizeHint::default(),
             },
+            State::Shared(answer, _) => answer.left().map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }
 
 /// What was read of an answer.
-enum Next {
+pub(super) enum Next {
+    /// Bytes of it; `last`: there is nothing more, no trailers either.
     Data { data: Bytes, last: bool },
+    /// Its end, with trailers if there are any.
     End(Option<HeaderMap>),
 }
 
@@ -170,7 +183,7 @@ impl Streaming {
         let link = Rc::clone(self.lease.link());
         loop {
             if let Some(next) = self.take(&link)? {
-                link.rest();
+                link.patience().rest();
                 return Poll::Ready(Ok(next));
             }
             let Poll::Ready(filled) = link.poll_fill(cx) else {
@@ -219,16 +232,19 @@ impl fmt::Debug for Streaming {
 
 /// A request's body that outlived the head of its answer: sent on in a task of its own, so that it goes on whether or
 /// not the client reads meanwhile. Gone with the answer.
-struct Upload(JoinHandle<()>);
+pub(super) struct Upload(JoinHandle<()>);
 
 impl Upload {
-    fn start(mut outbox: Outbox, link: Rc<Link>) -> Self {
-        Self(tokio::task::spawn_local(async move {
-            // A server that reads no more may still answer on.
-            if let Err(why) = std::future::poll_fn(|cx| outbox.poll_send(cx, &link)).await {
-                link.blame(why);
-            }
-        }))
+    /// Of what `sending` sends.
+    pub(super) fn start(sending: impl Future<Output = ()> + 'static) -> Self {
+        Self(tokio::task::spawn_local(sending))
+    }
+}
+
+async fn send_on(mut outbox: Outbox, link: Rc<Link>) {
+    // A server that reads no more may still answer on.
+    if let Err(why) = std::future::poll_fn(|cx| outbox.poll_send(cx, &link)).await {
+        link.patience().blame(why);
     }
 }
 
@@ -237,107 +253,3 @@ impl Drop for Upload {
         self.0.abort();
     }
 }
-
-/// The client's body, as it is sent to an upstream.
-pub(super) struct RequestBody {
-    incoming: Incoming,
-    received: Option<Rc<Cell<u64>>>,
-    /// Bytes that may still come.
-    allowance: u64,
-    http2: bool,
-    gate: Option<Gate>,
-}
-
-/// Holds a body back until the upstream answers `100 Continue`. An upstream that says nothing gets it after a second,
-/// for it may not know the mechanism; one that answers finally does not get it at all.
-type Gate = Pin<Box<Sleep>>;
-
-impl RequestBody {
-    /// Of `incoming`, which came over HTTP/2 if `http2`, at most `max` bytes; `received` counts them. `None`: there is
-    /// no body.
-    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64, http2: bool) -> Option<Self> {
-        (!http_body::Body::is_end_stream(&incoming)).then_some(Self {
-            incoming,
-            received,
-            allowance: max,
-            http2,
-            gate: None,
-        })
-    }
-
-    /// How long it says it is.
-    pub(super) fn exact_length(&self) -> Option<u64> {
-        http_body::Body::size_hint(&self.incoming).exact()
-    }
-
-    /// Nothing is taken from the client before the upstream wants it.
-    pub(super) fn close_gate(&mut self) {
-        self.gate = Some(Box::pin(sleep(CONTINUE_PATIENCE)));
-    }
-
-    /// The upstream wants it.
-    pub(super) fn open_gate(&mut self) {
-        self.gate = None;
-    }
-
-    /// The next bytes, never none of them; `None` is the end.
-    ///
-    /// # Errors
-    /// [`UpstreamError::TooLarge`], or [`UpstreamError::ClientBody`] if it broke off.
-    pub(super) fn poll_part(
-        &mut self,
-        cx: &mut Context<'_>,
-        link: &Link,
-    ) -> Poll<Result<Option<Bytes>, UpstreamError>> {
-        let awaits_head = link.awaits_head();
-        if let Some(gate) = &mut self.gate {
-            if !awaits_head {
-                return Poll::Pending;
-            }
-            ready!(gate.as_mut().poll(cx));
-            self.gate = None;
-        }
-        loop {
-            match http_body::Body::poll_frame(Pin::new(&mut self.incoming), cx) {
-                Poll::Pending => {
-                    if awaits_head {
-                        link.rest();
-                    }
-                    return Poll::Pending;
-                }
-                Poll::Ready(Some(Ok(frame))) => {
-                    // Trailers are dropped (R18).
-                    let Ok(data) = frame.into_data() else { continue };
-                    if data.is_empty() {
-                        continue;
-                    }
-                    if let Some(received) = &self.received {
-                        received.set(received.get().saturating_add(data.len() as u64));
-                    }
-                    let Some(allowance) = self.allowance.checked_sub(data.len() as u64) else {
-                        return Poll::Ready(Err(UpstreamError::TooLarge));
-                    };
-                    self.allowance = allowance;
-                    if awaits_head {
-                        link.wait_for_answer();
-                    }
-                    return Poll::Ready(Ok(Some(data)));
-                }
-                // A stream that the client reset with NO_ERROR ends like a complete one, but without its last flag.
-                Poll::Ready(None) if self.http2 && !http_body::Body::is_end_stream(&self.incoming) => {
-                    return Poll::Ready(Err(UpstreamError::ClientBody));
-                }
-                Poll::Ready(None) => {
-                    if awaits_head {
-                        link.wait_for_answer();
-                    }
-                    return Poll::Ready(Ok(None));
-                }
-                Poll::Ready(Some(Err(_))) => return Poll::Ready(Err(UpstreamError::ClientBody)),
-            }
-        }
-    }
-}
-
-/// RFC 9110 section 10.1.1: a client "SHOULD NOT wait for an indefinite period".
-const CONTINUE_PATIENCE: Duration = Duration::from_secs(1);

@@ -32,10 +32,32 @@ use crate::{clock, host::Authority};
 /// A server with everything prepared that a connection to it needs.
 pub(super) struct Target {
     server: Server,
+    /// Whether `https://` servers are offered HTTP/2.
+    pub(super) offers_http2: bool,
     upstream: Arc<str>,
     shared: Arc<Shared>,
     /// `host:port` as the server's own `Host`.
     pub(super) host: HeaderValue,
+}
+
+/// Which HTTP a server speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Speaks {
+    /// Each request has a connection to itself.
+    Http1,
+    /// Requests share connections.
+    Http2,
+    /// The first connection tells.
+    Unknown,
+}
+
+/// What an `https://` server is offered to speak (RFC 7301).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Offer {
+    /// Whatever it speaks best.
+    All,
+    /// HTTP/1.1, for what needs a connection of its own.
+    Http1,
 }
 
 /// A byte stream to a server.
@@ -94,43 +116,77 @@ pub fn system_trust() -> Result<Arc<ClientConfig>, TrustError> {
 /// If the crypto provider supports no TLS version.
 pub fn trust(roots: RootCertStore) -> Result<Arc<ClientConfig>, TrustError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(TrustError::Provider)?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
 
 impl Target {
-    pub(super) fn new(server: Server, upstream: Arc<str>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(server: Server, offers_http2: bool, upstream: Arc<str>, shared: Arc<Shared>) -> Self {
         let host = match &server {
-            Server::Http(authority) => host_value(authority, HTTP_PORT),
+            Server::Http(authority) | Server::H2c(authority) => host_value(authority, HTTP_PORT),
             Server::Https(authority) => host_value(authority, HTTPS_PORT),
-            Server::Echo | Server::Unix(_) => HeaderValue::from_static("localhost"),
+            Server::Echo | Server::Unix(_) | Server::UnixH2c(_) => HeaderValue::from_static("localhost"),
         };
-        Self { server, upstream, shared, host }
+        Self { server, offers_http2, upstream, shared, host }
+    }
+
+    /// What it speaks, as far as that is known before the first connection.
+    pub(super) const fn speaks(&self) -> Speaks {
+        match self.server {
+            Server::Echo | Server::Http(_) | Server::Unix(_) => Speaks::Http1,
+            Server::H2c(_) | Server::UnixH2c(_) => Speaks::Http2,
+            Server::Https(_) if self.offers_http2 => Speaks::Unknown,
+            Server::Https(_) => Speaks::Http1,
+        }
+    }
+
+    /// Whether `io`, a connection to it, is one for HTTP/2.
+    pub(super) fn is_http2(&self, io: &Io) -> bool {
+        match (&self.server, io) {
+            (Server::H2c(_) | Server::UnixH2c(_), _) => true,
+            (_, Io::Tls(stream)) => stream.get_ref().1.alpn_protocol() == Some(H2),
+            (_, Io::Memory(_) | Io::Tcp(_) | Io::Unix(_)) => false,
+        }
+    }
+
+    /// Whether it can be asked for HTTP/1.1 instead.
+    pub(super) const fn can_choose(&self) -> bool {
+        matches!(self.server, Server::Https(_))
+    }
+
+    /// Whether what is said to it is encrypted.
+    pub(super) const fn is_encrypted(&self) -> bool {
+        matches!(self.server, Server::Https(_))
     }
 
     /// A new connection within `limit`.
-    pub(super) async fn dial(&self, limit: Duration) -> Result<Io, UpstreamError> {
-        timeout(limit, self.dial_unbounded(limit)).await.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")))
+    pub(super) async fn dial(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
+        timeout(limit, self.dial_unbounded(offer, limit))
+            .await
+            .unwrap_or(Err(UpstreamError::Timeout("connect_timeout")))
     }
 
-    async fn dial_unbounded(&self, limit: Duration) -> Result<Io, UpstreamError> {
+    async fn dial_unbounded(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
         match &self.server {
             Server::Echo => Ok(Io::Memory(echo::connect(Arc::clone(&self.upstream)))),
-            Server::Http(authority) => self.tcp(authority, HTTP_PORT, limit).await.map(Io::Tcp),
+            Server::Http(authority) | Server::H2c(authority) => {
+                self.tcp(authority, HTTP_PORT, limit).await.map(Io::Tcp)
+            }
             Server::Https(authority) => {
                 let tls = self.shared.tls.load_full().ok_or(UpstreamError::Unreachable("no_trust_anchors"))?;
                 let name = bare(authority).to_owned();
                 let name = ServerName::try_from(name).map_err(|_| UpstreamError::Unreachable("bad_name"))?;
                 let stream = self.tcp(authority, HTTPS_PORT, limit).await?;
-                let stream = TlsConnector::from(tls).connect(name, stream).await;
+                let protocols = if self.offers_http2 && offer == Offer::All { &[H2, HTTP1][..] } else { &[HTTP1] };
+                let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
+                let stream = TlsConnector::from(tls).with_alpn(protocols).connect(name, stream).await;
                 stream.map(|stream| Io::Tls(Box::new(stream))).map_err(|_| UpstreamError::Unreachable("tls"))
             }
-            Server::Unix(path) => {
+            Server::Unix(path) | Server::UnixH2c(path) => {
                 let stream = UnixStream::connect(path).await;
                 stream.map(Io::Unix).map_err(|why| UpstreamError::Unreachable(connect_label(&why)))
             }
@@ -262,6 +318,9 @@ impl AsyncWrite for Io {
     }
 }
 
+/// ALPN names (RFC 9113 section 3.1, RFC 7301 section 6).
+const H2: &[u8] = b"h2";
+const HTTP1: &[u8] = b"http/1.1";
 const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
 const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";

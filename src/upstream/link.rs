@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::{
     UpstreamError,
     connect::Io,
+    patience::Patience,
     pool::{ServerPool, Ticks},
 };
 
@@ -29,24 +30,14 @@ pub(super) struct Link {
     buffer: RefCell<BytesMut>,
     /// What the next read may bring at most; grows while a body fills it.
     read_bytes: Cell<usize>,
-    ticks: Ticks,
     server: Rc<ServerPool>,
-    /// In ticks; [`NEVER`] while nobody waits for the server.
-    deadline: Cell<u64>,
-    /// What [`Self::wait_for_answer`] sets.
-    response_ticks: Cell<u64>,
-    /// Why it must end.
-    blame: Cell<Option<UpstreamError>>,
-    /// From the request until its answer's head.
-    awaits_head: Cell<bool>,
+    patience: Patience,
     /// Bytes read since the request began.
     received: Cell<usize>,
     /// Whether some of the request is still to be sent.
     sending: Cell<bool>,
     /// Whether it has served before.
     used: Cell<bool>,
-    /// Whoever waits for bytes.
-    reader: RefCell<Option<Waker>>,
 }
 
 impl Link {
@@ -56,62 +47,30 @@ impl Link {
             io: RefCell::new(io),
             buffer: RefCell::default(),
             read_bytes: Cell::new(READ_BYTES),
-            ticks,
             server,
-            deadline: Cell::new(NEVER),
-            response_ticks: Cell::new(0),
-            blame: Cell::new(None),
-            awaits_head: Cell::new(false),
+            patience: Patience::new(ticks),
             received: Cell::new(0),
             sending: Cell::new(false),
             used: Cell::new(false),
-            reader: RefCell::default(),
         })
     }
 
-    /// The worker's clock.
-    pub(super) const fn ticks(&self) -> &Ticks {
-        &self.ticks
+    /// How long the server may take.
+    pub(super) const fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     /// A request is about to be sent; returns whether there was one before.
     pub(super) fn begin(&self, response_ticks: u64) -> bool {
-        self.response_ticks.set(response_ticks);
-        self.awaits_head.set(true);
+        self.patience.begin(response_ticks);
         self.received.set(0);
         self.sending.set(true);
-        self.wait_for_answer();
         self.used.replace(true)
-    }
-
-    /// The answer's head is there.
-    pub(super) fn head_came(&self) {
-        self.awaits_head.set(false);
-        self.deadline.set(NEVER);
-    }
-
-    pub(super) fn awaits_head(&self) -> bool {
-        self.awaits_head.get()
-    }
-
-    /// The upstream could have everything that we have: its time runs.
-    pub(super) fn wait_for_answer(&self) {
-        self.wait(self.response_ticks.get());
-    }
-
-    /// The upstream has `ticks` from now.
-    pub(super) fn wait(&self, ticks: u64) {
-        self.deadline.set(self.ticks.now().saturating_add(ticks));
-    }
-
-    /// Nobody waits for the upstream.
-    pub(super) fn rest(&self) {
-        self.deadline.set(NEVER);
     }
 
     /// Nobody uses the connection: what a large answer made its buffer grow to is given back.
     pub(super) fn idle(&self) {
-        self.rest();
+        self.patience.rest();
         if self.read_bytes.replace(READ_BYTES) > READ_BYTES {
             let mut buffer = self.buffer.borrow_mut();
             // Unasked bytes stay: they are why it will not be used again.
@@ -140,26 +99,6 @@ impl Link {
         self.received.get()
     }
 
-    /// Whoever reads next learns that this is why it ends; the first reason stays.
-    pub(super) fn blame(&self, why: UpstreamError) {
-        if self.blame.get().is_none() {
-            self.blame.set(Some(why));
-        }
-        if let Some(reader) = self.reader.borrow_mut().take() {
-            reader.wake();
-        }
-    }
-
-    /// Called on every tick: the upstream's time may be over.
-    pub(super) fn judge(&self) {
-        if self.ticks.now() < self.deadline.get() {
-            return;
-        }
-        self.deadline.set(NEVER);
-        let what = if self.awaits_head.get() { "response_timeout" } else { "read_timeout" };
-        self.blame(UpstreamError::Timeout(what));
-    }
-
     /// What was read and is not taken yet.
     pub(super) const fn buffer(&self) -> &RefCell<BytesMut> {
         &self.buffer
@@ -167,7 +106,7 @@ impl Link {
 
     /// Reads more into the buffer; 0 is the stream's end.
     pub(super) fn poll_fill(&self, cx: &mut Context<'_>) -> Poll<Result<usize, Broken>> {
-        if let Some(why) = self.blame.get() {
+        if let Some(why) = self.patience.blamed() {
             return Poll::Ready(Err(Broken::Blamed(why)));
         }
         let mut buffer = self.buffer.borrow_mut();
@@ -181,7 +120,7 @@ impl Link {
             read.poll(cx)
         };
         let Poll::Ready(result) = polled else {
-            self.waits(cx);
+            self.patience.remember(cx);
             return Poll::Pending;
         };
         let count = result.map_err(|_| Broken::Stream)?;
@@ -190,13 +129,6 @@ impl Link {
             self.read_bytes.set(most * 4);
         }
         Poll::Ready(Ok(count))
-    }
-
-    fn waits(&self, cx: &Context<'_>) {
-        let mut reader = self.reader.borrow_mut();
-        if !reader.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
-            *reader = Some(cx.waker().clone());
-        }
     }
 
     /// Writes some of `bufs`.
@@ -217,7 +149,7 @@ impl Link {
     /// Whether it can take another request: it is not closed, and nothing came that nobody asked for (an answer that
     /// arrives before its question would be somebody else's).
     pub(super) fn is_fit(&self) -> bool {
-        if !self.buffer.borrow().is_empty() || self.blame.get().is_some() {
+        if !self.buffer.borrow().is_empty() || self.patience.blamed().is_some() {
             return false;
         }
         let mut cx = Context::from_waker(Waker::noop());
@@ -280,8 +212,6 @@ impl AsyncWrite for Raw {
     }
 }
 
-/// No deadline.
-const NEVER: u64 = u64::MAX;
 /// A first read: most answers fit.
 const READ_BYTES: usize = 8 * 1024;
 /// What one read may bring while a body streams; it is also what waits for a client that is slower than the server.

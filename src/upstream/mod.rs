@@ -26,11 +26,14 @@ mod answer;
 mod balance;
 mod body;
 mod chunked;
+mod client_body;
 mod connect;
 mod echo;
 mod farewell;
+mod http2;
 mod link;
 mod outbox;
+mod patience;
 mod pool;
 mod servers;
 mod upgrade;
@@ -40,15 +43,17 @@ mod tests;
 
 pub use self::{
     body::Body,
+    client_body::TrailerFilter,
     connect::{TrustError, system_trust, trust},
     pool::Upstreams,
     servers::{Counters, ServerState, Shared, UpstreamState},
     upgrade::Tunnel,
 };
 use self::{
-    body::RequestBody,
+    client_body::RequestBody,
+    connect::Offer,
     outbox::Outbox,
-    pool::{Failure, Tried, ticks},
+    pool::{Entry, Failure, Leased, Tried, Wish, ticks},
 };
 
 /// One `[upstream.<name>]`, ready to use.
@@ -58,6 +63,8 @@ pub struct Settings {
     pub name: Arc<str>,
     /// Where it listens; at least one.
     pub servers: Box<[Member]>,
+    /// Whether `https://` servers are offered HTTP/2 besides HTTP/1.1.
+    pub http2: bool,
     /// How a server is chosen.
     pub balance: Balance,
     /// Whose requests all go to the same server; `None`: nobody's.
@@ -100,12 +107,16 @@ impl From<Server> for Member {
 pub enum Server {
     /// `echo:`: the built-in upstream that answers what it saw.
     Echo,
+    /// `h2c://host:port`: HTTP/2 without TLS, known beforehand (RFC 9113 section 3.3).
+    H2c(Authority),
     /// `http://host:port`.
     Http(Authority),
     /// `https://host:port`, verified against the system's certificate authorities.
     Https(Authority),
     /// `unix:/path`.
     Unix(PathBuf),
+    /// `unix+h2c:/path`.
+    UnixH2c(PathBuf),
 }
 
 /// `balance`.
@@ -163,6 +174,10 @@ pub struct Outgoing {
     pub body: Option<Incoming>,
     /// Counts its bytes as they are taken from the client; `None`: nobody wants to know, or there is none.
     pub received: Option<Rc<Cell<u64>>>,
+    /// Whether the client takes trailers (`TE: trailers`).
+    pub takes_trailers: bool,
+    /// What becomes of the request's trailers; `None`: they are dropped (R18).
+    pub trailers: Option<TrailerFilter>,
     /// Whether it came over HTTP/2, where a stream reset without error looks like the body's end.
     pub http2: bool,
     /// Set if this is a WebSocket handshake that the route allows (R17).
@@ -251,47 +266,93 @@ pub async fn forward(
         Some(body) => RequestBody::new(body, request.received.take(), limits.max_body, request.http2),
         None => None,
     };
+    let body = match request.trailers.take() {
+        None => body,
+        wanted => body.map(|body| body.with_trailers(wanted)),
+    };
     let entry = upstreams.entry(settings);
     let response_ticks = limits.response_timeout.map_or(entry.response_ticks, ticks);
+    let mut journey =
+        Journey { upstreams, entry, request, limits, response_ticks, tried: Tried::new(), again: Again::default() };
+    match journey.lease().await? {
+        Leased::Own(lease) => over_http1(journey, lease, body).await,
+        // Boxed, as it is larger than what most requests need.
+        Leased::Shared(lease) => Box::pin(http2::forward(journey, lease, body)).await,
+    }
+}
 
-    let mut tried = Tried::new();
-    let mut lease = entry.lease(upstreams, &mut tried, request.caller).await?;
-    let mut outbox = Outbox::new(request, entry.host_of(&lease, request), body);
-    if request.expects_continue {
+/// One request on its way, whichever connections it takes.
+struct Journey<'a> {
+    upstreams: &'a Upstreams,
+    entry: Rc<Entry>,
+    request: &'a mut Outgoing,
+    limits: &'a Limits,
+    response_ticks: u64,
+    tried: Tried,
+    again: Again,
+}
+
+impl Journey<'_> {
+    /// The way to a server that was not tried yet.
+    async fn lease(&mut self) -> Result<Leased, UpstreamError> {
+        let wish = self.wish();
+        self.entry.lease(self.upstreams, &mut self.tried, wish).await
+    }
+
+    /// A tunnel takes its connection with it.
+    const fn wish(&self) -> Wish {
+        let offer = if self.request.websocket.is_some() { Offer::Http1 } else { Offer::All };
+        Wish { caller: self.request.caller, offer }
+    }
+}
+
+async fn over_http1(
+    mut journey: Journey<'_>,
+    mut lease: pool::Lease,
+    body: Option<RequestBody>,
+) -> Result<Response<Body>, UpstreamError> {
+    let mut outbox = Outbox::new(journey.request, lease.host(journey.request), body);
+    if journey.request.expects_continue {
         outbox.close_gate();
     }
-    let mut again = Again::default();
     let head = loop {
-        match lease.exchange(&mut outbox, response_ticks, &request.method).await {
+        let leased = match lease.exchange(&mut outbox, journey.response_ticks, &journey.request.method).await {
             Ok(head) => break head,
             Err(Failure::Failed(why)) => return Err(why),
-            Err(Failure::Died) if !again.retried => {
-                again.retried = true;
-                lease = entry.lease_again(upstreams, lease).await?;
+            Err(Failure::Died) if !journey.again.retried => {
+                journey.again.retried = true;
+                let offer = journey.wish().offer;
+                journey.entry.lease_again(journey.upstreams, lease, offer).await?
             }
             Err(Failure::Died) => return Err(UpstreamError::Invalid("no_answer")),
             // Nothing was sent: another connection will do, a fresh one if all that were kept are dead.
-            Err(Failure::NotSent) if again.unsent <= STALE_MAX => {
+            Err(Failure::NotSent | Failure::Refused) if journey.again.unsent <= STALE_MAX => {
                 drop(lease);
-                again.unsent += 1;
-                lease = if again.unsent < STALE_MAX {
-                    entry.lease(upstreams, &mut tried, request.caller).await?
+                journey.again.unsent += 1;
+                if journey.again.unsent < STALE_MAX {
+                    journey.lease().await?
                 } else {
-                    entry.fresh_lease(upstreams, &mut tried, request.caller).await?
-                };
+                    let wish = journey.wish();
+                    journey.entry.fresh_lease(journey.upstreams, &mut journey.tried, wish).await?
+                }
             }
-            Err(Failure::NotSent) => return Err(UpstreamError::Unreachable("closed")),
-        }
-        outbox.rewind(request, entry.host_of(&lease, request));
+            Err(Failure::NotSent | Failure::Refused) => return Err(UpstreamError::Unreachable("closed")),
+        };
+        lease = match leased {
+            Leased::Own(lease) => lease,
+            Leased::Shared(lease) => return Box::pin(http2::forward(journey, lease, outbox.into_body())).await,
+        };
+        outbox.rewind(journey.request, lease.host(journey.request));
     };
 
     let answer::Final { mut response, length, keeps_alive } = head;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(websocket) = request.websocket.take() else {
+        let Some(websocket) = journey.request.websocket.take() else {
             return Err(UpstreamError::Invalid("unasked_101"));
         };
         upgrade::check(&websocket.key, response.headers())?;
-        let tunnel = upgrade::open(upstreams, lease, websocket.client, websocket.slots, limits.tunnel_idle);
+        let tunnel =
+            upgrade::open(journey.upstreams, lease, websocket.client, websocket.slots, journey.limits.tunnel_idle);
         response.extensions_mut().insert(tunnel);
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -12,10 +12,14 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 use smallvec::SmallVec;
 
-use super::{Outgoing, UpstreamError, body::RequestBody, link::Link};
+use super::{
+    Outgoing, UpstreamError, answer,
+    client_body::{Part, RequestBody},
+    link::Link,
+};
 use crate::headers::HeadBuffer;
 
 /// A request, or what is left of one to be sent.
@@ -29,8 +33,10 @@ pub(super) struct Outbox {
     data: Bytes,
     /// What follows `data`.
     tail: &'static [u8],
-    /// `None`: there is none, or no more of it.
+    /// `None`: there is none.
     body: Option<RequestBody>,
+    /// Whether all of it is taken from the client.
+    taken: bool,
     declared: Framing,
     left: Framing,
     /// Whether any byte has left.
@@ -74,6 +80,7 @@ impl Outbox {
             data: Bytes::new(),
             tail: b"",
             body: body.filter(|_| framing != Framing::None),
+            taken: false,
             declared: framing,
             left: framing,
             begun: false,
@@ -92,6 +99,15 @@ impl Outbox {
         self.written = 0;
         self.begun = false;
         self.flushed = false;
+    }
+
+    /// The body, if a request that was not sent goes another way; with what was taken of it.
+    pub(super) fn into_body(self) -> Option<RequestBody> {
+        let mut body = self.body;
+        if let Some(body) = &mut body {
+            body.give_back(self.data);
+        }
+        body
     }
 
     /// Whether a body follows the head.
@@ -155,10 +171,13 @@ impl Outbox {
     /// Takes the body's next part, if the last is gone. Ready when there is no more.
     fn take_body(&mut self, cx: &mut Context<'_>, link: &Link) -> Result<Poll<()>, UpstreamError> {
         let Some(body) = &mut self.body else { return Ok(Poll::Ready(())) };
+        if self.taken {
+            return Ok(Poll::Ready(()));
+        }
         if !self.data.is_empty() || !self.tail.is_empty() {
             return Ok(Poll::Pending);
         }
-        let part = match Pin::new(body).poll_part(cx, link) {
+        let part = match Pin::new(body).poll_part(cx, link.patience()) {
             Poll::Pending => return Ok(Poll::Pending),
             Poll::Ready(Err(why)) => return Err(why),
             Poll::Ready(Ok(part)) => part,
@@ -169,27 +188,40 @@ impl Outbox {
         }
         self.flushed = false;
         match (part, &mut self.left) {
-            (Some(data), Framing::Chunked) => {
+            (Some(Part::Data(data)), Framing::Chunked) => {
                 let _ = write!(self.head, "{:x}\r\n", data.len());
                 self.data = data;
                 self.tail = b"\r\n";
                 Ok(Poll::Pending)
             }
-            (Some(data), Framing::Length(left)) => {
+            (Some(Part::Data(data)), Framing::Length(left)) => {
                 *left = left.checked_sub(data.len() as u64).ok_or(UpstreamError::ClientBody)?;
                 self.data = data;
                 if *left > 0 {
                     return Ok(Poll::Pending);
                 }
-                self.body = None;
+                self.taken = true;
                 Ok(Poll::Ready(()))
             }
             (None, Framing::Chunked) => {
-                self.body = None;
+                self.taken = true;
                 self.head.extend_from_slice(b"0\r\n\r\n");
                 Ok(Poll::Ready(()))
             }
-            (None, Framing::Length(_)) | (Some(_) | None, Framing::None) => Err(UpstreamError::ClientBody),
+            (Some(Part::Trailers(trailers)), Framing::Chunked) => {
+                self.taken = true;
+                self.head.extend_from_slice(b"0\r\n");
+                for (name, value) in &trailers {
+                    for part in [name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"] {
+                        self.head.extend_from_slice(part);
+                    }
+                }
+                self.head.extend_from_slice(b"\r\n");
+                Ok(Poll::Ready(()))
+            }
+            (Some(Part::Trailers(_)) | None, Framing::Length(_)) | (Some(_) | None, Framing::None) => {
+                Err(UpstreamError::ClientBody)
+            }
         }
     }
 
@@ -225,7 +257,7 @@ fn compose(request: &Outgoing, host: &HeaderValue, framing: Framing) -> HeadBuff
     head.extend_from_slice(b"\r\n");
     head.extend_from_slice(lines);
     match framing {
-        Framing::None if takes_content(&request.method) => head.extend_from_slice(b"content-length: 0\r\n"),
+        Framing::None if answer::takes_content(&request.method) => head.extend_from_slice(b"content-length: 0\r\n"),
         Framing::None => {}
         Framing::Length(length) => {
             // Writing to memory does not fail.
@@ -241,11 +273,6 @@ fn compose(request: &Outgoing, host: &HeaderValue, framing: Framing) -> HeadBuff
     }
     head.extend_from_slice(b"\r\n");
     head
-}
-
-/// Methods whose absent content is said as `Content-Length: 0` (RFC 9110 section 8.6).
-fn takes_content(method: &Method) -> bool {
-    *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
 }
 
 /// What a head has besides target, fields and host.

@@ -23,9 +23,11 @@ use tokio::time::MissedTickBehavior;
 use super::{
     Caller, Counters, HostPolicy, Outgoing, Settings, Shared, UpstreamError, UpstreamState, answer,
     balance::Balancer,
-    connect::{Io, Target},
+    connect::{Io, Offer, Speaks, Target},
+    http2,
     link::{Broken, Link},
     outbox::Outbox,
+    patience::Patience,
     servers::ServerState,
 };
 use crate::{clock, shutdown::Shutdown};
@@ -42,6 +44,8 @@ struct Inner {
     entries: RefCell<Vec<Rc<Entry>>>,
     servers: RefCell<Vec<Rc<ServerPool>>>,
     links: RefCell<Vec<Weak<Link>>>,
+    /// Of exchanges on shared connections.
+    exchanges: RefCell<Vec<Weak<Patience>>>,
 }
 
 /// One upstream's settings as this worker uses them.
@@ -69,11 +73,13 @@ enum HostValue {
     Server,
 }
 
-/// One server's idle connections.
+/// One server's idle and shared connections.
 pub(super) struct ServerPool {
     target: Target,
     state: Arc<ServerState>,
     idle: RefCell<Vec<Idle>>,
+    speaks: Cell<Speaks>,
+    shared: http2::Sessions,
 }
 
 struct Idle {
@@ -88,6 +94,36 @@ pub(super) struct Lease {
     entry: Rc<Entry>,
     server: UnderWay,
     once: bool,
+}
+
+/// The right to one exchange on a connection that others use too. Dropped, it ends that exchange alone.
+pub(super) struct SharedLease {
+    seat: http2::Seat,
+    entry: Rc<Entry>,
+    server: UnderWay,
+}
+
+/// Which way a request would go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Wish {
+    /// Whose requests go to one server.
+    pub(super) caller: Option<Caller>,
+    /// Whether it can share a connection.
+    pub(super) offer: Offer,
+}
+
+/// The way to a server.
+pub(super) enum Leased {
+    /// A connection for this request alone.
+    Own(Lease),
+    /// A place on one.
+    Shared(SharedLease),
+}
+
+/// A connection to a server, not yet lent.
+enum Reached {
+    Own(Io),
+    Shared(http2::Seat),
 }
 
 /// Counts a request at its server.
@@ -105,6 +141,8 @@ pub(super) enum Failure {
     Died,
     /// The connection ended before a byte of the request was written.
     NotSent,
+    /// The server says that it did not process the request.
+    Refused,
 }
 
 /// The worker's coarse clock.
@@ -132,6 +170,7 @@ impl Upstreams {
             entries: RefCell::default(),
             servers: RefCell::default(),
             links: RefCell::default(),
+            exchanges: RefCell::default(),
         }))
     }
 
@@ -148,7 +187,7 @@ impl Upstreams {
     /// Closes all idle connections.
     pub fn close_idle(&self) {
         for server in &*self.0.servers.borrow() {
-            server.idle.borrow_mut().clear();
+            server.clear();
         }
     }
 
@@ -160,7 +199,7 @@ impl Upstreams {
         entries.retain(|entry| entry.settings.strong_count() > 0);
         for server in &*self.0.servers.borrow() {
             if !entries.iter().any(|entry| entry.servers.iter().any(|used| Rc::ptr_eq(used, server))) {
-                server.idle.borrow_mut().clear();
+                server.clear();
             }
         }
         entries.len() == current.len()
@@ -184,14 +223,19 @@ impl Upstreams {
         let state = self.0.shared.state(settings);
         let mut servers = self.0.servers.borrow_mut();
         let pools = settings.servers.iter().zip(&state.servers).map(|(member, server)| {
-            let same = |pool: &&Rc<ServerPool>| Arc::ptr_eq(&pool.state, server);
+            let same =
+                |pool: &&Rc<ServerPool>| Arc::ptr_eq(&pool.state, server) && pool.target.offers_http2 == settings.http2;
             if let Some(known) = servers.iter().find(same) {
                 return Rc::clone(known);
             }
+            let (name, shared) = (Arc::clone(&settings.name), Arc::clone(&self.0.shared));
+            let target = Target::new(member.server.clone(), settings.http2, name, shared);
             let pool = Rc::new(ServerPool {
-                target: Target::new(member.server.clone(), Arc::clone(&settings.name), Arc::clone(&self.0.shared)),
+                speaks: Cell::new(target.speaks()),
+                target,
                 state: Arc::clone(server),
                 idle: RefCell::default(),
+                shared: http2::Sessions::default(),
             });
             servers.push(Rc::clone(&pool));
             pool
@@ -231,6 +275,16 @@ impl Upstreams {
     /// Watches over a new connection's deadlines.
     fn watch(&self, link: &Rc<Link>) {
         self.0.links.borrow_mut().push(Rc::downgrade(link));
+        self.keep_ticking();
+    }
+
+    /// Watches over the deadline of an exchange on a shared connection.
+    pub(super) fn watch_over(&self, exchange: &Rc<Patience>) {
+        self.0.exchanges.borrow_mut().push(Rc::downgrade(exchange));
+        self.keep_ticking();
+    }
+
+    fn keep_ticking(&self) {
         if !self.0.ticking.replace(true) {
             self.0.ticks.advance();
             tokio::task::spawn_local(tick(Rc::downgrade(&self.0)));
@@ -248,7 +302,7 @@ impl Drop for Inner {
     /// A connection knows its pool and the pool its idle connections: somebody has to let go.
     fn drop(&mut self) {
         for server in self.servers.get_mut() {
-            server.idle.borrow_mut().clear();
+            server.clear();
         }
     }
 }
@@ -260,17 +314,20 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
-        caller: Option<Caller>,
-    ) -> Result<Lease, UpstreamError> {
-        let Some(index) = self.pick(all, tried, caller) else { return Err(UpstreamError::Unreachable("no_server")) };
+        wish: Wish,
+    ) -> Result<Leased, UpstreamError> {
+        let Some(index) = self.pick(all, tried, wish.caller) else {
+            return Err(UpstreamError::Unreachable("no_server"));
+        };
         if let Some(server) = self.servers.get(index)
+            && !server.shares(wish.offer)
             && let Some(link) = server.idle_connection(all.0.ticks.now())
         {
             server.counters().reused.fetch_add(1, Relaxed);
-            return Ok(self.lend(link, UnderWay::at(server)));
+            return Ok(Leased::Own(self.lend(link, UnderWay::at(server))));
         }
         // Boxed, as every connecting here: hardly any request needs it, and all would carry its state.
-        Box::pin(self.connect(all, tried, caller, index)).await
+        Box::pin(self.connect(all, tried, wish, index)).await
     }
 
     /// As [`Self::lease`], but always a new connection.
@@ -278,10 +335,12 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
-        caller: Option<Caller>,
-    ) -> Result<Lease, UpstreamError> {
-        let Some(index) = self.pick(all, tried, caller) else { return Err(UpstreamError::Unreachable("no_server")) };
-        Box::pin(self.connect(all, tried, caller, index)).await
+        wish: Wish,
+    ) -> Result<Leased, UpstreamError> {
+        let Some(index) = self.pick(all, tried, wish.caller) else {
+            return Err(UpstreamError::Unreachable("no_server"));
+        };
+        Box::pin(self.connect(all, tried, wish, index)).await
     }
 
     fn pick(&self, all: &Upstreams, tried: &[usize], caller: Option<Caller>) -> Option<usize> {
@@ -292,9 +351,9 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
-        caller: Option<Caller>,
+        wish: Wish,
         first: usize,
-    ) -> Result<Lease, UpstreamError> {
+    ) -> Result<Leased, UpstreamError> {
         let began = clock::instant();
         let mut next = Some(first);
         let mut failure = UpstreamError::Unreachable("no_server");
@@ -302,13 +361,13 @@ impl Entry {
             let under_way = UnderWay::at(server);
             let untried = u32::try_from(self.servers.len().saturating_sub(tried.len())).unwrap_or(u32::MAX).max(1);
             let left = self.connect_timeout.saturating_sub(clock::instant().duration_since(began));
-            match server.connect(left / untried).await {
-                Ok(io) => return Ok(self.lend(all.link(io, server), under_way)),
+            match self.reach(all, server, wish.offer, left / untried).await {
+                Ok(reached) => return Ok(self.lend_reached(all, reached, under_way)),
                 Err(why) => {
                     server.state.failed(all.0.shared.now_millis());
                     failure = why;
                     tried.push(index);
-                    next = self.pick(all, tried, caller);
+                    next = self.pick(all, tried, wish.caller);
                 }
             }
         }
@@ -316,21 +375,99 @@ impl Entry {
     }
 
     /// A new connection to the server of `lease`, whose own has died.
-    pub(super) async fn lease_again(self: &Rc<Self>, all: &Upstreams, lease: Lease) -> Result<Lease, UpstreamError> {
+    pub(super) async fn lease_again(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        lease: Lease,
+        offer: Offer,
+    ) -> Result<Leased, UpstreamError> {
         let Lease { link, server, .. } = lease;
         // It goes before the next comes: two at once would be one too many for a server that counts them.
         drop(link);
         server.0.counters().retries.fetch_add(1, Relaxed);
-        let io = Box::pin(server.0.connect(self.connect_timeout)).await?;
-        Ok(self.lend(all.link(io, &server.0), server))
+        let reached = Box::pin(self.reach(all, &server.0, offer, self.connect_timeout)).await?;
+        Ok(self.lend_reached(all, reached, server))
+    }
+
+    /// A connection to one server within `limit`: a place on a shared one, or a new one. Where several requests want
+    /// one that they could share, one of them makes it and the others wait.
+    async fn reach(
+        &self,
+        all: &Upstreams,
+        server: &Rc<ServerPool>,
+        offer: Offer,
+        limit: Duration,
+    ) -> Result<Reached, UpstreamError> {
+        let began = clock::instant();
+        let left = || limit.saturating_sub(clock::instant().duration_since(began));
+        while server.shares(offer) {
+            if let Some(seat) = server.shared.seat(self.idle_ticks) {
+                if seat.is_used() {
+                    server.counters().reused.fetch_add(1, Relaxed);
+                }
+                return Ok(Reached::Shared(seat));
+            }
+            match server.shared.depart() {
+                Err(flight) => match tokio::time::timeout(left(), flight.landed()).await {
+                    Err(_) => return Err(UpstreamError::Timeout("connect_timeout")),
+                    Ok(Some(Err(why))) => return Err(why),
+                    Ok(Some(Ok(())) | None) => {}
+                },
+                Ok(departure) => {
+                    let reached = match server.connect(offer, left()).await {
+                        Ok(reached) => reached,
+                        Err(why) => {
+                            departure.end(Err(why));
+                            return Err(why);
+                        }
+                    };
+                    if !server.target.is_http2(&reached) {
+                        server.speaks.set(Speaks::Http1);
+                        departure.end(Ok(()));
+                        return Ok(Reached::Own(reached));
+                    }
+                    server.speaks.set(Speaks::Http2);
+                    let started =
+                        http2::Session::start(reached, all.0.ticks.clone(), Rc::clone(server), self.idle_ticks);
+                    let started = tokio::time::timeout(left(), started).await;
+                    let session = started.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")));
+                    let session = match session {
+                        Ok(session) => session,
+                        Err(why) => {
+                            departure.end(Err(why));
+                            return Err(why);
+                        }
+                    };
+                    all.keep_ticking();
+                    return Ok(Reached::Shared(departure.arrive(session, self.idle_ticks)));
+                }
+            }
+        }
+        if server.speaks.get() == Speaks::Http2 && !server.target.can_choose() {
+            return Err(UpstreamError::Unreachable("http2_only"));
+        }
+        // What is not shared speaks HTTP/1.1 and nothing else.
+        let reached = server.connect(Offer::Http1, left()).await;
+        if matches!(reached, Err(UpstreamError::Unreachable("tls"))) && server.speaks.get() == Speaks::Http1 {
+            // It may have changed its mind about what it speaks.
+            server.speaks.set(server.target.speaks());
+        }
+        reached.map(Reached::Own)
+    }
+
+    fn lend_reached(self: &Rc<Self>, all: &Upstreams, reached: Reached, server: UnderWay) -> Leased {
+        match reached {
+            Reached::Own(io) => Leased::Own(self.lend(all.link(io, &server.0), server)),
+            Reached::Shared(seat) => Leased::Shared(SharedLease { seat, entry: Rc::clone(self), server }),
+        }
     }
 
     /// The `Host` that the policy asks for.
-    pub(super) fn host_of<'a>(&'a self, lease: &'a Lease, request: &'a Outgoing) -> &'a HeaderValue {
+    fn host_of<'a>(&'a self, server: &'a ServerPool, request: &'a Outgoing) -> &'a HeaderValue {
         match &self.host {
             HostValue::Fixed(value) => value,
             HostValue::Keep => &request.host,
-            HostValue::Server => &lease.server.0.target.host,
+            HostValue::Server => &server.target.host,
         }
     }
 
@@ -341,8 +478,8 @@ impl Entry {
 
 impl ServerPool {
     /// A new stream to this server; counted, and told to the balancer if it succeeds.
-    pub(super) async fn connect(&self, limit: Duration) -> Result<Io, UpstreamError> {
-        let io = self.target.dial(limit).await?;
+    async fn connect(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
+        let io = self.target.dial(offer, limit).await?;
         self.state.succeeded();
         Ok(io)
     }
@@ -362,7 +499,19 @@ impl ServerPool {
         None
     }
 
+    /// Whether a request takes a place on a shared connection, or would if there were one.
+    fn shares(&self, offer: Offer) -> bool {
+        self.speaks.get() != Speaks::Http1 && offer == Offer::All
+    }
+
+    /// Closes idle connections, and those that are shared as soon as they are idle.
+    fn clear(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.clear();
+    }
+
     fn evict(&self, now: u64) {
+        self.shared.judge();
         self.idle.borrow_mut().retain(|idle| idle.expires > now && idle.link.is_fit());
     }
 }
@@ -378,6 +527,11 @@ impl Lease {
         self.server.0.counters()
     }
 
+    /// The `Host` that it is sent.
+    pub(super) fn host<'a>(&'a self, request: &'a Outgoing) -> &'a HeaderValue {
+        self.entry.host_of(&self.server.0, request)
+    }
+
     /// This is the connection's last exchange.
     pub(super) const fn use_once(&mut self) {
         self.once = true;
@@ -385,7 +539,7 @@ impl Lease {
 
     /// The answer's next bytes are waited for.
     pub(super) fn wait_for_bytes(&self) {
-        self.link.wait(self.entry.read_ticks);
+        self.link.patience().wait(self.entry.read_ticks);
     }
 
     /// Sends what is in `outbox` and waits for the head of its answer, which must begin within `response_ticks`. If the
@@ -415,9 +569,36 @@ impl Lease {
         link.idle();
         let mut idle = server.0.idle.borrow_mut();
         if !once && !link.is_sending() && idle.len() < entry.max_idle {
-            let expires = link.ticks().now().saturating_add(entry.idle_ticks);
+            let expires = link.patience().ticks().now().saturating_add(entry.idle_ticks);
             idle.push(Idle { link, expires });
         }
+    }
+}
+
+impl SharedLease {
+    /// The place on the connection.
+    pub(super) const fn seat(&self) -> &http2::Seat {
+        &self.seat
+    }
+
+    /// The server's counts.
+    pub(super) fn counters(&self) -> &Counters {
+        self.server.0.counters()
+    }
+
+    /// The authority that it is sent.
+    pub(super) fn host<'a>(&'a self, request: &'a Outgoing) -> &'a HeaderValue {
+        self.entry.host_of(&self.server.0, request)
+    }
+
+    /// Whether what is said to the server is encrypted.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.server.0.target.is_encrypted()
+    }
+
+    /// How long the answer may pause.
+    pub(super) fn read_ticks(&self) -> u64 {
+        self.entry.read_ticks
     }
 }
 
@@ -444,7 +625,7 @@ fn poll_exchange(
         let taken = answer::take(&mut link.buffer().borrow_mut(), search, to_head);
         match taken.map_err(Ended::Because)? {
             Some(answer::Head::Final(head)) => {
-                link.head_came();
+                link.patience().head_came();
                 return Poll::Ready(Ok(head));
             }
             Some(answer::Head::Interim(StatusCode::CONTINUE)) => {
@@ -469,6 +650,12 @@ fn poll_exchange(
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease").field("server", &self.server.0.state.label).finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for SharedLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedLease").field("server", &self.server.0.state.label).finish_non_exhaustive()
     }
 }
 
@@ -513,14 +700,22 @@ async fn tick(worker: Weak<Inner>) {
         let in_time = passed <= LATE_TICKS;
         links.retain(|link| {
             let link = link.upgrade();
-            link.as_ref().filter(|_| in_time).inspect(|link| link.judge());
+            link.as_ref().filter(|_| in_time).inspect(|link| link.patience().judge());
             link.is_some()
         });
+        let mut exchanges = inner.exchanges.borrow_mut();
+        exchanges.retain(|exchange| {
+            let exchange = exchange.upgrade();
+            exchange.as_ref().filter(|_| in_time).inspect(|exchange| exchange.judge());
+            exchange.is_some()
+        });
+        let mut none_shared = true;
         inner.servers.borrow_mut().retain(|server| {
             server.evict(now);
+            none_shared &= server.shared.are_gone();
             Rc::strong_count(server) > 1
         });
-        if links.is_empty() {
+        if links.is_empty() && exchanges.is_empty() && none_shared {
             inner.ticking.set(false);
             return;
         }
@@ -528,7 +723,7 @@ async fn tick(worker: Weak<Inner>) {
 }
 
 /// RFC 9110 section 9.2.2, but for `TRACE`, which does not get here.
-fn is_idempotent(method: &Method) -> bool {
+pub(super) fn is_idempotent(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE)
 }
 

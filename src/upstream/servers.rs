@@ -141,9 +141,11 @@ impl ServerState {
         Self {
             label: match server {
                 Server::Echo => "echo:".into(),
+                Server::H2c(authority) => format!("h2c://{authority}").into(),
                 Server::Http(authority) => format!("http://{authority}").into(),
                 Server::Https(authority) => format!("https://{authority}").into(),
                 Server::Unix(path) => format!("unix:{}", path.display()).into(),
+                Server::UnixH2c(path) => format!("unix+h2c:{}", path.display()).into(),
             },
             counters: Counters::default(),
             server: server.clone(),

@@ -57,16 +57,24 @@ impl Build<'_> {
                     self.findings.unfit_for_production(place, "the echo upstream is for trying things out (R35)");
                     Server::Echo
                 }
+                ServerUrl::H2c(authority) => Server::H2c(authority.clone()),
                 ServerUrl::Http(authority) => Server::Http(authority.clone()),
                 ServerUrl::Https(authority) => Server::Https(authority.clone()),
                 ServerUrl::Unix(path) => Server::Unix(place.resolve(path)),
+                ServerUrl::UnixH2c(path) => Server::UnixH2c(place.resolve(path)),
             };
             let loops = match &server {
                 Server::Echo => false,
-                Server::Http(authority) => leads_to(authority, 80, own),
+                Server::Http(authority) | Server::H2c(authority) => leads_to(authority, 80, own),
                 Server::Https(authority) => leads_to(authority, 443, own),
-                Server::Unix(path) => server::sockets(file).contains(path),
+                Server::Unix(path) | Server::UnixH2c(path) => server::sockets(file).contains(path),
             };
+            if let Some(At { value: false, place }) = &upstream.http2
+                && matches!(server, Server::H2c(_) | Server::UnixH2c(_))
+            {
+                let problem = self.findings.problem(place, "false, where a server speaks nothing else", "true");
+                problem.help("h2c: is HTTP/2 without TLS; http: and unix: are HTTP/1.1");
+            }
             if loops {
                 self.findings
                     .problem(place, "an address that the gateway itself listens on", "the address of another server")
@@ -159,6 +167,7 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
     Settings {
         name: name.into(),
         servers,
+        http2: upstream.http2.as_ref().is_none_or(|at| at.value),
         balance: upstream.balance.unwrap_or_default(),
         sticky: upstream.sticky,
         host: upstream.host.clone().unwrap_or_default(),

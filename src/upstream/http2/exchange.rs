@@ -1,0 +1,224 @@
+//! One request and the head of its answer on a shared connection.
+//!
+//! In: a seat, a head and the client's body. Out: the answer's head with the stream that its body comes on, or why
+//! there is none, with the body as far as it can be sent again. Nothing is taken from the client before the server's
+//! window has room for what was taken before (RFC 9113 section 5.2); a body that breaks off resets its stream and
+//! never ends it.
+
+use std::{
+    future::{Future as _, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
+use http::{Method, Request, Response, StatusCode};
+
+use super::session::Seat;
+use crate::upstream::{
+    UpstreamError,
+    client_body::{Part, RequestBody},
+    outbox::Sent,
+    patience::Patience,
+    pool::{Failure, is_idempotent},
+};
+
+/// A head, and what is still under way.
+pub(super) struct Answered {
+    pub(super) head: Response<()>,
+    pub(super) stream: RecvStream,
+    /// What is left of the request.
+    pub(super) sending: Option<Sending>,
+}
+
+/// A request's body on its way.
+pub(super) struct Sending {
+    stream: SendStream<Bytes>,
+    /// Taken from the client, and not sent.
+    data: Bytes,
+    body: Option<RequestBody>,
+    /// What is still to be taken of it, if it says how long it is.
+    left: Option<u64>,
+    ended: bool,
+}
+
+/// Sends `head` and `body`, and waits for the head of the answer.
+///
+/// # Errors
+/// Why there is none, and the body if it can be sent again.
+pub(super) async fn exchange(
+    seat: &Seat,
+    head: Request<()>,
+    body: Option<RequestBody>,
+    patience: &Patience,
+) -> Result<Answered, (Failure, Option<RequestBody>)> {
+    let method = head.method().clone();
+    let has_body = body.is_some();
+    let Ok((mut response, stream)) = seat.sender().send_request(head, !has_body) else {
+        return Err((Failure::NotSent, body));
+    };
+    let left = body.as_ref().and_then(RequestBody::exact_length);
+    let mut sending = Sending { stream, data: Bytes::new(), body, left, ended: !has_body };
+    let mut interim = 0;
+    let answered = poll_fn(|cx| poll_answer(&mut response, &mut sending, &mut interim, patience, cx)).await;
+    match answered {
+        Ok(response) => {
+            patience.head_came();
+            seat.heard();
+            let (head, stream) = response.into_parts();
+            let sending = (!sending.ended).then_some(sending);
+            Ok(Answered { head: Response::from_parts(head, ()), stream, sending })
+        }
+        Err(Ended::Because(why)) => {
+            sending.stream.send_reset(Reason::CANCEL);
+            Err((Failure::Failed(why), None))
+        }
+        Err(Ended::Stream(why)) => Err((judge(&why, seat.is_used() && !has_body, &method), sending.body)),
+    }
+}
+
+/// Why an exchange came to no head.
+enum Ended {
+    Because(UpstreamError),
+    Stream(h2::Error),
+}
+
+fn poll_answer(
+    response: &mut ResponseFuture,
+    sending: &mut Sending,
+    interim: &mut usize,
+    patience: &Patience,
+    cx: &mut Context<'_>,
+) -> Poll<Result<Response<RecvStream>, Ended>> {
+    loop {
+        if let Some(why) = patience.blamed() {
+            return Poll::Ready(Err(Ended::Because(why)));
+        }
+        if let Poll::Ready(Err(why)) = sending.poll_send(cx, patience) {
+            return Poll::Ready(Err(Ended::Because(why)));
+        }
+        match response.poll_informational(cx) {
+            Poll::Ready(Some(Ok(head))) => {
+                *interim += 1;
+                if *interim > INTERIM_MAX {
+                    return Poll::Ready(Err(Ended::Because(UpstreamError::Invalid("too_much_before_head"))));
+                }
+                if head.status() == StatusCode::CONTINUE {
+                    sending.continue_now();
+                }
+                if head.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    return Poll::Ready(Err(Ended::Because(UpstreamError::Invalid("unasked_101"))));
+                }
+            }
+            Poll::Ready(Some(Err(why))) => return Poll::Ready(Err(Ended::Stream(why))),
+            Poll::Ready(None) | Poll::Pending => break,
+        }
+    }
+    let Poll::Ready(answered) = Pin::new(response).poll(cx) else {
+        patience.remember(cx);
+        return Poll::Pending;
+    };
+    Poll::Ready(answered.map_err(Ended::Stream))
+}
+
+/// What became of a request whose stream ended before an answer. `harmless`: it had no body, and the connection had
+/// served before.
+fn judge(why: &h2::Error, harmless: bool, method: &Method) -> Failure {
+    let not_processed = why.is_go_away() || why.reason() == Some(Reason::REFUSED_STREAM);
+    if why.is_remote() && not_processed {
+        return Failure::Refused;
+    }
+    if why.is_io() {
+        return if harmless && is_idempotent(method) {
+            Failure::Died
+        } else {
+            Failure::Failed(UpstreamError::Invalid("no_answer"))
+        };
+    }
+    Failure::Failed(UpstreamError::Invalid(if why.is_remote() { "reset" } else { "bad_head" }))
+}
+
+impl Sending {
+    /// Sends as much as goes. Ready when there is nothing left to do.
+    pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, patience: &Patience) -> Poll<Result<Sent, UpstreamError>> {
+        loop {
+            if self.ended {
+                return Poll::Ready(Ok(Sent::Whole));
+            }
+            if !self.data.is_empty() {
+                let Some(room) = ready!(self.poll_room(cx)) else {
+                    // The answer says why.
+                    self.ended = true;
+                    return Poll::Ready(Ok(Sent::Unwanted));
+                };
+                let part = self.data.split_to(room.min(self.data.len()));
+                // Told with the last byte where that is known to be the last.
+                let last = self.data.is_empty() && self.left == Some(0);
+                self.ended = self.stream.send_data(part, last).is_err() || last;
+                continue;
+            }
+            let Some(body) = &mut self.body else {
+                self.ended = true;
+                continue;
+            };
+            let part = match ready!(body.poll_part(cx, patience)) {
+                Ok(None) if self.left.is_some_and(|left| left > 0) => Err(UpstreamError::ClientBody),
+                part => part,
+            };
+            match part {
+                Ok(Some(Part::Data(data))) => {
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
+                    self.data = data;
+                }
+                Ok(Some(Part::Trailers(trailers))) => {
+                    // A stream that is gone already needs no end.
+                    let _ = self.stream.send_trailers(trailers);
+                    self.ended = true;
+                }
+                Ok(None) => {
+                    let _ = self.stream.send_data(Bytes::new(), true);
+                    self.ended = true;
+                }
+                Err(why) => {
+                    self.stream.send_reset(Reason::CANCEL);
+                    self.ended = true;
+                    return Poll::Ready(Err(why));
+                }
+            }
+        }
+    }
+
+    /// The server wants the body.
+    fn continue_now(&mut self) {
+        if let Some(body) = &mut self.body {
+            body.open_gate();
+        }
+    }
+
+    /// How much the server's window takes now; `None`: the stream is over.
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+        self.stream.reserve_capacity(self.data.len());
+        loop {
+            let room = self.stream.capacity();
+            if room > 0 {
+                return Poll::Ready(Some(room));
+            }
+            match ready!(self.stream.poll_capacity(cx)) {
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return Poll::Ready(None),
+            }
+        }
+    }
+}
+
+/// Sends on what is left of a request whose answer has begun, whether or not the client reads meanwhile.
+pub(super) async fn send_on(mut sending: Sending, patience: Rc<Patience>) {
+    if let Err(why) = poll_fn(|cx| sending.poll_send(cx, &patience)).await {
+        patience.blame(why);
+    }
+}
+
+/// Interim answers before the final one (R16).
+const INTERIM_MAX: usize = 32;

@@ -1,0 +1,100 @@
+//! HTTP/2 to upstreams (RFC 9113): one connection carries many requests of this worker.
+//!
+//! In: a request and a seat on a connection. Out: the answer's head with a streaming body, as over HTTP/1.1. The frames
+//! are the `h2` library's, which hyper brings along: hyper's own client would hide what is decided here (whether a
+//! stream was processed, windows, interim answers) and needs a task for each request. Invariants: a request is sent
+//! again only if the server says that it did not process it, or nothing of it can have had an effect; a stream that is
+//! not complete is reset, and never looks complete to the other side; what waits in memory is bounded by the windows.
+
+use std::rc::Rc;
+
+use http::Response;
+
+use super::{
+    Body, Journey, UpstreamError,
+    answer::Length,
+    body::Upload,
+    client_body::RequestBody,
+    over_http1,
+    patience::Patience,
+    pool::{Failure, Leased, SharedLease},
+};
+
+mod answer;
+mod exchange;
+mod head;
+mod session;
+mod sessions;
+
+pub(super) use self::{
+    answer::Answer,
+    session::{Seat, Session},
+    sessions::Sessions,
+};
+
+/// The right to one exchange on a shared connection.
+type Lease = SharedLease;
+
+/// Sends the request of `journey` on the connection of `lease`, or on another one if the server did not take it.
+pub(super) async fn forward(
+    mut journey: Journey<'_>,
+    mut lease: Lease,
+    mut body: Option<RequestBody>,
+) -> Result<Response<Body>, UpstreamError> {
+    if let Some(body) = &mut body {
+        body.keep();
+    }
+    loop {
+        if let Some(body) = body.as_mut().filter(|_| journey.request.expects_continue) {
+            body.close_gate();
+        }
+        let head = head::request(journey.request, lease.host(journey.request), lease.is_encrypted(), body.as_ref())?;
+        let patience = Rc::new(Patience::new(lease.seat().ticks().clone()));
+        patience.begin(journey.response_ticks);
+        journey.upstreams.watch_over(&patience);
+        let (failure, left) = match exchange::exchange(lease.seat(), head, body, &patience).await {
+            Ok(answered) => return conclude(&journey, lease, answered, patience),
+            Err(failed) => failed,
+        };
+        body = left;
+        match failure {
+            Failure::Failed(why) => return Err(why),
+            Failure::Died if journey.again.retried => return Err(UpstreamError::Invalid("no_answer")),
+            Failure::Died => journey.again.retried = true,
+            Failure::NotSent | Failure::Refused if journey.again.unsent >= UNSENT_MAX => {
+                return Err(UpstreamError::Unreachable("not_processed"));
+            }
+            Failure::NotSent | Failure::Refused => journey.again.unsent += 1,
+        }
+        if body.as_mut().is_some_and(|body| !body.rewind()) {
+            return Err(UpstreamError::Unreachable("not_processed"));
+        }
+        lease.counters().retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        drop(lease);
+        lease = match journey.lease().await? {
+            Leased::Shared(lease) => lease,
+            Leased::Own(lease) => return Box::pin(over_http1(journey, lease, body)).await,
+        };
+    }
+}
+
+fn conclude(
+    journey: &Journey<'_>,
+    lease: Lease,
+    answered: exchange::Answered,
+    patience: Rc<Patience>,
+) -> Result<Response<Body>, UpstreamError> {
+    let exchange::Answered { head, stream, sending } = answered;
+    let (response, length) = head::answer(head, &journey.request.method, stream.is_end_stream())?;
+    let length = match length {
+        Length::None => return Ok(response.map(|()| Body::empty())),
+        Length::Exact(length) => Some(length),
+        Length::Chunked | Length::UntilClose => None,
+    };
+    let upload = sending.map(|sending| Upload::start(exchange::send_on(sending, Rc::clone(&patience))));
+    let answer = Answer::new(stream, length, patience, lease, upload);
+    Ok(response.map(|()| Body::shared(answer)))
+}
+
+/// Times that a request is sent again because it was not processed.
+const UNSENT_MAX: usize = 3;

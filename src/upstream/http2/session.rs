@@ -1,0 +1,321 @@
+//! One connection to a server that speaks HTTP/2: made, kept alive, given up.
+//!
+//! In: a byte stream. Out: a [`Session`] that requests take a [`Seat`] on, and a task that moves its frames. What a
+//! hostile or broken server can do is bounded here: header lists, windows, streams, frames that bring nothing, and how
+//! much is read before others on this thread have their turn. A server that has been silent while it owes something is
+//! asked whether it is there (RFC 9113 section 6.7); one that does not say so is given up, and its requests with it.
+
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    future::{Future as _, poll_fn},
+    io,
+    pin::{Pin, pin},
+    rc::Rc,
+    sync::atomic::Ordering::Relaxed,
+    task::{Context, Poll, Waker, ready},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use h2::{
+    Ping, PingPong,
+    client::{self, Connection, SendRequest},
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::upstream::{
+    UpstreamError,
+    connect::Io,
+    pool::{ServerPool, Ticks, ticks},
+};
+
+/// A connection that serves many requests at once. It closes when nobody holds it and its last stream has ended.
+pub(in crate::upstream) struct Session {
+    sender: SendRequest<Bytes>,
+    pulse: Rc<Pulse>,
+    /// Requests under way.
+    seats: Cell<usize>,
+    /// Whether it has served before.
+    used: Cell<bool>,
+    /// In ticks: when it is closed if nobody uses it until then.
+    expires: Cell<u64>,
+}
+
+/// One request's place on a connection.
+pub(in crate::upstream) struct Seat {
+    session: Rc<Session>,
+    idle_ticks: u64,
+    used: bool,
+}
+
+/// What a connection's task, its users and the ticker know of each other.
+struct Pulse {
+    ticks: Ticks,
+    /// When something that somebody waited for came last.
+    heard: Cell<u64>,
+    /// How long it may be silent before it is asked.
+    patience: Cell<u64>,
+    /// Since when it has been asked.
+    asked: Cell<Option<u64>>,
+    wants_ping: Cell<bool>,
+    /// It does not answer, or floods us.
+    given_up: Cell<bool>,
+    ended: Cell<bool>,
+    /// What may still be read before others have their turn.
+    allowance: Cell<usize>,
+    task: RefCell<Option<Waker>>,
+}
+
+impl Session {
+    /// Speaks HTTP/2 on `io`; `idle_ticks` is how long it may wait for its first request.
+    pub(in crate::upstream) async fn start(
+        io: Io,
+        clock: Ticks,
+        server: Rc<ServerPool>,
+        idle_ticks: u64,
+    ) -> Result<Rc<Self>, UpstreamError> {
+        let now = clock.now();
+        let pulse = Rc::new(Pulse {
+            ticks: clock,
+            heard: Cell::new(now),
+            patience: Cell::new(ticks(SILENCE_FIRST)),
+            asked: Cell::new(None),
+            wants_ping: Cell::new(false),
+            given_up: Cell::new(false),
+            ended: Cell::new(false),
+            allowance: Cell::new(TURN_BYTES),
+            task: RefCell::default(),
+        });
+        let io = Paced { io, pulse: Rc::clone(&pulse) };
+        let handshake = client::Builder::new()
+            .enable_push(false)
+            .initial_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * SEATS_MAX)
+            .max_header_list_size(HEADER_LIST_BYTES)
+            .max_send_buffer_size(SEND_BUFFER)
+            .max_concurrent_reset_streams(RESETS_REMEMBERED)
+            .handshake(io);
+        let (sender, mut connection) = handshake.await.map_err(|_| UpstreamError::Unreachable("http2"))?;
+        let ping = connection.ping_pong();
+        let open = Open::new(server);
+        let mine = Rc::clone(&pulse);
+        tokio::task::spawn_local(async move {
+            drive(connection, ping, &mine).await;
+            mine.ended.set(true);
+            drop(open);
+        });
+        let expires = Cell::new(pulse.ticks.now().saturating_add(idle_ticks));
+        Ok(Rc::new(Self { sender, pulse, seats: Cell::new(0), used: Cell::new(false), expires }))
+    }
+
+    /// How many more requests it takes now; 0 once it takes no more at all.
+    pub(super) fn room(&self) -> usize {
+        if self.is_over() {
+            return 0;
+        }
+        self.sender.current_max_send_streams().min(SEATS_MAX as usize).saturating_sub(self.seats.get())
+    }
+
+    /// Requests under way.
+    pub(super) const fn seats(&self) -> usize {
+        self.seats.get()
+    }
+
+    /// Whether it takes no more requests: it ended, was given up, or the server goes away.
+    pub(super) fn is_over(&self) -> bool {
+        let mut cx = Context::from_waker(Waker::noop());
+        self.pulse.ended.get()
+            || self.pulse.given_up.get()
+            || matches!(self.sender.clone().poll_ready(&mut cx), Poll::Ready(Err(_)))
+    }
+
+    /// A place for one request.
+    pub(super) fn take_seat(self: &Rc<Self>, idle_ticks: u64) -> Seat {
+        self.seats.set(self.seats.get() + 1);
+        Seat { session: Rc::clone(self), idle_ticks, used: self.used.replace(true) }
+    }
+
+    /// Called on every tick. `false`: nobody has used it for long, or nobody can.
+    pub(super) fn judge(&self) -> bool {
+        let (pulse, now) = (&self.pulse, self.pulse.ticks.now());
+        if self.seats.get() == 0 {
+            return now < self.expires.get() && !self.is_over();
+        }
+        if let Some(since) = pulse.asked.get() {
+            if now.saturating_sub(since) > ticks(ANSWER_TIME) {
+                pulse.given_up.set(true);
+                pulse.wake();
+            }
+        } else if now.saturating_sub(pulse.heard.get()) > pulse.patience.get() {
+            pulse.asked.set(Some(now));
+            pulse.wants_ping.set(true);
+            pulse.wake();
+        }
+        !self.is_over()
+    }
+}
+
+impl Seat {
+    /// Where requests are sent.
+    pub(super) fn sender(&self) -> SendRequest<Bytes> {
+        self.session.sender.clone()
+    }
+
+    /// The worker's clock.
+    pub(super) fn ticks(&self) -> &Ticks {
+        &self.session.pulse.ticks
+    }
+
+    /// Whether the connection had served before.
+    pub(in crate::upstream) const fn is_used(&self) -> bool {
+        self.used
+    }
+
+    /// Something came that was waited for.
+    pub(super) fn heard(&self) {
+        let pulse = &self.session.pulse;
+        pulse.heard.set(pulse.ticks.now());
+        pulse.patience.set(ticks(SILENCE_FIRST));
+        pulse.asked.set(None);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let session = &self.session;
+        session.seats.set(session.seats.get().saturating_sub(1));
+        session.expires.set(session.pulse.ticks.now().saturating_add(self.idle_ticks));
+    }
+}
+
+impl fmt::Debug for Seat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Seat").field("used", &self.used).finish_non_exhaustive()
+    }
+}
+
+impl Pulse {
+    fn wake(&self) {
+        if let Some(task) = self.task.borrow_mut().take() {
+            task.wake();
+        }
+    }
+
+    /// It is there. The longer it says no more than that, the less often it is asked: servers count such questions
+    /// against those who ask (gRPC ends a connection after the third within five minutes).
+    fn answered(&self) {
+        if self.asked.take().is_some() {
+            self.heard.set(self.ticks.now());
+            self.patience.set(self.patience.get().saturating_mul(4).min(ticks(SILENCE_LAST)));
+        }
+    }
+}
+
+/// Moves the frames of one connection until it ends.
+async fn drive(connection: Connection<Paced, Bytes>, mut ping: Option<PingPong>, pulse: &Pulse) {
+    let mut connection = pin!(connection);
+    let mut awaits_pong = false;
+    poll_fn(|cx| {
+        *pulse.task.borrow_mut() = Some(cx.waker().clone());
+        if pulse.given_up.get() {
+            return Poll::Ready(());
+        }
+        if let Some(ping) = &mut ping {
+            if pulse.wants_ping.take() && !awaits_pong {
+                awaits_pong = ping.send_ping(Ping::opaque()).is_ok();
+            }
+            if awaits_pong && ping.poll_pong(cx).is_ready() {
+                awaits_pong = false;
+                pulse.answered();
+            }
+        }
+        pulse.allowance.set(TURN_BYTES);
+        connection.as_mut().poll(cx).map(drop)
+    })
+    .await;
+}
+
+/// Counts a connection.
+struct Open(Rc<ServerPool>);
+
+impl Open {
+    fn new(server: Rc<ServerPool>) -> Self {
+        server.counters().open.fetch_add(1, Relaxed);
+        Self(server)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.counters().open.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A byte stream that gives only so much in one go: whoever sends frames without end must not keep everybody else on
+/// this thread from running, nor fill the queues of those whom the frames are for before they can empty them.
+struct Paced {
+    io: Io,
+    pulse: Rc<Pulse>,
+}
+
+impl AsyncRead for Paced {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let allowance = this.pulse.allowance.get();
+        if allowance == 0 {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
+        this.pulse.allowance.set(allowance.saturating_sub(buf.filled().len() - before));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Paced {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
+    }
+}
+
+/// Requests under way on one connection at most, if the server allows so many.
+const SEATS_MAX: u32 = 128;
+/// What one answer may run ahead of its client. The connection's window is that of all its streams together: a client
+/// that does not read holds up nobody else.
+const STREAM_WINDOW: u32 = 128 * 1024;
+/// What one request's body may run ahead of the connection.
+const SEND_BUFFER: usize = 64 * 1024;
+/// An answer's head, as over HTTP/1.1 (R16).
+const HEADER_LIST_BYTES: u32 = 64 * 1024;
+/// Streams that we reset, whose late frames are still known to be harmless.
+const RESETS_REMEMBERED: usize = 64;
+/// Read in one go.
+const TURN_BYTES: usize = 256 * 1024;
+/// Silence after which a server that owes something is asked whether it is there.
+const SILENCE_FIRST: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 });
+/// The same, after it has done nothing but answer that for long.
+const SILENCE_LAST: Duration = Duration::from_secs(300);
+/// How long it has to say so.
+const ANSWER_TIME: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 10 });
