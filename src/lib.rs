@@ -83,7 +83,7 @@
 //!
 //! | threat | answer | file | test |
 //! |---|---|---|---|
-//! | Identity headers from the client, under an alias, by another profile or as a trailer (CVE-2025-64484, CVE-2026-39858) | names are folded and removed on every route before ours are set | `src/headers/identity.rs` | `no_spelling_of_a_managed_name_survives_on_any_route`, `a_trailer_carries_no_identity` |
+//! | Identity headers from the client, under an alias, by another profile or as a trailer (CVE-2025-64484, CVE-2026-39858) | names are folded and removed on every route before ours are set | `src/headers/identity.rs` | `no_spelling_of_a_managed_name_survives_on_any_route`, `a_trailer_carries_no_identity`, `trailers_pass_where_the_route_wants_them_and_carry_no_identity` |
 //! | A header that `Connection` names is removed after it was set (CVE-2025-48865) | what the client names goes before ours come | `src/headers/hop.rs` | `connection_cannot_take_our_headers_away` |
 //! | Identity left over when the proof sets nothing (CVE-2026-30851) | an absent value is an absent header | `src/headers/identity.rs` | `an_absent_value_is_an_absent_header`, `an_optional_route_lets_a_request_without_a_credential_through_without_identity` |
 //! | `X-Forwarded-*` of a stranger is believed (CVE-2026-40575, CVE-2023-36456) | trust nobody by default; one view of the client | `src/headers/forwarded.rs` | `nothing_that_an_untrusted_client_says_about_itself_is_believed_or_passed_on`, `a_forwarded_host_never_routes` |

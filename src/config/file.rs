@@ -664,6 +664,8 @@ table! {
         touch: Option<bool>,
         /// Whether a download that has begun outlasts its session (R28).
         keep_downloads: Option<bool>,
+        /// Whether trailers of requests go upstream (R18).
+        request_trailers: Option<bool>,
         /// Of a request body.
         max_body: Option<Size<0, { u64::MAX }>>,
         /// To the upstream's first byte.

@@ -39,6 +39,7 @@ mod lines;
 mod names;
 pub mod prefix;
 pub mod response;
+pub mod trailers;
 
 /// `[identity]` and the forwarding part of `[server]`, ready to use.
 #[derive(Debug)]

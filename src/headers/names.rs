@@ -74,6 +74,23 @@ pub(super) fn has_meaning(name: &HeaderName) -> bool {
     known(name.as_str().as_bytes()) != Kind::Ordinary
 }
 
+/// Whether a field may come as a trailer: one that only informs, with a name that all read alike.
+pub(super) fn may_come_late(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    text.bytes().all(|byte| IS_PLAIN[usize::from(byte)])
+        && known(text.as_bytes()) == Kind::Ordinary
+        && !NEVER_LATE.contains(&text)
+        && !NEVER_LATE_PREFIXES.iter().any(|prefix| text.starts_with(prefix))
+}
+
+/// Whether a name, however spelled, is one of these.
+pub(super) fn is_among(name: &HeaderName, names: &[HeaderName]) -> bool {
+    names.iter().any(|known| {
+        let (known, name) = (known.as_str().as_bytes(), name.as_str().as_bytes());
+        known.len() == name.len() && known.iter().zip(name).all(|(a, b)| fold(*a) == fold(*b))
+    })
+}
+
 /// How a CGI-like backend reads a byte of a name.
 const fn fold(byte: u8) -> u8 {
     if byte.is_ascii_alphanumeric() { byte.to_ascii_lowercase() } else { b'-' }
@@ -181,6 +198,32 @@ const USUAL: &[(&str, Kind)] = &[
     ("x-request-id", Kind::RequestId),
     ("x-requested-with", Kind::Ordinary),
 ];
+
+/// What controls, conditions, authenticates or describes a message, besides what is treated in a way of its own
+/// (RFC 9110 section 6.5.1).
+const NEVER_LATE: &[&str] = &[
+    "age",
+    "authentication-info",
+    "cache-control",
+    "clear-site-data",
+    "date",
+    "expires",
+    "location",
+    "max-forwards",
+    "pragma",
+    "proxy-authentication-info",
+    "range",
+    "refresh",
+    "retry-after",
+    "service-worker-allowed",
+    "set-cookie",
+    "strict-transport-security",
+    "vary",
+    "warning",
+    "www-authenticate",
+];
+
+const NEVER_LATE_PREFIXES: &[&str] = &["access-control-", "content-", "cross-origin-", "if-", "sec-"];
 
 const PLACES: usize = 128;
 

@@ -5,13 +5,10 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{
-        CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, Entry, HOST, SET_COOKIE, STRICT_TRANSPORT_SECURITY,
-        TRANSFER_ENCODING, UPGRADE,
-    },
+    header::{CACHE_CONTROL, CONNECTION, Entry, UPGRADE},
 };
 
-use super::{Settings, X_REQUEST_ID, cookie, edit, hop, prefix::Mend};
+use super::{Settings, cookie, edit, hop, prefix::Mend};
 use crate::route::Route;
 
 /// What the answer is an answer to.
@@ -63,17 +60,6 @@ pub fn rewrite(headers: &mut HeaderMap, context: &Context<'_>, settings: &Settin
     if context.websocket_accepted {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    }
-}
-
-/// Removes from an answer's trailers what must not come late (RFC 9110 section 6.5.1).
-pub fn rewrite_trailers(trailers: &mut HeaderMap) {
-    hop::strip_response(trailers);
-    for name in [CACHE_CONTROL, CLEAR_SITE_DATA, CONTENT_LENGTH, HOST, SERVICE_WORKER_ALLOWED, SET_COOKIE] {
-        trailers.remove(name);
-    }
-    for name in [STRICT_TRANSPORT_SECURITY, TRANSFER_ENCODING, X_REQUEST_ID] {
-        trailers.remove(name);
     }
 }
 
@@ -295,17 +281,5 @@ mod tests {
         });
         accepted.sort();
         assert_eq!(accepted, ["connection: Upgrade", "upgrade: websocket"]);
-    }
-
-    #[test]
-    fn trailers_set_no_cookies_and_frame_nothing() {
-        let mut trailers = HeaderMap::new();
-        for name in ["set-cookie", "content-length", "transfer-encoding", "cache-control", "grpc-status"] {
-            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
-        }
-
-        rewrite_trailers(&mut trailers);
-
-        assert_eq!(trailers.keys().collect::<Vec<_>>(), ["grpc-status"]);
     }
 }

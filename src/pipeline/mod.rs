@@ -40,7 +40,7 @@ use crate::{
         WorkerTelemetry,
         outcome::{Began, Outcome},
     },
-    upstream::{self, Caller, Outgoing, Tunnel, UpstreamError, WebSocket},
+    upstream::{self, Caller, Outgoing, TrailerFilter, Tunnel, UpstreamError, WebSocket},
 };
 
 mod body;
@@ -309,6 +309,8 @@ async fn relay(
             let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
+            let passes = route.limits.request_trailers && body.is_some();
+            let trailers = passes.then(|| TrailerFilter::new(headers::trailers::filter(&snapshot.headers)));
             let mut request = Outgoing {
                 method,
                 target,
@@ -319,7 +321,7 @@ async fn relay(
                 body,
                 received,
                 takes_trailers,
-                trailers: None,
+                trailers,
                 http2,
                 websocket,
             };

@@ -89,6 +89,8 @@ pub struct RouteLimits {
     pub response_timeout: Option<Duration>,
     /// Whether an answer of known length that has begun outlasts the session or token behind it (R28).
     pub keep_downloads: bool,
+    /// Whether trailers of its requests go upstream (R18).
+    pub request_trailers: bool,
 }
 
 /// Where a permitted request goes.

@@ -18,7 +18,7 @@ use http_body::{Frame, SizeHint};
 use tokio::task::JoinHandle;
 
 use super::{
-    NOT_IN_TRAILERS, UpstreamError,
+    UpstreamError,
     answer::Length,
     chunked::{Chunk, Chunks},
     http2,
@@ -26,6 +26,7 @@ use super::{
     outbox::Outbox,
     pool::Lease,
 };
+use crate::headers;
 
 /// The body of an upstream's answer. Its length hint is the upstream's, so `Content-Length` can be kept.
 #[derive(Debug)]
@@ -119,7 +120,7 @@ impl http_body::Body for Body {
             Ok(Next::Data { data, last }) => (Some(Ok(Frame::data(data))), last),
             Ok(Next::End(None)) => (None, true),
             Ok(Next::End(Some(mut trailers))) => {
-                NOT_IN_TRAILERS.iter().for_each(|name| drop(trailers.remove(name)));
+                headers::trailers::rewrite_answer(&mut trailers);
                 (Some(Ok(Frame::trailers(trailers))), true)
             }
             // What was read before goes out first: an error told in the same breath would take it along.

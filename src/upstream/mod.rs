@@ -9,8 +9,8 @@
 use std::{cell::Cell, fmt, num::NonZeroU32, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use http::{
-    HeaderName, HeaderValue, Method, Response, StatusCode,
-    header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
+    HeaderValue, Method, Response, StatusCode,
+    header::{CONNECTION, UPGRADE},
     uri::PathAndQuery,
 };
 use http_body::Body as _;
@@ -376,7 +376,3 @@ struct Again {
 
 /// Pooled connections found dead before a request was written to them, after which a fresh one is made.
 const STALE_MAX: usize = 4;
-
-/// Fields that a trailer section of the upstream may not bring (RFC 9110 section 6.5.1).
-const NOT_IN_TRAILERS: [HeaderName; 5] =
-    [CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING, http::header::SET_COOKIE, http::header::CACHE_CONTROL];

@@ -56,6 +56,12 @@ mod openapi;
 /// What a route changes on the way: paths, headers, redirects.
 mod edits;
 
+/// HTTP/1.1 and HTTP/2 on both sides, in every combination.
+mod protocols;
+
+/// gRPC with a real client and server: all kinds of call, and refusals in its own words.
+mod grpc;
+
 /// Which route and method.
 mod route;
 

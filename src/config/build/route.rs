@@ -156,6 +156,7 @@ impl Build<'_> {
         let request_headers = options.request_headers.as_ref().or_else(|| inherited?.request_headers.as_ref());
         let response_headers = options.response_headers.as_ref().or_else(|| inherited?.response_headers.as_ref());
         let keep_downloads = options.keep_downloads.or_else(|| inherited?.keep_downloads);
+        let request_trailers = options.request_trailers.or_else(|| inherited?.request_trailers);
         Some(Route {
             name: route.name.value.0.as_str().into(),
             index,
@@ -170,6 +171,7 @@ impl Build<'_> {
                 max_body: max_body.map(|size| size.0),
                 response_timeout: response_timeout.map(|positive| positive.0),
                 keep_downloads: keep_downloads.unwrap_or(false),
+                request_trailers: request_trailers.unwrap_or(false),
             },
             rate_limits: rate_limits(
                 options.rate_limit.as_ref().or_else(|| inherited?.rate_limit.as_ref()),

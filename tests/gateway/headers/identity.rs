@@ -252,6 +252,22 @@ fn a_trailer_carries_no_identity() {
     assert!(seen.trailers.is_empty(), "{seen:?}");
 }
 
+/// R12, R18. Where a route wants trailers they pass, but for those that could be read as ours.
+#[test]
+fn trailers_pass_where_the_route_wants_them_and_carry_no_identity() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::new().route("/{*rest}", &upstream).auth(&["none"]).key("request_trailers = true").start();
+    let request = format!(
+        "POST /x HTTP/1.1\r\nHost: app.test\r\nTrailer: X-Sum, X-User-Id\r\nTransfer-Encoding: chunked\r\n\r\n\
+         2\r\nhi\r\n0\r\nX-Sum: 7\r\nX-User-Id: {FORGED}\r\nX_User_Id: {FORGED}\r\nAuthorization: {FORGED}\r\n\r\n"
+    );
+
+    gateway.client().raw_response(request).expect(200);
+
+    let seen = upstream.next_request();
+    assert_eq!((seen.text(), seen.trailers), ("hi".into(), vec![("x-sum".into(), "7".into())]));
+}
+
 /// R12, R18. Spellings that only a careless parser reads as ours are no HTTP at all.
 #[test]
 fn what_is_no_header_name_is_refused() {

@@ -19,6 +19,7 @@ pub(crate) mod program;
 pub(crate) mod provider;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
+pub(crate) mod upstream_http2;
 pub(crate) mod websocket;
 
 use std::time::Duration;
