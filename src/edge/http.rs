@@ -48,6 +48,7 @@ use crate::{
         progress::{Progress, Waiting},
         proxy_protocol::{self, Header},
         tls::{self, Ordered, Spoken, TlsSlot},
+        unread::{Answer, Answers, Streams},
         wire::{Socket, SocketIo, Stream, Wire},
     },
     host::Host,
@@ -134,6 +135,7 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
         }),
         worker: Rc::clone(&worker),
         progress: Arc::clone(&progress),
+        answers: Rc::default(),
     });
     let (counters, clock) = (Arc::clone(&worker.counters), worker.clock.clone());
     watch.hand_over();
@@ -244,7 +246,12 @@ async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
 
 async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
     let limits = context.worker.limits;
-    let mut builder = http2::Builder::new(LocalExecutor);
+    let streams = Streams {
+        answers: Rc::clone(&context.answers),
+        timeout: limits.write_timeout,
+        counters: Arc::clone(&context.worker.counters),
+    };
+    let mut builder = http2::Builder::new(streams);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_streams)
@@ -278,6 +285,8 @@ struct Exchange<H> {
     connection: Arc<Connection>,
     worker: Rc<Worker<H>>,
     progress: Arc<Progress>,
+    /// Over HTTP/2.
+    answers: Rc<Answers>,
 }
 
 async fn answer_http1<H: Handler>(
@@ -297,7 +306,7 @@ async fn answer_http1<H: Handler>(
     if (body_is_open || malformed.is_some()) && version == Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Tracked { body, silent: false, _under_way: under_way }))
+    Ok(response.map(|body| Tracked { body, silent: false, answer: None, _under_way: under_way }))
 }
 
 async fn answer_http2<H: Handler>(
@@ -316,7 +325,8 @@ async fn answer_http2<H: Handler>(
     if let Some(length) = response.body().size_hint().exact().filter(|length| silent && *length > 0) {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
-    Ok(response.map(|body| Tracked { body, silent, _under_way: under_way }))
+    let answer = (!silent && !response.body().is_end_stream()).then(|| context.answers.enter());
+    Ok(response.map(|body| Tracked { body, silent, answer, _under_way: under_way }))
 }
 
 impl<H: Handler> Exchange<H> {
@@ -362,6 +372,8 @@ pub(crate) struct Tracked<B> {
     body: B,
     /// Only its length is told (RFC 9110 section 9.3.2).
     silent: bool,
+    /// Over HTTP/2: whether it waits for its client.
+    answer: Option<Answer>,
     _under_way: UnderWay,
 }
 
@@ -374,7 +386,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
         if this.silent {
             return Poll::Ready(None);
         }
-        Pin::new(&mut this.body).poll_frame(cx)
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if let Some(answer) = &this.answer {
+            answer.asked(polled.is_ready() && !this.body.is_end_stream());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -383,18 +399,6 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Streams of HTTP/2 run beside their connection, on the same thread.
-#[derive(Clone, Copy, Debug)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        drop(spawn_local(async move {
-            future.await;
-        }));
     }
 }
 

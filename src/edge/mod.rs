@@ -8,6 +8,7 @@
 //! with its own runtime; nothing on the request path crosses threads.
 
 mod accept;
+mod conversation;
 mod framing;
 mod http;
 mod inherited;
@@ -17,6 +18,7 @@ mod redirect;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod unread;
 mod uploads;
 mod wire;
 
@@ -46,6 +48,7 @@ use tokio::{
 
 use self::{
     accept::{Acceptor, Arrival, Places},
+    conversation::Flood,
     progress::Watched,
 };
 pub use self::{
@@ -407,6 +410,14 @@ pub struct Counters {
     pub timeout_body: AtomicU64,
     /// Cut: `write_timeout`.
     pub timeout_write: AtomicU64,
+    /// Streams of HTTP/2 that were reset by us, by error code (RFC 9113 section 7).
+    pub http2_resets: [AtomicU64; 14],
+    /// Connections of HTTP/2 that were ended by us, by error code; 0 where nothing was wrong.
+    pub http2_goaways: [AtomicU64; 14],
+    /// Cut: most streams of an HTTP/2 connection were reset by its client.
+    pub flood_resets: AtomicU64,
+    /// Cut: frames of HTTP/2 that brought nothing on.
+    pub flood_control: AtomicU64,
     /// Handlers that panicked.
     pub panics: AtomicU64,
     /// Requests over HTTP/1.
@@ -436,6 +447,32 @@ impl Counters {
         (Malformed::HeadTooLarge, "head_too_large"),
         (Malformed::TooManyHeaders, "too_many_headers"),
     ];
+
+    /// The error codes of HTTP/2 in their order, as metrics name them.
+    pub const HTTP2_CODES: [&str; 14] = [
+        "no_error",
+        "protocol_error",
+        "internal_error",
+        "flow_control_error",
+        "settings_timeout",
+        "stream_closed",
+        "frame_size_error",
+        "refused_stream",
+        "cancel",
+        "compression_error",
+        "connect_error",
+        "enhance_your_calm",
+        "inadequate_security",
+        "http_1_1_required",
+    ];
+
+    pub(crate) fn count_flood(&self, flood: Flood) {
+        match flood {
+            Flood::Resets => &self.flood_resets,
+            Flood::Control => &self.flood_control,
+        }
+        .fetch_add(1, Relaxed);
+    }
 
     pub(crate) fn count_malformed(&self, reason: Malformed) {
         for ((known, _), counter) in Self::MALFORMED.iter().zip(&self.malformed) {

@@ -26,9 +26,9 @@ use crate::{
     edge::{
         Counters,
         accept::Ticket,
+        conversation::Conversation,
         framing::{Framing, HeadBounds, Step},
         progress::{Progress, Upgrade, Waiting},
-        uploads::Uploads,
     },
     inbound::Malformed,
 };
@@ -82,8 +82,8 @@ pub(crate) struct Wire {
 enum Mode {
     /// HTTP/1: nothing passes unseen.
     Guarded(Framing),
-    /// HTTP/2: its library checks the framing; we only look whether bodies are owed.
-    Http2(Uploads),
+    /// HTTP/2: its library checks the framing; we follow what is owed, ended and too much.
+    Http2(Conversation),
     /// A tunnel.
     Tunnel,
 }
@@ -140,7 +140,8 @@ impl Wire {
         clock: Clock,
         ticket: Ticket,
     ) -> Self {
-        Self::new(stream, Mode::Http2(Uploads::new(stream_window)), progress, counters, clock, ticket)
+        let conversation = Conversation::new(stream_window, clock.now());
+        Self::new(stream, Mode::Http2(conversation), progress, counters, clock, ticket)
     }
 
     fn new(
@@ -286,8 +287,12 @@ impl Wire {
         let chunk = ready!(self.stream.poll_fill(cx))?;
         let count = chunk.len().min(cursor.remaining());
         cursor.put_slice(chunk.get(..count).unwrap_or_default());
-        if let Mode::Http2(uploads) = &mut self.mode {
-            uploads.received(chunk.get(..count).unwrap_or_default());
+        if let Mode::Http2(conversation) = &mut self.mode {
+            let heard = conversation.received(chunk.get(..count).unwrap_or_default(), || self.clock.now());
+            if let Err(flood) = heard {
+                self.counters.count_flood(flood);
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of frames")));
+            }
         }
         self.stream.consume(count);
         self.eof |= count == 0;
@@ -335,11 +340,11 @@ impl Wire {
     /// The first `count` bytes of `slices` are on their way.
     fn note_written<'a>(&mut self, count: usize, slices: impl Iterator<Item = &'a [u8]>) {
         self.written_total += count as u64;
-        let Mode::Http2(uploads) = &mut self.mode else { return };
+        let Mode::Http2(conversation) = &mut self.mode else { return };
         let mut left = count;
         for slice in slices {
             let written = slice.get(..left).unwrap_or(slice);
-            uploads.sent(written);
+            conversation.sent(written, &self.counters);
             left -= written.len();
         }
         // What is owed may have changed while the read side waits.
@@ -352,7 +357,9 @@ impl Wire {
     fn waiting(&self) -> Waiting {
         match &self.mode {
             _ if self.refused => Waiting::Nothing,
-            Mode::Http2(uploads) if uploads.are_awaited() => Waiting::Body,
+            // First the body: a head left open beside it must not spare it its rate.
+            Mode::Http2(conversation) if conversation.awaits_body() => Waiting::Body,
+            Mode::Http2(conversation) if conversation.awaits_head() => Waiting::Head,
             Mode::Http2(_) | Mode::Tunnel => Waiting::Message,
             Mode::Guarded(framing) if framing.in_body() => Waiting::Body,
             Mode::Guarded(_) if self.incomplete => Waiting::Head,

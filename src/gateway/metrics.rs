@@ -72,7 +72,8 @@ fn connections(exposition: &mut Exposition, edge: &Counters) {
     exposition
         .counter("portcullis_tls_handshakes_failed_total", "TLS handshakes that failed.")
         .value(&[], read(&edge.handshakes_failed));
-    let mut timeouts = exposition.counter("portcullis_timeouts_total", "Connections ended by a deadline, by phase.");
+    let mut timeouts = exposition
+        .counter("portcullis_timeouts_total", "Connections and HTTP/2 streams ended by a deadline, by phase.");
     for (phase, counter) in [
         ("handshake", &edge.timeout_handshake),
         ("head", &edge.timeout_head),
@@ -81,6 +82,24 @@ fn connections(exposition: &mut Exposition, edge: &Counters) {
         ("write", &edge.timeout_write),
     ] {
         timeouts.value(&[("phase", phase)], read(counter));
+    }
+    let mut floods =
+        exposition.counter("portcullis_http2_floods_total", "HTTP/2 connections cut for a flood of frames.");
+    for (kind, counter) in [("resets", &edge.flood_resets), ("control_frames", &edge.flood_control)] {
+        floods.value(&[("kind", kind)], read(counter));
+    }
+    for (name, help, counters) in [
+        ("portcullis_http2_resets_total", "HTTP/2 streams reset by the gateway, by error code.", &edge.http2_resets),
+        (
+            "portcullis_http2_goaways_total",
+            "HTTP/2 connections ended by the gateway, by error code.",
+            &edge.http2_goaways,
+        ),
+    ] {
+        let mut by_code = exposition.counter(name, help);
+        for (code, counter) in Counters::HTTP2_CODES.iter().zip(counters) {
+            by_code.value(&[("code", *code)], read(counter));
+        }
     }
     exposition.counter("portcullis_panics_total", "Requests whose handling panicked.").value(&[], read(&edge.panics));
     let mut malformed = exposition.counter("portcullis_malformed_total", "Requests with bad framing, by reason.");

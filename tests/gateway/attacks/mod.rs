@@ -5,4 +5,5 @@ mod bodies;
 mod floods;
 mod heads;
 mod http2;
+mod http2_floods;
 mod slow;

@@ -36,13 +36,17 @@ pub(crate) struct Frame {
 
 pub(crate) const DATA: u8 = 0;
 pub(crate) const HEADERS: u8 = 1;
+pub(crate) const PRIORITY: u8 = 2;
 pub(crate) const RST_STREAM: u8 = 3;
 pub(crate) const SETTINGS: u8 = 4;
+pub(crate) const PUSH_PROMISE: u8 = 5;
+pub(crate) const PING: u8 = 6;
 pub(crate) const GOAWAY: u8 = 7;
 pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const PADDED: u8 = 8;
 const ACK: u8 = 1;
 
 impl Http2 {
@@ -94,6 +98,22 @@ impl Http2 {
             };
             if let ControlFlow::Break(end) = ended {
                 return end;
+            }
+        }
+    }
+
+    /// Whether the connection goes on: it answers a ping.
+    pub(crate) fn is_alive(&mut self) -> bool {
+        let token = *b"alive??!";
+        if self.write(&frame(PING, 0, 0, &token)).is_err() {
+            return false;
+        }
+        loop {
+            match self.read() {
+                Ok(frame) if frame.kind == PING && frame.flags & ACK != 0 && frame.payload == token => return true,
+                Ok(frame) if frame.kind == GOAWAY => return false,
+                Ok(_) => {}
+                Err(_) => return false,
             }
         }
     }
@@ -189,6 +209,7 @@ fn decode_digits(text: &[u8]) -> String {
     digits
 }
 
-fn number(bytes: &[u8]) -> u32 {
+/// Big-endian, of at most four bytes.
+pub(crate) fn number(bytes: &[u8]) -> u32 {
     bytes.iter().fold(0, |number, byte| number << 8 | u32::from(*byte))
 }
