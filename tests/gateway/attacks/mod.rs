@@ -7,3 +7,4 @@ mod heads;
 mod http2;
 mod http2_floods;
 mod slow;
+mod smuggling;

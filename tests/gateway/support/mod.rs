@@ -47,6 +47,15 @@ pub(crate) fn patience() -> Duration {
     Duration::from_secs(seconds.unwrap_or(10))
 }
 
+/// The sum of all series of a metric; fails if there is no such metric.
+#[track_caller]
+pub(crate) fn metric_sum(telemetry: &Client, name: &str) -> f64 {
+    let text = telemetry.get("/metrics").send().expect(200).text();
+    assert!(text.contains(&format!("# TYPE {name} ")), "no metric {name}");
+    let series = text.lines().filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{'])));
+    series.filter_map(|line| line.rsplit_once(' ')?.1.parse::<f64>().ok()).sum()
+}
+
 /// Waits until the condition holds. For what offers no event to wait for; anything else is better awaited.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
