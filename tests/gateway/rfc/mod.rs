@@ -3,6 +3,7 @@
 mod access_tokens;
 mod answers;
 mod claims;
+mod http2;
 mod jws;
 mod requests;
 mod tls;
