@@ -3,8 +3,11 @@
 mod access_tokens;
 mod answers;
 mod claims;
+mod faults;
 mod http2;
 mod jws;
+mod large;
+mod long_run;
 mod requests;
 mod tls;
 mod websocket;

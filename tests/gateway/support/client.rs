@@ -283,13 +283,27 @@ impl Request {
         connection.send(self)
     }
 
+    /// Sends it over HTTP/1.1 on a connection of its own; an answer that breaks off is none.
+    pub(crate) fn try_send(&self) -> io::Result<Response> {
+        let mut connection = self.client.connect();
+        // An early answer may come before everything is written.
+        let _ = connection.write(&self.bytes());
+        connection.read_response(&self.method)
+    }
+
     /// Sends it over HTTP/2.
     #[track_caller]
     pub(crate) fn send_http2(&self) -> Response {
+        self.try_send_http2().expect("an answer over HTTP/2")
+    }
+
+    /// As [`Self::send_http2`]; an answer that breaks off is none.
+    #[track_caller]
+    pub(crate) fn try_send_http2(&self) -> Result<Response, Box<dyn std::error::Error>> {
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built");
         let exchange = async { tokio::time::timeout(patience(), self.exchange_http2()).await };
-        runtime.block_on(exchange).expect("an answer in time").expect("an answer over HTTP/2")
+        runtime.block_on(exchange)?
     }
 
     async fn exchange_http2(&self) -> Result<Response, Box<dyn std::error::Error>> {
