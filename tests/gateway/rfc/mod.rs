@@ -2,6 +2,7 @@
 
 mod access_tokens;
 mod answers;
+mod autobahn;
 mod claims;
 mod faults;
 mod http2;
