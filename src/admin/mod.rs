@@ -11,6 +11,7 @@
 //! POST   /api/v1/revocations                   void one (JSON) or many (NDJSON)      revocations
 //! GET    /api/v1/revocations                   how many are in force                 revocations
 //! GET    /api/v1/routes                        the route table                        routes
+//! GET    /api/v1/upstreams                     which servers are in                   routes
 //! POST   /api/v1/reload                        read the configuration again           reload
 //! GET    /api/v1/reload                        what came of the last time             reload
 //! ```
@@ -51,11 +52,13 @@ mod query;
 mod reload;
 mod revocations;
 mod routes;
+mod servers;
 mod sessions;
 
 pub use bulk::Body;
 use bulk::Bulk;
 use problem::Problem;
+pub use servers::Server;
 use sessions::Creator;
 
 /// `[admin]`, ready to use.
@@ -113,7 +116,7 @@ pub enum Scope {
     SessionsRevoke,
     /// `revocations`: void tokens, sessions and everything of a subject or issuer.
     Revocations,
-    /// `routes`: read the route table.
+    /// `routes`: read the route table, and how the servers stand.
     Routes,
     /// `explain`.
     Explain,
@@ -172,6 +175,8 @@ pub struct Context<'a> {
     pub issuers: &'a [Issuer],
     /// Names of the upstreams, by the index that routes hold.
     pub upstreams: &'a [Arc<str>],
+    /// The upstreams with their servers.
+    pub servers: &'a [(Arc<str>, Vec<Server>)],
     /// Which snapshot this is.
     pub generation: u64,
     /// Where a reload is asked for.
@@ -255,6 +260,7 @@ enum Resource<'a> {
     Routes,
     Session(&'a str),
     Sessions,
+    Upstreams,
 }
 
 async fn handle<'a, B>(
@@ -282,6 +288,7 @@ where
         "reload" => Resource::Reload,
         "routes" => Resource::Routes,
         "sessions" => Resource::Sessions,
+        "upstreams" => Resource::Upstreams,
         "keys" => Resource::Keys,
         _ => match (path.strip_prefix("sessions/"), path.strip_prefix("keys/")) {
             (Some(key), _) => Resource::Session(key),
@@ -352,6 +359,11 @@ where
             create(Creator::new(context, token), &head.headers, body).await
         }
         (Resource::Sessions, _) => Err(Problem::MethodNotAllowed("GET, HEAD, POST, DELETE")),
+        (Resource::Upstreams, &Method::GET) => {
+            call.begin("upstreams.read", Scope::Routes)?;
+            Ok(json(&servers::list(context)))
+        }
+        (Resource::Upstreams, _) => Err(Problem::MethodNotAllowed("GET, HEAD")),
     }
 }
 

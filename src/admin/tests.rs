@@ -107,6 +107,7 @@ impl Bench {
                 is_self: false,
                 keep: Duration::from_secs(86_460),
             }],
+            servers: &[],
             upstreams: &["legacy".into()],
             generation: 1,
             reloads: &self.reloads,

@@ -14,10 +14,10 @@ use super::{
     report::{Findings, did_you_mean, one_of},
     requirement::{RequiredClaim, Rule},
     scalar::{
-        ApiKeyId, AuthName, CertificateName, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json, LanguageTag,
-        Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash, PathPrefix,
-        PathTemplate, Positive, Prefix, Rate, RequestLine, RequestRate, RoutePath, ServerUrl, Sha256, Sink, Size,
-        TrustedProxy, Workers, choices,
+        ApiKeyId, AuthName, CertificateName, CheckPath, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json,
+        LanguageTag, Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash,
+        PathPrefix, PathTemplate, Positive, Prefix, Rate, RequestLine, RequestRate, RoutePath, ServerUrl, Sha256, Sink,
+        Size, TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -610,6 +610,14 @@ table! {
         balance: Option<Balance>,
         /// Whose requests all go to the same server.
         sticky: Option<Sticky>,
+        /// What servers are asked from time to time.
+        health: Option<At<Health>>,
+        /// When requests that fail take a server out.
+        eject: Option<Eject>,
+        /// For how long the share of a server grows that came back.
+        slow_start: Option<Duration>,
+        /// When fewer of a hundred servers are in, all are asked.
+        panic_threshold: Option<Number<0, 100>>,
         /// The `Host` it is sent.
         host: Option<HostPolicy>,
         /// How it reads paths differently (R8).
@@ -626,6 +634,36 @@ table! {
         idle_timeout: Option<Positive>,
         /// Unused connections kept for each server and worker.
         max_idle: Option<Number<0, 100_000>>,
+    }
+
+    /// `health` of an upstream.
+    struct Health {
+        /// What is asked for.
+        path: CheckPath,
+        /// The `Host` it is sent; that of requests with `host`, else the server's own.
+        host: Option<Host>,
+        /// Between two checks.
+        interval: Option<Positive>,
+        /// For one of them.
+        timeout: Option<Positive>,
+        /// How many in a row bring a server in.
+        healthy_after: Option<Number<1, 100>>,
+        /// How many in a row take it out.
+        unhealthy_after: Option<Number<1, 100>>,
+        /// What is a good answer.
+        status: Option<OneOrMany<StatusCode>>,
+    }
+
+    /// `eject` of an upstream.
+    struct Eject {
+        /// Failures in a row.
+        failures: Option<Number<0, 1_000_000>>,
+        /// Answers that are failures.
+        statuses: Vec<StatusCode>,
+        /// For how long, the first time.
+        time: Option<Positive>,
+        /// At most.
+        max_time: Option<Positive>,
     }
 
     /// A server, written as a table.

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
+use http::{HeaderName, HeaderValue, Method, StatusCode, Uri, uri::PathAndQuery};
 use ipnet::IpNet;
 
 use super::{
@@ -122,6 +122,10 @@ pub(super) struct LanguageTag(pub(super) String);
 /// `login.prefix`.
 #[derive(Clone, Debug)]
 pub(super) struct Prefix(pub(super) String);
+
+/// What servers are asked when they are checked: a path, perhaps with a query.
+#[derive(Clone, Debug)]
+pub(super) struct CheckPath(pub(super) PathAndQuery);
 
 /// An entry of an upstream's `servers`; the path is not yet resolved.
 #[derive(Clone, Debug)]
@@ -705,6 +709,17 @@ impl Text for Prefix {
         };
         let good = text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(segment));
         if good { Ok(Self(text.to_owned())) } else { Err(Unreadable::default()) }
+    }
+}
+
+impl Text for CheckPath {
+    fn expected() -> String {
+        String::from("a path such as \"/healthz\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        let path = text.parse::<PathAndQuery>().ok().filter(|path| path.as_str() == text && text.starts_with('/'));
+        path.map(Self).ok_or_else(Unreadable::default)
     }
 }
 

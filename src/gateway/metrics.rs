@@ -13,6 +13,7 @@ use crate::{
     rate_limit::Limiter,
     state::Live,
     telemetry::metrics::Exposition,
+    upstream,
 };
 
 /// Adds a collector for everything that counts outside of `telemetry`.
@@ -395,6 +396,17 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
         ("portcullis_upstream_requests_under_way", "Requests under way now."),
         ("portcullis_upstream_tunnels", "Tunnels open now."),
     ];
+    for settings in &live.snapshot().upstreams {
+        for server in &live.shared.upstreams.state(settings).servers {
+            let place = live.shared.upstreams.place(server, settings);
+            exposition
+                .gauge("portcullis_upstream_server_in", "Whether a server may get requests: 1, or 0 and why not.")
+                .value(
+                    &[("upstream", &*settings.name), ("server", &*server.label), ("state", place.label())],
+                    u64::from(!matches!(place, upstream::health::Place::Out(_))),
+                );
+        }
+    }
     for upstream in live.shared.upstreams.upstreams() {
         for server in &upstream.servers {
             let counters = &server.counters;
@@ -415,6 +427,15 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
                 };
                 samples.value(&[("upstream", &*upstream.name), ("server", &*server.label)], value.load(Relaxed));
             }
+            let (passed, failed, ejections) = server.standing.counts();
+            let labels = [("upstream", &*upstream.name), ("server", &*server.label)];
+            let mut checks = exposition.counter("portcullis_upstream_checks_total", "Health checks, by result.");
+            for (result, count) in [("passed", passed), ("failed", failed)] {
+                checks.value(&[labels[0], labels[1], ("result", result)], count);
+            }
+            exposition
+                .counter("portcullis_upstream_ejections_total", "Times that failing requests took a server out.")
+                .value(&labels, ejections);
         }
     }
 }

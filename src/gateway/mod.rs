@@ -46,11 +46,13 @@ use crate::{
     signing::Signing,
     state::{Live, Shared, Snapshot},
     telemetry::{Telemetry, endpoint},
-    token, upstream,
+    token,
+    upstream::{self, health::Watch},
 };
 
 mod keys;
 mod metrics;
+mod servers;
 mod sockets;
 
 use sockets::Sockets;
@@ -343,6 +345,7 @@ impl Handler for Administration {
             routes: snapshot.routes.routes(),
             issuers: &issuers,
             upstreams: &upstreams,
+            servers: &servers::describe(&snapshot.upstreams, &shared.upstreams),
             store: &shared.sessions,
             families: &shared.families,
             api_keys: snapshot.keys(shared),
@@ -549,6 +552,7 @@ fn control(live: Arc<Live>, orders: acme::Keeper) -> io::Result<JoinHandle<()>> 
         tasks.block_on(&runtime, async {
             let mut sweep = tokio::time::interval(SWEEP_EVERY);
             let mut sweeps = 0_u64;
+            let mut servers = Watch::new(Arc::clone(&live.shared.upstreams));
             sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 tokio::select! {
@@ -556,6 +560,7 @@ fn control(live: Arc<Live>, orders: acme::Keeper) -> io::Result<JoinHandle<()>> 
                     _ = sweep.tick() => {}
                 }
                 keys::drive_all(&live);
+                servers.follow(&live.snapshot().upstreams);
                 // The whole store once a minute.
                 let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
                 let now = live.shared.clock.now();

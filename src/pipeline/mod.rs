@@ -499,6 +499,7 @@ impl From<UpstreamError> for Refusal {
             UpstreamError::Invalid(_) => Self::UpstreamInvalid,
             UpstreamError::Timeout(_) => Self::UpstreamTimeout,
             UpstreamError::TooLarge => Self::BodyTooLarge,
+            UpstreamError::Unavailable(_) => Self::UpstreamUnavailable,
             UpstreamError::Unreachable(_) => Self::UpstreamUnreachable,
         }
     }

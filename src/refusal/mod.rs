@@ -132,6 +132,8 @@ pub enum Refusal {
     UpstreamInvalid,
     /// The upstream did not answer in time.
     UpstreamTimeout,
+    /// No server of the upstream may be asked at present.
+    UpstreamUnavailable,
 
     // We failed.
     /// A change could not be written to disk, and does not hold (R27).
@@ -318,7 +320,7 @@ impl Refusal {
             Self::TooMany { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
+            Self::UpstreamUnavailable | Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
         }
@@ -363,6 +365,7 @@ impl Refusal {
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::UpstreamUnavailable => "upstream_unavailable",
             Self::NotWritten => "not_written",
             Self::Unavailable => "unavailable",
             Self::ProofsFull => "proofs_full",
@@ -411,6 +414,7 @@ impl Refusal {
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
+            | Self::UpstreamUnavailable
             | Self::NotWritten
             | Self::Unavailable
             | Self::ProofsFull
@@ -447,7 +451,9 @@ impl Refusal {
             | Self::WeakLogin { .. } => Concern::Caller,
             Self::Unavailable | Self::ProofsFull => Concern::CallerUnjudged,
             Self::NotWritten | Self::StoreFull => Concern::Gateway,
-            Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout => Concern::Upstream,
+            Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout | Self::UpstreamUnavailable => {
+                Concern::Upstream
+            }
             Self::Malformed(_)
             | Self::BadPath(_)
             | Self::BadHost(_)
@@ -517,7 +523,7 @@ impl Refusal {
             Self::IdentityTooLarge => Text::IdentityTooLarge,
             Self::TooMany { .. } => Text::TooMany,
             Self::RateLimited { .. } => Text::RateLimited,
-            Self::UpstreamUnreachable => Text::UpstreamUnreachable,
+            Self::UpstreamUnreachable | Self::UpstreamUnavailable => Text::UpstreamUnreachable,
             Self::UpstreamInvalid => Text::UpstreamInvalid,
             Self::UpstreamTimeout => Text::UpstreamTimeout,
             Self::NotWritten => Text::NotWritten,
@@ -583,7 +589,7 @@ impl Refusal {
             Self::TooMany { retry_after } | Self::RateLimited { retry_after, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
-            Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
+            Self::UpstreamUnavailable | Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
                 headers.insert(RETRY_AFTER, Self::RETRY_AFTER);
             }
             Self::Malformed(_) => {

@@ -105,6 +105,7 @@ impl Refusal {
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
+            | Self::UpstreamUnavailable
             | Self::NotWritten
             | Self::Unavailable
             | Self::ProofsFull

@@ -5,7 +5,8 @@
 //! way for its weight, `round_robin` goes round smoothly (of weights 5, 1, 1: a a b a c a a, never five at once), each
 //! worker by itself. A caller that sticks gets the server that ranks highest for it (weighted rendezvous hashing): the
 //! same on every worker, after a restart and in every process with the same servers; when a server goes, only its own
-//! callers move, when it comes back, they come back. A server that rests is the last resort.
+//! callers move, when it comes back, they come back. Servers that are out get nothing, unless too few are in: then all
+//! are asked alike (`panic_threshold`). A server that rests is the last resort.
 
 use std::{
     cell::{Cell, RefCell},
@@ -15,20 +16,23 @@ use std::{
 use aws_lc_rs::digest;
 use smallvec::SmallVec;
 
-use super::{Balance, Caller, Settings, UpstreamState};
+use super::{Balance, Caller, Place, Rules, Settings, UpstreamState};
 
 /// How one worker spreads the requests to one upstream.
 pub(super) struct Balancer {
     how: Balance,
     members: Box<[Member]>,
+    rules: Rules,
+    /// There is one server, and it is asked in whatever state.
+    is_only: bool,
     /// Where the next look begins: ties go round.
     turn: Cell<usize>,
     /// `round_robin`: what each server is owed.
     owed: RefCell<Box<[i64]>>,
 }
 
-/// Indices of servers, in their order.
-type Among = SmallVec<[usize; 8]>;
+/// Servers by their index, in their order, each with its weight times its share.
+type Among = SmallVec<[(usize, u32); 8]>;
 
 struct Member {
     weight: u32,
@@ -46,10 +50,12 @@ impl Balancer {
             .map(|(member, server)| Member { weight: member.weight.get(), hash: hash(&[server.label.as_bytes()]) })
             .collect();
         let owed = RefCell::new(vec![0; members.len()].into());
-        let balancer = Self { how: settings.balance, members, turn: Cell::new(round), owed };
+        let is_only = members.len() == 1 && settings.rules.panic_below > 0;
+        let (how, rules, turn) = (settings.balance, settings.rules.clone(), Cell::new(round));
+        let balancer = Self { how, members, rules, is_only, turn, owed };
         if settings.balance == Balance::RoundRobin {
             let whole: usize = balancer.members.iter().map(|member| member.weight as usize).sum();
-            let all: Among = (0..balancer.members.len()).collect();
+            let all: Among = balancer.members.iter().map(|member| member.weight).enumerate().collect();
             for _ in 0..round.checked_rem(whole).unwrap_or(0).min(ROUNDS_AHEAD_MAX) {
                 balancer.next_in_round(&all);
             }
@@ -57,7 +63,8 @@ impl Balancer {
         balancer
     }
 
-    /// The server for the next request among those not in `tried`; a resting one only if no other is left.
+    /// The server for the next request among those not in `tried`; a resting one only if no other is left. `None`: all
+    /// that may be asked were tried.
     #[inline]
     pub(super) fn pick(
         &self,
@@ -66,7 +73,7 @@ impl Balancer {
         caller: Option<Caller>,
         now: impl Fn() -> u64,
     ) -> Option<usize> {
-        if self.members.len() == 1 {
+        if self.is_only {
             return tried.is_empty().then_some(0);
         }
         self.pick_of_several(state, tried, caller, now)
@@ -79,9 +86,22 @@ impl Balancer {
         caller: Option<Caller>,
         now: impl Fn() -> u64,
     ) -> Option<usize> {
-        let (mut fit, mut resting) = (Among::new(), Among::new());
-        for (index, server) in state.servers.iter().enumerate().filter(|(index, _)| !tried.contains(index)) {
-            if server.rests(&now) { resting.push(index) } else { fit.push(index) }
+        let (mut fit, mut resting, mut out) = (Among::new(), Among::new(), Among::new());
+        let mut all_in = 0;
+        for ((index, server), member) in state.servers.iter().enumerate().zip(&self.members) {
+            let (list, share, is_in) = match server.standing.place(&self.rules, &now) {
+                Place::In(share) => (&mut fit, share, true),
+                Place::Rests => (&mut resting, FULL_SHARE, true),
+                Place::Out(_) => (&mut out, FULL_SHARE, false),
+            };
+            all_in += usize::from(is_in);
+            if !tried.contains(&index) {
+                list.push((index, member.weight.saturating_mul(share)));
+            }
+        }
+        if all_in * 100 < self.members.len() * self.rules.panic_below as usize {
+            fit.extend(out);
+            fit.sort_unstable();
         }
         let among = if fit.is_empty() { resting } else { fit };
         match (caller, self.how) {
@@ -91,24 +111,25 @@ impl Balancer {
         }
     }
 
-    fn least_busy(&self, state: &UpstreamState, among: &[usize]) -> Option<usize> {
+    fn least_busy(&self, state: &UpstreamState, among: &Among) -> Option<usize> {
         let count = self.members.len();
         let turn = self.turn.replace(self.turn.get().wrapping_add(1)) % count;
-        among.iter().copied().min_by_key(|index| {
+        let least = among.iter().min_by_key(|(index, weight)| {
             let under_way = state.servers.get(*index).map_or(0, |server| server.counters.under_way.load(Relaxed));
             // With the one that it would get: an idle server of weight 3 comes before an idle one of weight 1.
-            let load = under_way.saturating_add(1).saturating_mul(WEIGHT_SCALE) / u64::from(self.weight(*index));
+            let load = under_way.saturating_add(1).saturating_mul(WEIGHT_SCALE) / u64::from(*weight).max(1);
             (load, (index + count - turn) % count)
-        })
+        });
+        least.map(|(index, _)| *index)
     }
 
     /// Smooth weighted round robin, as nginx has it.
-    fn next_in_round(&self, among: &[usize]) -> Option<usize> {
+    fn next_in_round(&self, among: &Among) -> Option<usize> {
         let mut owed = self.owed.borrow_mut();
         let mut whole = 0;
         let mut best: Option<(i64, usize)> = None;
-        for index in among {
-            let weight = i64::from(self.weight(*index));
+        for (index, weight) in among {
+            let weight = i64::from(*weight);
             let Some(owed) = owed.get_mut(*index) else { continue };
             *owed += weight;
             whole += weight;
@@ -125,17 +146,14 @@ impl Balancer {
 
     /// Rendezvous hashing with weights: the server with the greatest `weight / -ln(u)`, where `u` between 0 and 1 is
     /// drawn by caller and server.
-    fn highest(&self, among: &[usize], Caller(caller): Caller) -> Option<usize> {
-        let rank = |index: usize| {
+    fn highest(&self, among: &Among, Caller(caller): Caller) -> Option<usize> {
+        let rank = |(index, weight): (usize, u32)| {
             let drawn = self.members.get(index).map_or(0, |member| mix(caller ^ member.hash));
             let unit = ((drawn >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
-            f64::from(self.weight(index)) / -unit.ln()
+            f64::from(weight) / -unit.ln()
         };
-        among.iter().copied().max_by(|one, other| rank(*one).total_cmp(&rank(*other)))
-    }
-
-    fn weight(&self, index: usize) -> u32 {
-        self.members.get(index).map_or(1, |member| member.weight)
+        let highest = among.iter().max_by(|one, other| rank(**one).total_cmp(&rank(**other)));
+        highest.map(|(index, _)| *index)
     }
 }
 
@@ -164,7 +182,9 @@ const fn mix(value: u64) -> u64 {
 }
 
 /// Fractions of requests for each unit of weight that are told apart.
-const WEIGHT_SCALE: u64 = 1 << 20;
+const WEIGHT_SCALE: u64 = 1 << 27;
+/// See [`Place::In`].
+const FULL_SHARE: u32 = 100;
 /// Enough to tell the workers of a large machine apart.
 const ROUNDS_AHEAD_MAX: usize = 1024;
 
@@ -191,7 +211,7 @@ mod tests {
                 ('a'..).zip(weights).map(|(name, _)| Server::Unix(format!("/{name}").into())).collect();
             let state = UpstreamState {
                 name: "u".into(),
-                servers: servers.iter().map(|server| ServerState::new(server).into()).collect(),
+                servers: servers.iter().map(|server| ServerState::new(server, &"u".into()).into()).collect(),
             };
             let members = servers
                 .into_iter()
@@ -208,6 +228,14 @@ mod tests {
         fn of_caller(&self, caller: u32, tried: &[usize]) -> usize {
             let caller = Caller::of(&[&caller.to_be_bytes()]);
             self.balancer.pick(&self.state, tried, Some(caller), || 0).unwrap()
+        }
+
+        fn refuses(&self, index: usize) {
+            self.state.servers[index].failed(&Rules::default(), 0);
+        }
+
+        fn is_ejected(&self, index: usize) {
+            (0..5).for_each(|_| self.state.servers[index].standing.failed(&Rules::default(), 0));
         }
 
         fn under_way(&self, index: usize, requests: u64) {
@@ -265,10 +293,46 @@ mod tests {
     #[test]
     fn a_resting_server_is_the_last_resort() {
         let three = Some3::new(Balance::RoundRobin, &[1, 1, 1]);
-        three.state.servers[0].failed(0);
+        three.refuses(0);
 
         assert_eq!([three.pick(&[]), three.pick(&[])], [Some(1), Some(2)]);
         assert_eq!(three.pick(&[1, 2]), Some(0));
+    }
+
+    #[test]
+    fn who_is_out_gets_nothing_until_too_few_are_in() {
+        let five = Some3::new(Balance::RoundRobin, &[1; 5]);
+        (0..3).for_each(|index| five.is_ejected(index));
+
+        assert_eq!([five.pick(&[]), five.pick(&[]), five.pick(&[])], [Some(3), Some(4), Some(3)]);
+        assert_eq!(five.pick(&[3, 4]), None);
+        five.is_ejected(3);
+        // One of five is less than a quarter.
+        let mut round: Vec<_> = (0..5).map(|_| five.pick(&[]).unwrap()).collect();
+        round.sort_unstable();
+        assert_eq!(round, [0, 1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn without_panic_nobody_is_asked_when_all_are_out() {
+        for count in [1, 3] {
+            let mut some = Some3::new(Balance::LeastRequests, &vec![1; count]);
+            (some.balancer.rules.panic_below, some.balancer.is_only) = (0, false);
+
+            assert!(some.pick(&[]).is_some());
+            (0..count).for_each(|index| some.is_ejected(index));
+            assert_eq!(some.pick(&[]), None);
+        }
+    }
+
+    #[test]
+    fn who_has_just_come_back_gets_little() {
+        let two = Some3::new(Balance::RoundRobin, &[1, 1]);
+        two.is_ejected(0);
+
+        let first = (0..110).filter(|_| two.balancer.pick(&two.state, &[], None, || 10_000) == Some(0)).count();
+
+        assert_eq!(first, 10);
     }
 
     #[test]
@@ -278,7 +342,7 @@ mod tests {
         three.under_way(0, 1_000_000);
 
         let again: Vec<usize> = (0..1000).map(|caller| three.of_caller(caller, &[])).collect();
-        three.state.servers[0].failed(0);
+        three.refuses(0);
         let without: Vec<usize> = (0..1000).map(|caller| three.of_caller(caller, &[])).collect();
         three.state.servers[0].succeeded();
         let back: Vec<usize> = (0..1000).map(|caller| three.of_caller(caller, &[])).collect();
@@ -344,7 +408,9 @@ mod tests {
             caller in prop::option::of(any::<u64>().prop_map(Caller)),
         ) {
             let some = Some3::new(how, &weights);
-            failed.iter().filter_map(|index| some.state.servers.get(*index)).for_each(|server| server.failed(0));
+            failed.iter().filter_map(|index| some.state.servers.get(*index)).for_each(|server| {
+                server.failed(&Rules::default(), 0);
+            });
             // One server is tried once, whichever it is.
             let tried: Vec<usize> = tried.into_iter().filter(|index| *index < weights.len()).collect();
 

@@ -30,6 +30,7 @@ mod client_body;
 mod connect;
 mod echo;
 mod farewell;
+pub mod health;
 mod http2;
 mod link;
 mod outbox;
@@ -52,6 +53,7 @@ pub use self::{
 use self::{
     client_body::RequestBody,
     connect::Offer,
+    health::{Place, Rules, Standing},
     outbox::Outbox,
     pool::{Entry, Failure, Leased, Tried, Wish, ticks},
 };
@@ -69,6 +71,8 @@ pub struct Settings {
     pub balance: Balance,
     /// Whose requests all go to the same server; `None`: nobody's.
     pub sticky: Option<Sticky>,
+    /// When a server is out.
+    pub rules: Rules,
     /// The `Host` it is sent.
     pub host: HostPolicy,
     /// How its paths are read differently from ours (R8).
@@ -224,6 +228,8 @@ pub enum UpstreamError {
     Timeout(&'static str),
     /// The request body is larger than allowed (413).
     TooLarge,
+    /// No server may be asked at present (503).
+    Unavailable(&'static str),
     /// No connection to any server (502).
     Unreachable(&'static str),
 }
@@ -233,7 +239,7 @@ impl UpstreamError {
     pub const fn label(self) -> &'static str {
         match self {
             Self::ClientBody => "client_body",
-            Self::Invalid(why) | Self::Timeout(why) | Self::Unreachable(why) => why,
+            Self::Invalid(why) | Self::Timeout(why) | Self::Unavailable(why) | Self::Unreachable(why) => why,
             Self::TooLarge => "too_large",
         }
     }
@@ -318,13 +324,20 @@ async fn over_http1(
     let head = loop {
         let leased = match lease.exchange(&mut outbox, journey.response_ticks, &journey.request.method).await {
             Ok(head) => break head,
-            Err(Failure::Failed(why)) => return Err(why),
+            Err(Failure::Failed(why)) => {
+                journey.entry.note_failure(journey.upstreams, lease.server(), why);
+                return Err(why);
+            }
             Err(Failure::Died) if !journey.again.retried => {
                 journey.again.retried = true;
                 let offer = journey.wish().offer;
                 journey.entry.lease_again(journey.upstreams, lease, offer).await?
             }
-            Err(Failure::Died) => return Err(UpstreamError::Invalid("no_answer")),
+            Err(Failure::Died) => {
+                let why = UpstreamError::Invalid("no_answer");
+                journey.entry.note_failure(journey.upstreams, lease.server(), why);
+                return Err(why);
+            }
             // Nothing was sent: another connection will do, a fresh one if all that were kept are dead.
             Err(Failure::NotSent | Failure::Refused) if journey.again.unsent <= STALE_MAX => {
                 drop(lease);
@@ -346,6 +359,7 @@ async fn over_http1(
     };
 
     let answer::Final { mut response, length, keeps_alive } = head;
+    journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let Some(websocket) = journey.request.websocket.take() else {
             return Err(UpstreamError::Invalid("unasked_101"));

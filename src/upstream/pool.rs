@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    Caller, Counters, HostPolicy, Outgoing, Settings, Shared, UpstreamError, UpstreamState, answer,
+    Caller, Counters, HostPolicy, Outgoing, Rules, Settings, Shared, UpstreamError, UpstreamState, answer,
     balance::Balancer,
     connect::{Io, Offer, Speaks, Target},
     http2,
@@ -55,6 +55,9 @@ pub(super) struct Entry {
     state: Arc<UpstreamState>,
     servers: Box<[Rc<ServerPool>]>,
     balancer: Balancer,
+    rules: Rules,
+    /// Whether it matters how a server does: it does not where there is no other.
+    judges: bool,
     host: HostValue,
     connect_timeout: Duration,
     pub(super) response_ticks: u64,
@@ -127,7 +130,7 @@ enum Reached {
 }
 
 /// Counts a request at its server.
-struct UnderWay(Rc<ServerPool>);
+pub(super) struct UnderWay(Rc<ServerPool>);
 
 /// Indices of servers that gave no connection for this request.
 pub(super) type Tried = SmallVec<[usize; 4]>;
@@ -244,6 +247,8 @@ impl Upstreams {
             settings: Arc::downgrade(settings),
             servers: pools.collect(),
             balancer: Balancer::new(settings, &state, self.0.shared.next_round()),
+            rules: settings.rules.clone(),
+            judges: settings.servers.len() > 1,
             state,
             host: match &settings.host {
                 HostPolicy::Keep => HostValue::Keep,
@@ -316,9 +321,7 @@ impl Entry {
         tried: &mut Tried,
         wish: Wish,
     ) -> Result<Leased, UpstreamError> {
-        let Some(index) = self.pick(all, tried, wish.caller) else {
-            return Err(UpstreamError::Unreachable("no_server"));
-        };
+        let Some(index) = self.pick(all, tried, wish.caller) else { return Err(none_left(tried)) };
         if let Some(server) = self.servers.get(index)
             && !server.shares(wish.offer)
             && let Some(link) = server.idle_connection(all.0.ticks.now())
@@ -337,9 +340,7 @@ impl Entry {
         tried: &mut Tried,
         wish: Wish,
     ) -> Result<Leased, UpstreamError> {
-        let Some(index) = self.pick(all, tried, wish.caller) else {
-            return Err(UpstreamError::Unreachable("no_server"));
-        };
+        let Some(index) = self.pick(all, tried, wish.caller) else { return Err(none_left(tried)) };
         Box::pin(self.connect(all, tried, wish, index)).await
     }
 
@@ -364,7 +365,7 @@ impl Entry {
             match self.reach(all, server, wish.offer, left / untried).await {
                 Ok(reached) => return Ok(self.lend_reached(all, reached, under_way)),
                 Err(why) => {
-                    server.state.failed(all.0.shared.now_millis());
+                    server.state.failed(&self.rules, all.0.shared.now_millis());
                     failure = why;
                     tried.push(index);
                     next = self.pick(all, tried, wish.caller);
@@ -462,6 +463,29 @@ impl Entry {
         }
     }
 
+    /// A server answered.
+    pub(super) fn note_answer(&self, all: &Upstreams, server: &UnderWay, status: StatusCode) {
+        if self.judges {
+            server.0.state.standing.answered(&self.rules, status, || all.0.shared.now_millis());
+        }
+    }
+
+    /// A server did not answer, if that was its own fault.
+    #[cold]
+    pub(super) fn note_failure(&self, all: &Upstreams, server: &UnderWay, why: UpstreamError) {
+        match why {
+            UpstreamError::Invalid(_) | UpstreamError::Timeout(_) | UpstreamError::Unreachable(_) if self.judges => {
+                server.0.state.standing.failed(&self.rules, all.0.shared.now_millis());
+            }
+            UpstreamError::ClientBody
+            | UpstreamError::Invalid(_)
+            | UpstreamError::Timeout(_)
+            | UpstreamError::TooLarge
+            | UpstreamError::Unavailable(_)
+            | UpstreamError::Unreachable(_) => {}
+        }
+    }
+
     /// The `Host` that the policy asks for.
     fn host_of<'a>(&'a self, server: &'a ServerPool, request: &'a Outgoing) -> &'a HeaderValue {
         match &self.host {
@@ -517,6 +541,11 @@ impl ServerPool {
 }
 
 impl Lease {
+    /// The server, and that a request is under way there.
+    pub(super) const fn server(&self) -> &UnderWay {
+        &self.server
+    }
+
     /// The connection's state.
     pub(super) const fn link(&self) -> &Rc<Link> {
         &self.link
@@ -576,6 +605,11 @@ impl Lease {
 }
 
 impl SharedLease {
+    /// The server, and that a request is under way there.
+    pub(super) const fn server(&self) -> &UnderWay {
+        &self.server
+    }
+
     /// The place on the connection.
     pub(super) const fn seat(&self) -> &http2::Seat {
         &self.seat
@@ -720,6 +754,11 @@ async fn tick(worker: Weak<Inner>) {
             return;
         }
     }
+}
+
+/// Why there is no server for a request: all were tried, or none may be.
+fn none_left(tried: &[usize]) -> UpstreamError {
+    if tried.is_empty() { UpstreamError::Unavailable("no_server_in") } else { UpstreamError::Unreachable("no_server") }
 }
 
 /// RFC 9110 section 9.2.2, but for `TRACE`, which does not get here.

@@ -1,24 +1,23 @@
-//! What all workers know of the servers together: counts, and which servers rest.
+//! What all workers know of the servers together: counts, and how each server stands.
 //!
 //! One [`Shared`] for the process, one [`UpstreamState`] for each upstream, one [`ServerState`] for each of its servers.
-//! A server that stays keeps its state over reloads, whatever else of its upstream changes. A server that refused
-//! connections rests for 1 s, then 2, up to 10; its first success clears it. Counters are relaxed atomics: they order
-//! nothing, they only count.
+//! A server that stays keeps its state over reloads, whatever else of its upstream changes. Counters are relaxed
+//! atomics: they order nothing, they only count.
 
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
 
-use super::{Server, Settings};
+use super::{Place, Rules, Server, Settings, Standing};
 use crate::clock;
 
-/// What all workers share about upstreams: counts and resting servers. One for the process; it outlives reloads.
+/// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
 #[derive(Debug)]
 pub struct Shared {
     /// Asked only when a worker first meets the settings of a new generation.
@@ -46,10 +45,9 @@ pub struct ServerState {
     pub label: Box<str>,
     /// Its counts.
     pub counters: Counters,
+    /// Whether it is in.
+    pub standing: Standing,
     server: Server,
-    failures: AtomicU32,
-    /// Milliseconds since `Shared::began`.
-    rests_until: AtomicU64,
 }
 
 /// What happened with one server, for metrics and balancing.
@@ -101,7 +99,7 @@ impl Shared {
 
     /// The state of these settings' upstream: the old one if its servers are the same, otherwise a new one with the
     /// servers that were known before.
-    pub(super) fn state(&self, settings: &Settings) -> Arc<UpstreamState> {
+    pub fn state(&self, settings: &Settings) -> Arc<UpstreamState> {
         let mut states = self.states.lock().unwrap_or_else(PoisonError::into_inner);
         // Whoever is held by nobody else belongs to a generation that is gone.
         states.retain(|state| Arc::strong_count(state) > 1 || state.name == settings.name);
@@ -118,7 +116,8 @@ impl Shared {
         let servers = settings.servers.iter().map(|member| {
             let index = known.iter().position(|known| known.server == member.server);
             // Taken out: a server that is listed twice is two.
-            index.map_or_else(|| Arc::new(ServerState::new(&member.server)), |index| known.remove(index))
+            index
+                .map_or_else(|| Arc::new(ServerState::new(&member.server, &settings.name)), |index| known.remove(index))
         });
         let state = Arc::new(UpstreamState { name: Arc::clone(&settings.name), servers: servers.collect() });
         states.retain(|state| Arc::strong_count(state) > 1);
@@ -131,53 +130,46 @@ impl Shared {
         self.rounds.fetch_add(1, Relaxed)
     }
 
+    /// What a server of this upstream gets now.
+    pub fn place(&self, server: &ServerState, settings: &Settings) -> Place {
+        server.standing.place(&settings.rules, || self.now_millis())
+    }
+
     pub(super) fn now_millis(&self) -> u64 {
         u64::try_from(clock::instant().duration_since(self.began).as_millis()).unwrap_or(u64::MAX)
     }
 }
 
 impl ServerState {
-    pub(super) fn new(server: &Server) -> Self {
+    pub(super) fn new(server: &Server, upstream: &Arc<str>) -> Self {
+        let label: Box<str> = match server {
+            Server::Echo => "echo:".into(),
+            Server::H2c(authority) => format!("h2c://{authority}").into(),
+            Server::Http(authority) => format!("http://{authority}").into(),
+            Server::Https(authority) => format!("https://{authority}").into(),
+            Server::Unix(path) => format!("unix:{}", path.display()).into(),
+            Server::UnixH2c(path) => format!("unix+h2c:{}", path.display()).into(),
+        };
         Self {
-            label: match server {
-                Server::Echo => "echo:".into(),
-                Server::H2c(authority) => format!("h2c://{authority}").into(),
-                Server::Http(authority) => format!("http://{authority}").into(),
-                Server::Https(authority) => format!("https://{authority}").into(),
-                Server::Unix(path) => format!("unix:{}", path.display()).into(),
-                Server::UnixH2c(path) => format!("unix+h2c:{}", path.display()).into(),
-            },
+            standing: Standing::new(Arc::clone(upstream), label.clone()),
+            label,
             counters: Counters::default(),
             server: server.clone(),
-            failures: AtomicU32::new(0),
-            rests_until: AtomicU64::new(0),
         }
-    }
-
-    /// Whether it refused connections a moment ago. `now` (milliseconds) is asked only if it did at all.
-    pub(super) fn rests(&self, now: impl Fn() -> u64) -> bool {
-        self.failures.load(Relaxed) > 0 && self.rests_until.load(Relaxed) > now()
     }
 
     /// A connection was made.
     pub(super) fn succeeded(&self) {
         self.counters.connects.fetch_add(1, Relaxed);
-        if self.failures.load(Relaxed) != 0 {
-            self.failures.store(0, Relaxed);
-        }
+        self.standing.connected();
     }
 
     /// No connection could be made at `now` (milliseconds).
-    pub(super) fn failed(&self, now: u64) {
+    pub(super) fn failed(&self, rules: &Rules, now: u64) {
         self.counters.connect_failures.fetch_add(1, Relaxed);
-        let before = self.failures.fetch_add(1, Relaxed);
-        let rest = REST_FIRST.saturating_mul(1 << before.min(8)).min(REST_MAX);
-        self.rests_until.store(now.saturating_add(u64::try_from(rest.as_millis()).unwrap_or(u64::MAX)), Relaxed);
+        self.standing.refused(rules, now);
     }
 }
-
-const REST_FIRST: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
@@ -185,20 +177,6 @@ mod tests {
 
     fn member(path: &str) -> Server {
         Server::Unix(path.into())
-    }
-
-    #[test]
-    fn a_server_that_refuses_rests_longer_each_time_until_it_takes_a_connection() {
-        let server = ServerState::new(&member("/a"));
-
-        server.failed(0);
-        assert!(server.rests(|| 999) && !server.rests(|| 1000));
-        for _ in 0..40 {
-            server.failed(0);
-        }
-        assert!(server.rests(|| 9_999) && !server.rests(|| 10_000));
-        server.succeeded();
-        assert!(!server.rests(|| 0));
     }
 
     #[test]

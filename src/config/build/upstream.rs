@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use http::HeaderName;
+use http::{HeaderName, HeaderValue};
 
 use super::{Build, server};
 use crate::{
@@ -22,7 +22,10 @@ use crate::{
     login,
     route::path::Quirks,
     session,
-    upstream::{Member, Server, Settings},
+    upstream::{
+        HostPolicy, Member, Server, Settings,
+        health::{Check, Eject, Rules},
+    },
 };
 
 impl Build<'_> {
@@ -170,6 +173,7 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
         http2: upstream.http2.as_ref().is_none_or(|at| at.value),
         balance: upstream.balance.unwrap_or_default(),
         sticky: upstream.sticky,
+        rules: rules(upstream),
         host: upstream.host.clone().unwrap_or_default(),
         path_quirks: quirks(&upstream.path_quirks),
         connect_timeout: seconds(upstream.connect_timeout, 3),
@@ -177,6 +181,42 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
         read_timeout: seconds(upstream.read_timeout, 60),
         idle_timeout: seconds(upstream.idle_timeout, 60),
         max_idle: upstream.max_idle.map_or(64, |number| usize::try_from(number.0).unwrap_or(usize::MAX)),
+    }
+}
+
+fn rules(upstream: &file::Upstream) -> Rules {
+    let default = Rules::default();
+    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+    let eject = upstream.eject.as_ref().map_or_else(
+        || default.eject.clone(),
+        |written| Eject {
+            failures: written.failures.map_or(default.eject.failures, |number| count(number.0)),
+            statuses: written.statuses.clone().into(),
+            time: written.time.map_or(default.eject.time, |time| time.0),
+            max_time: written.max_time.map_or(default.eject.max_time, |time| time.0),
+        },
+    );
+    let check = upstream.health.as_ref().map(|At { value: written, .. }| {
+        let check = Check::default();
+        let host = match (&written.host, &upstream.host) {
+            (Some(host), _) | (None, Some(HostPolicy::Name(host))) => HeaderValue::from_str(host.as_str()).ok(),
+            (None, Some(HostPolicy::Keep | HostPolicy::Upstream) | None) => None,
+        };
+        Arc::new(Check {
+            path: written.path.0.clone(),
+            host,
+            interval: written.interval.map_or(check.interval, |time| time.0),
+            timeout: written.timeout.map_or(check.timeout, |time| time.0),
+            healthy_after: written.healthy_after.map_or(check.healthy_after, |number| count(number.0)),
+            unhealthy_after: written.unhealthy_after.map_or(check.unhealthy_after, |number| count(number.0)),
+            statuses: written.status.iter().flat_map(|list| &list.0).map(|status| status.value).collect(),
+        })
+    });
+    Rules {
+        check,
+        eject,
+        slow_start: upstream.slow_start.unwrap_or(default.slow_start),
+        panic_below: upstream.panic_threshold.map_or(default.panic_below, |number| count(number.0)),
     }
 }
 

@@ -6,7 +6,7 @@
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, TE},
-    uri::{Authority, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 
 use crate::upstream::{
@@ -25,14 +25,7 @@ pub(super) fn request(
     encrypted: bool,
     body: Option<&RequestBody>,
 ) -> Result<Request<()>, UpstreamError> {
-    let mut parts = http::uri::Parts::default();
-    parts.scheme = Some(if encrypted { Scheme::HTTPS } else { Scheme::HTTP });
-    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| UpstreamError::Unreachable("bad_name"))?);
-    parts.path_and_query = Some(request.target.clone());
-    let mut head = Request::new(());
-    *head.method_mut() = request.method.clone();
-    *head.version_mut() = Version::HTTP_2;
-    *head.uri_mut() = Uri::from_parts(parts).map_err(|_| UpstreamError::Unreachable("bad_name"))?;
+    let mut head = bare(request.method.clone(), request.target.clone(), host, encrypted)?;
     let mut headers = request.lines.to_map();
     match body.map(RequestBody::exact_length) {
         Some(Some(length)) => drop(headers.insert(CONTENT_LENGTH, length.into())),
@@ -51,6 +44,27 @@ pub(super) fn request(
         value.set_sensitive(name == AUTHORIZATION || name == COOKIE || value.len() > SHARED_BYTES_MAX);
     }
     *head.headers_mut() = headers;
+    Ok(head)
+}
+
+/// A head without fields, for a server that is called `host`.
+///
+/// # Errors
+/// If there is no such server: a host that is no authority.
+pub(in crate::upstream) fn bare(
+    method: Method,
+    target: PathAndQuery,
+    host: &HeaderValue,
+    encrypted: bool,
+) -> Result<Request<()>, UpstreamError> {
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(if encrypted { Scheme::HTTPS } else { Scheme::HTTP });
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| UpstreamError::Unreachable("bad_name"))?);
+    parts.path_and_query = Some(target);
+    let mut head = Request::new(());
+    *head.method_mut() = method;
+    *head.version_mut() = Version::HTTP_2;
+    *head.uri_mut() = Uri::from_parts(parts).map_err(|_| UpstreamError::Unreachable("bad_name"))?;
     Ok(head)
 }
 

@@ -21,6 +21,7 @@ use super::{
 };
 
 mod answer;
+mod ask;
 mod exchange;
 mod head;
 mod session;
@@ -28,6 +29,8 @@ mod sessions;
 
 pub(super) use self::{
     answer::Answer,
+    ask::ask,
+    head::bare,
     session::{Seat, Session},
     sessions::Sessions,
 };
@@ -58,8 +61,15 @@ pub(super) async fn forward(
         };
         body = left;
         match failure {
-            Failure::Failed(why) => return Err(why),
-            Failure::Died if journey.again.retried => return Err(UpstreamError::Invalid("no_answer")),
+            Failure::Failed(why) => {
+                journey.entry.note_failure(journey.upstreams, lease.server(), why);
+                return Err(why);
+            }
+            Failure::Died if journey.again.retried => {
+                let why = UpstreamError::Invalid("no_answer");
+                journey.entry.note_failure(journey.upstreams, lease.server(), why);
+                return Err(why);
+            }
             Failure::Died => journey.again.retried = true,
             Failure::NotSent | Failure::Refused if journey.again.unsent >= UNSENT_MAX => {
                 return Err(UpstreamError::Unreachable("not_processed"));
@@ -85,7 +95,11 @@ fn conclude(
     patience: Rc<Patience>,
 ) -> Result<Response<Body>, UpstreamError> {
     let exchange::Answered { head, stream, sending } = answered;
-    let (response, length) = head::answer(head, &journey.request.method, stream.is_end_stream())?;
+    let (response, length) =
+        head::answer(head, &journey.request.method, stream.is_end_stream()).inspect_err(|&why| {
+            journey.entry.note_failure(journey.upstreams, lease.server(), why);
+        })?;
+    journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
     let length = match length {
         Length::None => return Ok(response.map(|()| Body::empty())),
         Length::Exact(length) => Some(length),

@@ -308,7 +308,7 @@ const STREAM_WINDOW: u32 = 128 * 1024;
 /// What one request's body may run ahead of the connection.
 const SEND_BUFFER: usize = 64 * 1024;
 /// An answer's head, as over HTTP/1.1 (R16).
-const HEADER_LIST_BYTES: u32 = 64 * 1024;
+pub(super) const HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// Streams that we reset, whose late frames are still known to be harmless.
 const RESETS_REMEMBERED: usize = 64;
 /// Read in one go.

@@ -36,6 +36,7 @@ pub(super) fn settings(servers: Vec<Server>) -> Settings {
         http2: true,
         balance: Balance::RoundRobin,
         sticky: None,
+        rules: Rules::default(),
         host: HostPolicy::Keep,
         path_quirks: crate::route::path::Quirks::default(),
         connect_timeout: Duration::from_secs(3),
@@ -164,6 +165,7 @@ async fn serve(
                 UpstreamError::Invalid(_) | UpstreamError::Unreachable(_) => 502,
                 UpstreamError::Timeout(_) => 504,
                 UpstreamError::TooLarge => 413,
+                UpstreamError::Unavailable(_) => 503,
             };
             Response::builder().status(status).header("x-error", format!("{why:?}")).body(Body::empty()).unwrap()
         }

@@ -3,6 +3,7 @@
 use crate::support::{Gateway, Reply, Upstream};
 
 mod balance;
+mod health;
 
 /// So many servers; each answers with its number.
 fn numbered(count: usize) -> Vec<Upstream> {
