@@ -618,6 +618,8 @@ table! {
         slow_start: Option<Duration>,
         /// When fewer of a hundred servers are in, all are asked.
         panic_threshold: Option<Number<0, 100>>,
+        /// How TLS is spoken to it.
+        tls: Option<At<UpstreamTls>>,
         /// The `Host` it is sent.
         host: Option<HostPolicy>,
         /// How it reads paths differently (R8).
@@ -634,6 +636,18 @@ table! {
         idle_timeout: Option<Positive>,
         /// Unused connections kept for each server and worker.
         max_idle: Option<Number<0, 100_000>>,
+    }
+
+    /// `tls` of an upstream.
+    struct UpstreamTls {
+        /// Certificate authorities that are believed.
+        ca: Option<At<FilePath>>,
+        /// A certificate that says who we are.
+        certificate: Option<At<FilePath>>,
+        /// Its key.
+        key: Option<At<FilePath>>,
+        /// The name that servers must have.
+        server_name: Option<At<Host>>,
     }
 
     /// `health` of an upstream.

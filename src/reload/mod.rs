@@ -351,7 +351,8 @@ pub fn give_keys(snapshot: &mut Snapshot, own_keys: &Arc<KeySlot>) {
 /// Why they cannot be verified.
 pub fn trust(snapshot: &Snapshot, upstreams: &upstream::Shared) -> Result<Option<Arc<rustls::ClientConfig>>, String> {
     let is_https = |server: &upstream::Member| matches!(server.server, upstream::Server::Https(_));
-    if upstreams.can_verify() || !snapshot.upstreams.iter().any(|upstream| upstream.servers.iter().any(is_https)) {
+    let needed = |upstream: &upstream::Settings| upstream.tls.is_none() && upstream.servers.iter().any(is_https);
+    if upstreams.can_verify() || !snapshot.upstreams.iter().any(|upstream| needed(upstream)) {
         return Ok(None);
     }
     upstream::system_trust().map(Some).map_err(|error| format!("https:// upstreams cannot be verified: {error}"))

@@ -8,7 +8,6 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
-    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,7 +16,7 @@ use std::{
 
 use http::HeaderValue;
 use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls_pki_types::ServerName;
 use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
@@ -26,7 +25,10 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{Server, Shared, UpstreamError, echo};
+use super::{
+    Server, Settings, Shared, UpstreamError, echo,
+    tls::{SYSTEM_BUNDLE, ServerTls, system_roots},
+};
 use crate::{clock, host::Authority};
 
 /// A server with everything prepared that a connection to it needs.
@@ -34,6 +36,8 @@ pub(super) struct Target {
     server: Server,
     /// Whether `https://` servers are offered HTTP/2.
     pub(super) offers_http2: bool,
+    /// How TLS is spoken to it; `None`: as to everybody.
+    pub(super) tls: Option<Arc<ServerTls>>,
     upstream: Arc<str>,
     shared: Arc<Shared>,
     /// `host:port` as the server's own `Host`.
@@ -100,14 +104,7 @@ impl std::error::Error for TrustError {}
 /// # Errors
 /// If the system's bundle is missing or empty.
 pub fn system_trust() -> Result<Arc<ClientConfig>, TrustError> {
-    let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(Path::new(SYSTEM_BUNDLE)).map_err(TrustError::Bundle)?;
-    // Single certificates that rustls cannot use must not make all others unusable.
-    roots.add_parsable_certificates(certificates.filter_map(Result::ok));
-    if roots.is_empty() {
-        return Err(TrustError::Empty);
-    }
-    trust(roots)
+    trust(system_roots()?)
 }
 
 /// Verifies `https` servers against these roots.
@@ -125,13 +122,20 @@ pub fn trust(roots: RootCertStore) -> Result<Arc<ClientConfig>, TrustError> {
 }
 
 impl Target {
-    pub(super) fn new(server: Server, offers_http2: bool, upstream: Arc<str>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(server: Server, settings: &Settings, shared: Arc<Shared>) -> Self {
         let host = match &server {
             Server::Http(authority) | Server::H2c(authority) => host_value(authority, HTTP_PORT),
             Server::Https(authority) => host_value(authority, HTTPS_PORT),
             Server::Echo | Server::Unix(_) | Server::UnixH2c(_) => HeaderValue::from_static("localhost"),
         };
-        Self { server, offers_http2, upstream, shared, host }
+        Self {
+            server,
+            offers_http2: settings.http2,
+            tls: settings.tls.clone(),
+            upstream: Arc::clone(&settings.name),
+            shared,
+            host,
+        }
     }
 
     /// What it speaks, as far as that is known before the first connection.
@@ -177,9 +181,15 @@ impl Target {
                 self.tcp(authority, HTTP_PORT, limit).await.map(Io::Tcp)
             }
             Server::Https(authority) => {
-                let tls = self.shared.tls.load_full().ok_or(UpstreamError::Unreachable("no_trust_anchors"))?;
-                let name = bare(authority).to_owned();
-                let name = ServerName::try_from(name).map_err(|_| UpstreamError::Unreachable("bad_name"))?;
+                let tls = match &self.tls {
+                    Some(own) => Arc::clone(own.config()),
+                    None => self.shared.tls.load_full().ok_or(UpstreamError::Unreachable("no_trust_anchors"))?,
+                };
+                let name = match self.tls.as_ref().and_then(|own| own.server_name()) {
+                    Some(name) => name.clone(),
+                    None => ServerName::try_from(bare(authority).to_owned())
+                        .map_err(|_| UpstreamError::Unreachable("bad_name"))?,
+                };
                 let stream = self.tcp(authority, HTTPS_PORT, limit).await?;
                 let protocols = if self.offers_http2 && offer == Offer::All { &[H2, HTTP1][..] } else { &[HTTP1] };
                 let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
@@ -323,4 +333,3 @@ const H2: &[u8] = b"h2";
 const HTTP1: &[u8] = b"http/1.1";
 const HTTP_PORT: u16 = 80;
 const HTTPS_PORT: u16 = 443;
-const SYSTEM_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";

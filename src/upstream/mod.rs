@@ -37,6 +37,7 @@ mod outbox;
 mod patience;
 mod pool;
 mod servers;
+pub mod tls;
 mod upgrade;
 
 #[cfg(test)]
@@ -73,6 +74,8 @@ pub struct Settings {
     pub sticky: Option<Sticky>,
     /// When a server is out.
     pub rules: Rules,
+    /// How TLS is spoken to `https` servers; `None`: verified against the system's certificate authorities.
+    pub tls: Option<Arc<tls::ServerTls>>,
     /// The `Host` it is sent.
     pub host: HostPolicy,
     /// How its paths are read differently from ours (R8).

@@ -226,13 +226,15 @@ impl Upstreams {
         let state = self.0.shared.state(settings);
         let mut servers = self.0.servers.borrow_mut();
         let pools = settings.servers.iter().zip(&state.servers).map(|(member, server)| {
-            let same =
-                |pool: &&Rc<ServerPool>| Arc::ptr_eq(&pool.state, server) && pool.target.offers_http2 == settings.http2;
+            // Connections that were made with other certificates, or to speak otherwise, are none of these settings.
+            let same = |pool: &&Rc<ServerPool>| {
+                let target = &pool.target;
+                Arc::ptr_eq(&pool.state, server) && target.offers_http2 == settings.http2 && target.tls == settings.tls
+            };
             if let Some(known) = servers.iter().find(same) {
                 return Rc::clone(known);
             }
-            let (name, shared) = (Arc::clone(&settings.name), Arc::clone(&self.0.shared));
-            let target = Target::new(member.server.clone(), settings.http2, name, shared);
+            let target = Target::new(member.server.clone(), settings, Arc::clone(&self.0.shared));
             let pool = Rc::new(ServerPool {
                 speaks: Cell::new(target.speaks()),
                 target,

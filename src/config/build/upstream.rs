@@ -21,10 +21,12 @@ use crate::{
     host::Authority,
     login,
     route::path::Quirks,
+    secret::Secret,
     session,
     upstream::{
         HostPolicy, Member, Server, Settings,
         health::{Check, Eject, Rules},
+        tls::{self, ServerTls, TlsError},
     },
 };
 
@@ -43,7 +45,8 @@ impl Build<'_> {
                 }
             }
             let servers = self.servers(file, &upstream.value, &own);
-            upstreams.push(Arc::new(settings(&name.value, &upstream.value, servers)));
+            let tls = upstream.value.tls.as_ref().and_then(|at| self.upstream_tls(at, &servers)).map(Arc::new);
+            upstreams.push(Arc::new(Settings { tls, ..settings(&name.value, &upstream.value, servers) }));
         }
         Some(upstreams)
     }
@@ -87,6 +90,56 @@ impl Build<'_> {
             servers.push(Member { weight: weight.unwrap_or(NonZeroU32::MIN), ..server.into() });
         }
         servers.into()
+    }
+
+    /// How TLS is spoken to the servers of one upstream.
+    fn upstream_tls(&mut self, at: &At<file::UpstreamTls>, servers: &[Member]) -> Option<ServerTls> {
+        let At { value: written, place } = at;
+        if !servers.iter().any(|member| matches!(member.server, Server::Https(_))) {
+            self.findings.problem(place, "`tls` without an https server", "\"https://…\" in servers");
+            return None;
+        }
+        let identity = match (&written.certificate, &written.key) {
+            (None, None) => None,
+            (Some(certificate), Some(key)) => {
+                let path = key.place.resolve(&key.value.0);
+                let chain = self.file(
+                    &certificate.place.resolve(&certificate.value.0),
+                    &certificate.place,
+                    "a certificate in PEM",
+                );
+                let secret = self.file(&path, &key.place, "a private key in PEM");
+                self.warn_if_readable_by_others(&path, &key.place);
+                Some((chain?, Secret::new(secret?)))
+            }
+            (Some(_), None) | (None, Some(_)) => {
+                self.findings.problem(place, "one of `certificate` and `key`", "both, or neither");
+                return None;
+            }
+        };
+        let authorities = match &written.ca {
+            None => None,
+            Some(At { value, place }) => {
+                Some(self.file(&place.resolve(&value.0), place, "certificate authorities in PEM")?)
+            }
+        };
+        let server_name = written.server_name.as_ref().map(|at| at.value.clone());
+        let parts = tls::Parts { authorities, identity, server_name };
+        ServerTls::new(&parts)
+            .map_err(|error| {
+                let (at, expected) = match &error {
+                    TlsError::Authorities(_) => {
+                        (written.ca.as_ref().map(|at| &at.place), "certificate authorities in PEM")
+                    }
+                    TlsError::Certificate => (written.certificate.as_ref().map(|at| &at.place), "a certificate in PEM"),
+                    TlsError::Key(_) => {
+                        (written.key.as_ref().map(|at| &at.place), "the certificate's private key in PEM")
+                    }
+                    TlsError::Name => (written.server_name.as_ref().map(|at| &at.place), "a host name or an address"),
+                };
+                self.findings.problem(at.unwrap_or(place), error.to_string(), expected);
+            })
+            .ok()
     }
 
     /// What requests carry of their caller, and whose forwarding headers are believed.
@@ -174,6 +227,7 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
         balance: upstream.balance.unwrap_or_default(),
         sticky: upstream.sticky,
         rules: rules(upstream),
+        tls: None,
         host: upstream.host.clone().unwrap_or_default(),
         path_quirks: quirks(&upstream.path_quirks),
         connect_timeout: seconds(upstream.connect_timeout, 3),

@@ -69,8 +69,8 @@ impl Check {
         if !target.is_http2(&io) {
             return self.over_http1(io, host).await;
         }
-        let mut head = http2::bare(Method::GET, self.path.clone(), host, target.is_encrypted())
-            .map_err(UpstreamError::label)?;
+        let mut head =
+            http2::bare(Method::GET, self.path.clone(), host, target.is_encrypted()).map_err(UpstreamError::label)?;
         head.headers_mut().insert(USER_AGENT, HeaderValue::from_static(NAME));
         self.judge(http2::ask(io, head).await.map_err(|_| "no_answer")?)
     }

@@ -12,6 +12,7 @@ use crate::upstream::{
     Settings, Shared,
     connect::Target,
     servers::{ServerState, UpstreamState},
+    tls::ServerTls,
 };
 
 /// Checks the servers of the upstreams in use.
@@ -27,6 +28,7 @@ pub struct Watch {
 struct Task {
     server: Arc<ServerState>,
     check: Arc<Check>,
+    tls: Option<Arc<ServerTls>>,
     running: JoinHandle<()>,
 }
 
@@ -76,16 +78,20 @@ impl Watch {
                     server.standing.unchecked();
                     continue;
                 };
-                let same = |task: &Task| Arc::ptr_eq(&task.server, server) && task.check == *check;
+                let same =
+                    |task: &Task| Arc::ptr_eq(&task.server, server) && task.check == *check && task.tls == settings.tls;
                 let task = match before.iter().position(same) {
                     Some(index) => before.swap_remove(index),
                     None => {
-                        let name = Arc::clone(&settings.name);
-                        let shared = Arc::clone(&self.shared);
-                        let target = Target::new(member.server.clone(), settings.http2, name, shared);
+                        let target = Target::new(member.server.clone(), settings, Arc::clone(&self.shared));
                         let run = run(Arc::clone(server), Arc::clone(check), target, Arc::clone(&self.shared));
                         let running = tokio::task::spawn_local(run);
-                        Task { server: Arc::clone(server), check: Arc::clone(check), running }
+                        Task {
+                            server: Arc::clone(server),
+                            check: Arc::clone(check),
+                            tls: settings.tls.clone(),
+                            running,
+                        }
                     }
                 };
                 self.tasks.push(task);

@@ -37,6 +37,7 @@ pub(super) fn settings(servers: Vec<Server>) -> Settings {
         balance: Balance::RoundRobin,
         sticky: None,
         rules: Rules::default(),
+        tls: None,
         host: HostPolicy::Keep,
         path_quirks: crate::route::path::Quirks::default(),
         connect_timeout: Duration::from_secs(3),
