@@ -52,6 +52,7 @@ use crate::{
 
 mod keys;
 mod metrics;
+mod readiness;
 mod servers;
 mod sockets;
 
@@ -146,7 +147,10 @@ pub fn start_with(
     if startup.admin.is_some() {
         edges.push(base.administration(sockets.admin)?);
     }
-    let control = control(Arc::clone(&live), orders.0).map_err(failed("the control thread cannot be started"))?;
+    let judge = readiness::Judge::new(Arc::clone(&live), Arc::clone(&resolver));
+    judge.judge(None);
+    let control =
+        control(Arc::clone(&live), orders.0, judge).map_err(failed("the control thread cannot be started"))?;
     let reloader = Reloader { live: Arc::clone(&live), startup, resolver, tls, source };
     let reloader = reload(reloader, followed, asks).map_err(failed("the reload thread cannot be started"))?;
     telemetry.readiness().clear(endpoint::STARTING);
@@ -530,8 +534,9 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<Str
     move |cause| StartError { what, cause: cause.into() }
 }
 
-/// Work that no request waits for: ordering certificates, fetching keys, making our own, and sweeping ended sessions and revocations in small steps.
-fn control(live: Arc<Live>, orders: acme::Keeper) -> io::Result<JoinHandle<()>> {
+/// Work that no request waits for: ordering certificates, fetching keys, making our own, judging whether we are ready,
+/// and sweeping ended sessions and revocations in small steps.
+fn control(live: Arc<Live>, orders: acme::Keeper, judge: readiness::Judge) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
@@ -561,6 +566,7 @@ fn control(live: Arc<Live>, orders: acme::Keeper) -> io::Result<JoinHandle<()>> 
                 }
                 keys::drive_all(&live);
                 servers.follow(&live.snapshot().upstreams);
+                judge.judge(Some(&servers));
                 // The whole store once a minute.
                 let budget = live.shared.sessions.len().div_ceil(SWEEPS_A_ROUND).max(1000);
                 let now = live.shared.clock.now();

@@ -1,7 +1,8 @@
 //! What the telemetry listener answers (R36): `/metrics`, `/livez`, `/readyz`, and nothing of users.
 //!
 //! Pure: a method and a path in, an answer out. Live means that the process can answer at all; ready, that it should
-//! be sent requests. Whatever keeps it from being ready is named by a fixed word.
+//! be sent requests. Whatever keeps it from being ready is named by a fixed word; details tell people how each part is,
+//! whether or not it matters for that.
 
 use std::{
     collections::BTreeSet,
@@ -15,12 +16,28 @@ use super::Telemetry;
 
 /// What keeps the gateway from being ready: a set of words, empty when it is.
 #[derive(Debug)]
-pub struct Readiness(Mutex<BTreeSet<&'static str>>);
+pub struct Readiness {
+    reasons: Mutex<BTreeSet<&'static str>>,
+    details: Mutex<Vec<Detail>>,
+}
+
+/// How one part is, for people.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Detail {
+    /// One of the words for what can keep it from being ready.
+    pub part: &'static str,
+    /// Which of them: of an upstream, an issuer, a certificate.
+    pub name: String,
+    /// In words.
+    pub state: String,
+    /// Whether it is as it should be.
+    pub good: bool,
+}
 
 impl Readiness {
     /// Not ready, because of [`STARTING`].
     pub(super) fn starting() -> Self {
-        Self(Mutex::new(BTreeSet::from([STARTING])))
+        Self { reasons: Mutex::new(BTreeSet::from([STARTING])), details: Mutex::default() }
     }
 
     /// Names a reason not to be ready; naming it again changes nothing.
@@ -38,8 +55,22 @@ impl Readiness {
         self.reasons().is_empty()
     }
 
+    /// Whether this is in the way.
+    pub fn is_blocked_by(&self, reason: &'static str) -> bool {
+        self.reasons().contains(reason)
+    }
+
+    /// How all parts are, instead of what was told before.
+    pub fn tell(&self, details: Vec<Detail>) {
+        *self.details.lock().unwrap_or_else(PoisonError::into_inner) = details;
+    }
+
+    fn details(&self) -> Vec<Detail> {
+        self.details.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     fn reasons(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -59,8 +90,15 @@ impl Telemetry {
             "/readyz" => {
                 let reasons: Vec<&str> = self.readiness().reasons().iter().copied().collect();
                 let status = if reasons.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-                let body = serde_json::json!({ "ready": reasons.is_empty(), "reasons": reasons });
-                respond(status, JSON, format!("{body}\n"))
+                let details = self.readiness().details();
+                let lines = details.iter().map(|Detail { part, name, state, good }| {
+                    serde_json::json!({ "part": part, "name": name, "state": state, "good": good })
+                });
+                // A line for each detail, so that people can read it as it is.
+                let lines: Vec<String> = lines.map(|line| format!("\n{line}")).collect();
+                let (ready, reasons) = (reasons.is_empty(), serde_json::json!(reasons));
+                let body = format!("{{\"ready\":{ready},\"reasons\":{reasons},\"details\":[{}]}}\n", lines.join(","));
+                respond(status, JSON, body)
             }
             _ => respond(StatusCode::NOT_FOUND, PLAIN, "not found\n"),
         }
@@ -81,6 +119,12 @@ fn respond(status: StatusCode, content_type: HeaderValue, body: impl Into<Bytes>
 pub const STARTING: &str = "starting";
 /// Not ready: `server.state_dir` cannot be written.
 pub const STATE: &str = "state";
+/// Not ready: no upstream has a server that is in.
+pub const UPSTREAMS: &str = "upstreams";
+/// Not ready: keys of an issuer were not fetched yet.
+pub const KEYS: &str = "keys";
+/// Not ready: all certificates are expired.
+pub const CERTIFICATES: &str = "certificates";
 /// Not ready: the gateway is stopping.
 pub const DRAINING: &str = "draining";
 
@@ -113,12 +157,18 @@ mod tests {
         let ready = || telemetry.answer(&Method::GET, "/readyz");
 
         assert_eq!(ready().status(), StatusCode::SERVICE_UNAVAILABLE);
-        assert_eq!(text(ready()), "{\"ready\":false,\"reasons\":[\"starting\"]}\n");
+        assert_eq!(text(ready()), "{\"ready\":false,\"reasons\":[\"starting\"],\"details\":[]}\n");
         telemetry.readiness().clear(STARTING);
         assert_eq!(ready().status(), StatusCode::OK);
         assert!(telemetry.readiness().is_ready());
         telemetry.readiness().block(DRAINING);
-        assert_eq!(text(ready()), "{\"ready\":false,\"reasons\":[\"draining\"]}\n");
+        let detail =
+            Detail { part: UPSTREAMS, name: "a".to_owned(), state: "1 of \"2\" servers in".to_owned(), good: false };
+        telemetry.readiness().tell(vec![detail.clone(), detail]);
+        let told: serde_json::Value = serde_json::from_str(&text(ready())).unwrap();
+        assert_eq!(told["reasons"], serde_json::json!(["draining"]));
+        assert_eq!(told["details"][1]["state"], "1 of \"2\" servers in");
+        assert_eq!(text(ready()).lines().count(), 3);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use crate::support::{Gateway, Reply, Upstream};
 
 mod balance;
 mod health;
+mod readiness;
 mod tls;
 
 /// So many servers; each answers with its number.
