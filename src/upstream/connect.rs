@@ -2,7 +2,7 @@
 //!
 //! In: a [`Target`], prepared once for each server, and the time that is left. Out: a byte stream, or the reason why
 //! there is none: [`UpstreamError::Timeout`] only if time ran out, else [`UpstreamError::Unreachable`]. All addresses
-//! of a name are tried in turn, each with its share of the time. Certificates are always verified, for the name that
+//! of a name are tried, see `names` and `eyeballs`. Certificates are always verified, for the name that
 //! is configured (RFC 9525); a connection that ends at one of our own listeners is refused (R36).
 
 use std::{
@@ -17,19 +17,20 @@ use std::{
 use http::HeaderValue;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
-use smallvec::SmallVec;
 use tokio::{
     io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
-    net::{TcpStream, UnixStream, lookup_host},
+    net::{TcpStream, UnixStream},
     time::timeout,
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::{
     Server, Settings, Shared, UpstreamError, echo,
+    eyeballs::{self, Addresses},
+    names::Name,
     tls::{SYSTEM_BUNDLE, ServerTls, system_roots},
 };
-use crate::{clock, host::Authority};
+use crate::host::Authority;
 
 /// A server with everything prepared that a connection to it needs.
 pub(super) struct Target {
@@ -40,6 +41,8 @@ pub(super) struct Target {
     pub(super) tls: Option<Arc<ServerTls>>,
     upstream: Arc<str>,
     shared: Arc<Shared>,
+    /// What it is found by, if that is a name.
+    pub(super) name: Option<Arc<Name>>,
     /// `host:port` as the server's own `Host`.
     pub(super) host: HeaderValue,
 }
@@ -128,12 +131,18 @@ impl Target {
             Server::Https(authority) => host_value(authority, HTTPS_PORT),
             Server::Echo | Server::Unix(_) | Server::UnixH2c(_) => HeaderValue::from_static("localhost"),
         };
+        let name = match &server {
+            Server::Http(authority) | Server::H2c(authority) => shared.name(authority, HTTP_PORT),
+            Server::Https(authority) => shared.name(authority, HTTPS_PORT),
+            Server::Echo | Server::Unix(_) | Server::UnixH2c(_) => None,
+        };
         Self {
             server,
             offers_http2: settings.http2,
             tls: settings.tls.clone(),
             upstream: Arc::clone(&settings.name),
             shared,
+            name,
             host,
         }
     }
@@ -169,17 +178,13 @@ impl Target {
 
     /// A new connection within `limit`.
     pub(super) async fn dial(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
-        timeout(limit, self.dial_unbounded(offer, limit))
-            .await
-            .unwrap_or(Err(UpstreamError::Timeout("connect_timeout")))
+        timeout(limit, self.dial_unbounded(offer)).await.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")))
     }
 
-    async fn dial_unbounded(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
+    async fn dial_unbounded(&self, offer: Offer) -> Result<Io, UpstreamError> {
         match &self.server {
             Server::Echo => Ok(Io::Memory(echo::connect(Arc::clone(&self.upstream)))),
-            Server::Http(authority) | Server::H2c(authority) => {
-                self.tcp(authority, HTTP_PORT, limit).await.map(Io::Tcp)
-            }
+            Server::Http(authority) | Server::H2c(authority) => self.tcp(authority, HTTP_PORT).await.map(Io::Tcp),
             Server::Https(authority) => {
                 let tls = match &self.tls {
                     Some(own) => Arc::clone(own.config()),
@@ -190,7 +195,7 @@ impl Target {
                     None => ServerName::try_from(bare(authority).to_owned())
                         .map_err(|_| UpstreamError::Unreachable("bad_name"))?,
                 };
-                let stream = self.tcp(authority, HTTPS_PORT, limit).await?;
+                let stream = self.tcp(authority, HTTPS_PORT).await?;
                 let protocols = if self.offers_http2 && offer == Offer::All { &[H2, HTTP1][..] } else { &[HTTP1] };
                 let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
                 let stream = TlsConnector::from(tls).with_alpn(protocols).connect(name, stream).await;
@@ -203,36 +208,25 @@ impl Target {
         }
     }
 
-    async fn tcp(&self, authority: &Authority, default_port: u16, limit: Duration) -> Result<TcpStream, UpstreamError> {
-        let began = clock::instant();
-        let port = authority.port.unwrap_or(default_port);
-        let addresses: SmallVec<[SocketAddr; 4]> = match bare(authority).parse::<IpAddr>() {
-            Ok(ip) => SmallVec::from_iter([SocketAddr::new(ip, port)]),
-            Err(_) => {
-                let found = lookup_host((authority.host.as_str(), port)).await;
-                found.map_err(|_| UpstreamError::Unreachable("name_not_resolved"))?.collect()
+    async fn tcp(&self, authority: &Authority, default_port: u16) -> Result<TcpStream, UpstreamError> {
+        const NOT_RESOLVED: UpstreamError = UpstreamError::Unreachable("name_not_resolved");
+        let addresses = match &self.name {
+            Some(name) => name.addresses().await.map_err(|_| NOT_RESOLVED)?,
+            None => {
+                let ip: IpAddr = bare(authority).parse().map_err(|_| NOT_RESOLVED)?;
+                Addresses::from_iter([SocketAddr::new(ip, authority.port.unwrap_or(default_port))])
             }
         };
-        let mut failure = UpstreamError::Unreachable("name_not_resolved");
-        let mut left = u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-        for address in addresses {
-            let share = limit.saturating_sub(began.elapsed()) / left.max(1);
-            left = left.saturating_sub(1);
-            match timeout(share, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    if self.is_own_listener(&stream) {
-                        return Err(UpstreamError::Unreachable("own_listener"));
-                    }
-                    // Without it a head and a late body would wait for each other's acknowledgement; that the option
-                    // cannot be set is no reason to fail.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Ok(Err(why)) => failure = UpstreamError::Unreachable(connect_label(&why)),
-                Err(_) => failure = UpstreamError::Timeout("connect_timeout"),
-            }
+        let connected = eyeballs::connect(addresses).await;
+        let stream =
+            connected.map_err(|why| why.map_or(NOT_RESOLVED, |why| UpstreamError::Unreachable(connect_label(&why))))?;
+        if self.is_own_listener(&stream) {
+            return Err(UpstreamError::Unreachable("own_listener"));
         }
-        Err(failure)
+        // Without it a head and a late body would wait for each other's acknowledgement; that the option cannot be set
+        // is no reason to fail.
+        let _ = stream.set_nodelay(true);
+        Ok(stream)
     }
 
     /// Asked of the connection, not of the name: it tells which address of this machine was really meant.
@@ -246,7 +240,7 @@ impl Target {
 }
 
 /// The host without the brackets of an IPv6 address.
-fn bare(authority: &Authority) -> &str {
+pub(super) fn bare(authority: &Authority) -> &str {
     authority.host.as_str().trim_start_matches('[').trim_end_matches(']')
 }
 
@@ -288,6 +282,17 @@ impl Io {
             Self::Unix(stream) => stream.poll_read_ready(cx).map(drop),
             // Something may have been read of the socket already.
             Self::Memory(_) | Self::Tls(_) => Poll::Ready(()),
+        }
+    }
+}
+
+impl Io {
+    /// The address at the other end, if it is one.
+    pub(super) fn peer(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.peer_addr().ok(),
+            Self::Tls(stream) => stream.get_ref().0.peer_addr().ok(),
+            Self::Memory(_) | Self::Unix(_) => None,
         }
     }
 }

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use super::{
     UpstreamError,
     connect::Io,
+    names::Name,
     patience::Patience,
     pool::{ServerPool, Ticks},
 };
@@ -38,6 +39,8 @@ pub(super) struct Link {
     sending: Cell<bool>,
     /// Whether it has served before.
     used: Cell<bool>,
+    /// Which answer for its server's name it was last found in; 0: none yet.
+    found_in: Cell<u64>,
 }
 
 impl Link {
@@ -52,6 +55,7 @@ impl Link {
             received: Cell::new(0),
             sending: Cell::new(false),
             used: Cell::new(false),
+            found_in: Cell::new(0),
         })
     }
 
@@ -144,6 +148,18 @@ impl Link {
     /// Makes sure that all written bytes are on their way.
     pub(super) fn poll_flush(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.io.borrow_mut()).poll_flush(cx)
+    }
+
+    /// Whether it leads to one of the present addresses of a name.
+    pub(super) fn is_at(&self, name: &Name) -> bool {
+        let generation = name.generation();
+        if self.found_in.get() != generation {
+            if self.io.borrow().peer().is_some_and(|peer| !name.has(peer)) {
+                return false;
+            }
+            self.found_in.set(generation);
+        }
+        true
     }
 
     /// Whether it can take another request: it is not closed, and nothing came that nobody asked for (an answer that

@@ -538,6 +538,9 @@ impl ServerPool {
 
     fn evict(&self, now: u64) {
         self.shared.judge();
+        if let Some(name) = &self.target.name {
+            self.idle.borrow_mut().retain(|idle| idle.link.is_at(name));
+        }
         self.idle.borrow_mut().retain(|idle| idle.expires > now && idle.link.is_fit());
     }
 }

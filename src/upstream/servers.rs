@@ -5,8 +5,9 @@
 //! atomics: they order nothing, they only count.
 
 use std::{
+    net::IpAddr,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, PoisonError, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Instant,
@@ -14,8 +15,8 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{Place, Rules, Server, Settings, Standing};
-use crate::clock;
+use super::{Place, Rules, Server, Settings, Standing, connect::bare, names::Name};
+use crate::{clock, host::Authority};
 
 /// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
 #[derive(Debug)]
@@ -24,6 +25,8 @@ pub struct Shared {
     states: Mutex<Vec<Arc<UpstreamState>>>,
     pub(super) tls: ArcSwapOption<rustls::ClientConfig>,
     pub(super) own_listeners: Box<[std::net::SocketAddr]>,
+    /// Names that are in use.
+    names: Mutex<Vec<Weak<Name>>>,
     began: Instant,
     /// Rounds that were begun, see [`Self::next_round`].
     rounds: AtomicUsize,
@@ -77,6 +80,7 @@ impl Shared {
             states: Mutex::default(),
             tls: ArcSwapOption::new(tls),
             own_listeners,
+            names: Mutex::default(),
             began: clock::instant(),
             rounds: AtomicUsize::new(0),
         })
@@ -123,6 +127,28 @@ impl Shared {
         states.retain(|state| Arc::strong_count(state) > 1);
         states.push(Arc::clone(&state));
         state
+    }
+
+    /// What a server is found by; `None`: it has an address.
+    pub(super) fn name(&self, authority: &Authority, default_port: u16) -> Option<Arc<Name>> {
+        let (host, port) = (bare(authority), authority.port.unwrap_or(default_port));
+        if host.parse::<IpAddr>().is_ok() {
+            return None;
+        }
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|name| name.strong_count() > 0);
+        if let Some(known) = names.iter().filter_map(Weak::upgrade).find(|name| name.is(host, port)) {
+            return Some(known);
+        }
+        let name = Arc::new(Name::new(host, port));
+        names.push(Arc::downgrade(&name));
+        Some(name)
+    }
+
+    /// Names that it is time to ask for again.
+    pub(super) fn names_due(&self, now: u64) -> Vec<Arc<Name>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().filter_map(Weak::upgrade).filter(|name| name.is_due(now)).collect()
     }
 
     /// Where a worker's round begins: each at another server.
@@ -177,6 +203,17 @@ mod tests {
 
     fn member(path: &str) -> Server {
         Server::Unix(path.into())
+    }
+
+    #[test]
+    fn servers_of_one_name_know_it_together_and_addresses_are_no_names() {
+        let shared = Shared::new(None, Box::default());
+        let name = |text: &str, port| shared.name(&text.parse().unwrap(), port);
+
+        let (one, same) = (name("a.example", 80).unwrap(), name("a.example:80", 443).unwrap());
+        assert!(Arc::ptr_eq(&one, &same));
+        assert!(!Arc::ptr_eq(&one, &name("a.example", 443).unwrap()));
+        assert!(name("10.0.0.1", 80).is_none() && name("[::1]:8080", 80).is_none());
     }
 
     #[test]

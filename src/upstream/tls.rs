@@ -74,7 +74,7 @@ impl ServerTls {
             .with_safe_default_protocol_versions()
             .map_err(|why| TlsError::Authorities(why.to_string()))?
             .with_root_certificates(roots);
-        let config = match &parts.identity {
+        let mut config = match &parts.identity {
             None => builder.with_no_client_auth(),
             Some((chain, key)) => {
                 let chain: Result<Vec<CertificateDer<'static>>, _> = CertificateDer::pem_slice_iter(chain).collect();
@@ -84,6 +84,7 @@ impl ServerTls {
                 builder.with_client_auth_cert(chain, key).map_err(|why| TlsError::Key(why.to_string()))?
             }
         };
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
         let server_name = match &parts.server_name {
             None => None,
             Some(host) => {

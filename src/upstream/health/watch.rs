@@ -1,6 +1,6 @@
-//! Who is checked: one task for each server that has checks, once for the process.
+//! Who is checked, and which names are asked for again: once for the process.
 //!
-//! In: the upstreams of the snapshot in use. A server that stays and is asked the same keeps its task; the task of one
+//! In: the upstreams of the snapshot in use. Each server that has checks has a task. A server that stays and is asked the same keeps its task; the task of one
 //! that is gone, or is asked something else, is ended. For the control thread.
 
 use std::sync::Arc;
@@ -49,6 +49,11 @@ impl Watch {
         let known = self.followed.iter().map(|(settings, _)| Arc::as_ptr(settings));
         if !known.eq(upstreams.iter().map(Arc::as_ptr)) {
             self.change(upstreams);
+        }
+        let now = self.shared.now_millis();
+        for name in self.shared.names_due(now) {
+            // Ends by itself, or with the thread.
+            drop(tokio::task::spawn_local(name.ask_again(now)));
         }
         for (settings, state) in &self.followed {
             for server in &state.servers {

@@ -4,6 +4,7 @@ use crate::support::{Gateway, Reply, Upstream};
 
 mod balance;
 mod health;
+mod names;
 mod readiness;
 mod tls;
 
