@@ -46,7 +46,8 @@ const FAST: &str = "health = { path = \"/healthz\", interval = \"20ms\", healthy
 #[test]
 fn a_server_whose_checks_fail_gets_nothing_until_they_pass_again() {
     let ((one, _), (other, healthy)) = (checked("one"), checked("other"));
-    let gateway = gateway_of(&[one, other], FAST).auth(&["none"]).admin().start();
+    let servers = [one, other];
+    let gateway = gateway_of(&servers, FAST).auth(&["none"]).admin().start();
     let client = gateway.client();
 
     healthy.store(false, Ordering::SeqCst);
@@ -71,9 +72,9 @@ fn a_server_whose_checks_fail_gets_nothing_until_they_pass_again() {
 
 #[test]
 fn all_workers_share_one_check() {
-    let upstream = Upstream::start();
+    let servers = [Upstream::start()];
     let gateway =
-        gateway_of(&[upstream], "health = { path = \"/healthz?a=b\", interval = \"10m\", host = \"x.example\" }")
+        gateway_of(&servers, "health = { path = \"/healthz?a=b\", interval = \"10m\", host = \"x.example\" }")
             .server("workers = 4")
             .auth(&["none"])
             .admin()
@@ -131,7 +132,8 @@ fn without_panic_a_request_gets_503_while_no_server_is_in() {
 fn the_only_server_is_asked_whatever_its_checks_say() {
     let (upstream, healthy) = checked("only");
     healthy.store(false, Ordering::SeqCst);
-    let gateway = gateway_of(&[upstream], FAST).auth(&["none"]).admin().start();
+    let servers = [upstream];
+    let gateway = gateway_of(&servers, FAST).auth(&["none"]).admin().start();
     eventually("it is out", || states(&gateway) == ["unhealthy"]);
 
     assert_eq!(gateway.client().get("/x").send().expect(200).text(), "only");
@@ -139,9 +141,9 @@ fn the_only_server_is_asked_whatever_its_checks_say() {
 
 #[test]
 fn a_server_that_answers_nothing_is_ejected_and_a_reload_does_not_change_that() {
-    let (good, bad) = (Upstream::start(), silent());
+    let servers = [Upstream::start(), silent()];
     let lines = "balance = \"round_robin\"\neject = { failures = 3, time = \"10m\", max_time = \"10m\" }";
-    let gateway = gateway_of(&[good, bad], lines).server("workers = 1").auth(&["none"]).admin().start();
+    let gateway = gateway_of(&servers, lines).server("workers = 1").auth(&["none"]).admin().start();
 
     let failed = (0..6).filter(|_| gateway.client().get("/x").send().status == 502).count();
     assert_eq!(failed, 3);

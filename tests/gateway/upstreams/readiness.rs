@@ -33,7 +33,8 @@ fn state(told: &Value, part: &str, name: &str) -> Option<String> {
 
 #[test]
 fn one_upstream_of_two_that_is_out_is_told_and_the_gateway_stays_ready() {
-    let gateway = to(to(Gateway::new(), "/a/{*rest}", &Upstream::start()), "/b/{*rest}", &sick()).start();
+    let (well, ill) = (Upstream::start(), sick());
+    let gateway = to(to(Gateway::new(), "/a/{*rest}", &well), "/b/{*rest}", &ill).start();
 
     eventually("it is out", || state(&ready(&gateway).1, "upstreams", "u1").as_deref() == Some("0 of 1 servers in"));
 
