@@ -246,7 +246,8 @@ fn comment(text: &str) -> String {
 
 const HEADER: &str = "\
 # Made of an OpenAPI document by `portcullis import openapi`: who may not call an operation by the document may not here.
-# `auth = []` marks what the document says and a route cannot: say it yourself, or leave the route out.
+# `auth = []` marks what the document says and a route cannot: say it yourself. Without the route its path could fall to a
+# wider one, such as /users/me to /users/{id}.
 ";
 const LONGEST_COMMENT: usize = 100;
 /// Leaves room for a number.
