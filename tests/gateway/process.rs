@@ -95,6 +95,25 @@ fn what_does_not_finish_in_time_is_cut() {
 }
 
 #[test]
+fn a_second_signal_ends_it_at_once() {
+    let upstream = Upstream::start();
+    let _release = held(&upstream);
+    let gateway = Gateway::new().server("drain_timeout = \"10m\"").route("/{*rest}", &upstream).auth(&["none"]);
+    let mut gateway = gateway.start_process();
+    let client = gateway.client();
+    let mut busy = client.connect();
+    busy.write(&client.get("/slow").bytes()).unwrap();
+    eventually("the request is upstream", || upstream.bytes_seen().windows(5).any(|bytes| bytes == b"/slow"));
+    gateway.terminate();
+    eventually("new connections are refused", || client.try_connect(&["http/1.1"]).is_err());
+
+    gateway.terminate();
+
+    assert_eq!(gateway.wait().code(), Some(1), "something was cut, and the exit code says so");
+    assert!(busy.read_response("GET").is_err());
+}
+
+#[test]
 fn a_program_that_cannot_start_says_why_and_fails() {
     let upstream = Upstream::start();
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
