@@ -599,8 +599,9 @@ impl Refusal {
         }
     }
 
-    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3; schemes of our own where only sessions or certificates count, since RFC
-    /// 9110 section 15.5.2 asks every 401 for a challenge and none is registered for either.
+    /// RFC 6750 section 3, RFC 9449 section 7.1, RFC 9470 section 3; schemes of our own where only sessions or
+    /// certificates count, since RFC 9110 section 15.5.2 asks every 401 for a challenge and none is registered for
+    /// either.
     fn challenges(&self, asked: &Asked<'_>) -> impl Iterator<Item = HeaderValue> {
         let bearer = asked.bearer.then(|| match self {
             Self::BadCredential(BadCredential::Bearer(_)) => HeaderValue::from_static(

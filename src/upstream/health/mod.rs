@@ -184,7 +184,7 @@ impl Standing {
             Place::Rests
         } else {
             let warm = |from: u64| now.saturating_sub(from).saturating_mul(u64::from(FULL)) / slow_start.max(1);
-            let share = facts.warms_from.map_or(u64::from(FULL), warm);
+            let share = facts.warms_from.map_or_else(|| u64::from(FULL), warm);
             Place::In(u32::try_from(share).unwrap_or(FULL).clamp(FIRST_SHARE, FULL))
         }
     }

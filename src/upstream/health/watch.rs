@@ -1,7 +1,7 @@
 //! Who is checked, and which names are asked for again: once for the process.
 //!
-//! In: the upstreams of the snapshot in use. Each server that has checks has a task. A server that stays and is asked the same keeps its task; the task of one
-//! that is gone, or is asked something else, is ended. For the control thread.
+//! In: the upstreams of the snapshot in use. Each server that has checks has a task. A server that stays and is asked
+//! the same keeps its task; the task of one that is gone, or is asked something else, is ended. For the control thread.
 
 use std::sync::Arc;
 
