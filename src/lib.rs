@@ -29,6 +29,8 @@
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
 //! | Which path does an upstream get, and how does its answer lead back? | [`route::rewrite`], [`headers::prefix`] |
 //! | Which connection does a request go out on, and what does it share? | [`upstream`], its `pool` and `http2` |
+//! | Which server takes a request, which are out, and where are they? | [`upstream`], its `balance`, [`upstream::health`], `names` and `eyeballs` |
+//! | When does a gateway say that it is ready? | [`gateway`], its `readiness` |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
 //! | How is a session stored, how does it end? | [`session`] |
 //! | What survives a restart, and how is it written? | [`durable`] |
