@@ -10,7 +10,7 @@
 //! faster; account key and certificate keys are on disk sealed, and in no log. One order for each host: a name that
 //! cannot be proved holds up no other.
 //!
-//! The protocol is instant-acme's; requests go through [`fetch`](crate::fetch), the one HTTPS client, and so past no
+//! The protocol is instant-acme's; requests go through [`crate::fetch`], the one HTTPS client, and so past no
 //! second TLS or HTTP stack. rustls-acme would have brought both.
 
 use std::{

@@ -29,7 +29,7 @@ struct Openapi {
     /// The document; `-` reads it from standard input.
     file: PathBuf,
 
-    /// The upstream of every route; otherwise that of [route_defaults].
+    /// The upstream of every route; otherwise that of `[route_defaults]`.
     #[arg(long)]
     upstream: Option<String>,
 

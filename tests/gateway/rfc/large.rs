@@ -102,6 +102,9 @@ fn over_http2(process: &Process, size: usize) {
     let path = format!("/up/{size}");
     let mut fields = get("app.test", &path);
     fields[0].1 = b"POST";
+    // The server counts the bytes, and reads no chunks.
+    let length = size.to_string();
+    fields.push((b"content-length", length.as_bytes()));
     connection.write(&frame(HEADERS, END_HEADERS, 3, &block(&fields))).unwrap();
     // What the gateway has granted by now: 1 MiB for the connection, 256 KiB for each stream.
     let (mut of_all, mut of_stream, mut sent) = (1 << 20, 256 << 10, 0);

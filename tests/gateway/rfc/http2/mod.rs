@@ -28,11 +28,14 @@ enum Want {
     Connection(u32),
     /// The connection ends with one of two errors: sections allow both.
     Either(u32, u32),
+    /// The connection ends with this error, which may be lost: whoever closes while more comes in resets the connection,
+    /// and what was sent before may go with it (RFC 9112 section 9.6).
+    Cut(u32),
     // Where a code more special than `PROTOCOL_ERROR` is asked for, that one does, too: the library says it of most of
     // what it cannot read. Section 5.4 leaves the choice of a code to whoever finds the error, and the end is the same.
 }
 
-use Want::{Answer, Connection, Either, Goes, Stream};
+use Want::{Answer, Connection, Cut, Either, Goes, Stream};
 
 const PROTOCOL: u32 = 1;
 const FLOW_CONTROL: u32 = 3;
@@ -102,6 +105,10 @@ fn outcome(connection: &mut Http2, want: Want) -> (bool, String) {
         Either(one, other) => {
             let end = connection.end_of(u32::MAX);
             (end == End::GoAway(one) || end == End::GoAway(other), format!("{end:?}"))
+        }
+        Cut(code) => {
+            let end = connection.end_of(u32::MAX);
+            (end == End::GoAway(code) || end == End::Closed, format!("{end:?}"))
         }
     }
 }
