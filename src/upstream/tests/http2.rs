@@ -668,10 +668,9 @@ fn what_a_server_going_away_did_not_process_is_sent_again_and_nothing_else() {
 
         // In this order, for which each has to be there before the next is sent.
         let first = ask(POST);
-        eventually("under way", || under_way(&front) == 1).await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        eventually("the first is under way", || under_way(&front) == 1).await;
         let second = ask(POST);
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        eventually("the second is under way", || under_way(&front) == 2).await;
         let third = ask(POST);
 
         assert_eq!(first.await.unwrap().status, 200);

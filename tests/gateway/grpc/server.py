@@ -4,7 +4,7 @@
 """
 
 import sys
-import time
+import threading
 from concurrent import futures
 
 import grpc
@@ -33,8 +33,9 @@ def chat(requests, context):
 
 
 def sleep(request, context):
-    while context.is_active():
-        time.sleep(0.01)
+    ended = threading.Event()
+    if context.add_callback(ended.set):
+        ended.wait()
     print("cancelled", flush=True)
     return b""
 

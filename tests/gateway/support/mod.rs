@@ -41,10 +41,10 @@ pub(crate) use self::{
     upstream::{Reply, Seen, Upstream},
 };
 
-/// How long to wait for something that must happen: 10 seconds, or `PORTCULLIS_TEST_PATIENCE` in seconds.
+/// How long to wait for something that must happen: 30 seconds, or `PORTCULLIS_TEST_PATIENCE` in seconds.
 pub(crate) fn patience() -> Duration {
     let seconds = std::env::var("PORTCULLIS_TEST_PATIENCE").ok().and_then(|text| text.parse().ok());
-    Duration::from_secs(seconds.unwrap_or(10))
+    Duration::from_secs(seconds.unwrap_or(30))
 }
 
 /// The sum of all series of a metric; fails if there is no such metric.

@@ -46,7 +46,8 @@ impl Pebble {
             pki: Pki::new(),
             upstream: Upstream::start(),
             settings: json!({}),
-            environment: vec![("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_AUTHZREUSE", "0")],
+            // It would refuse one nonce in twenty.
+            environment: vec![("PEBBLE_VA_NOSLEEP", "1"), ("PEBBLE_AUTHZREUSE", "0"), ("PEBBLE_WFE_NONCEREJECT", "0")],
             programs: Vec::new(),
         })
     }

@@ -8,6 +8,7 @@ use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 use super::eventually;
@@ -64,8 +65,20 @@ impl Drop for Program {
     }
 }
 
-/// An address that is free now, for programs that cannot choose one themselves and say which.
+/// An address that nobody else gets: for programs that cannot choose one themselves and say which, and for a gateway
+/// that comes back where it was.
+///
+/// Its port lies below those that the system hands out by itself (ip(7), `ip_local_port_range`: 32768 and up), so no
+/// connection and no listener on port 0 can take it in the meantime; and no two calls answer the same one.
 pub(crate) fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
+    const PORTS: std::ops::Range<u32> = 10_000..32_000;
+    static CALLS: AtomicU32 = AtomicU32::new(0);
+    // Two runs at a time begin at different places.
+    let begin = std::process::id().wrapping_mul(997);
+    let mut ports = (0..PORTS.end - PORTS.start).map(|_| {
+        let step = begin.wrapping_add(CALLS.fetch_add(1, Ordering::Relaxed));
+        u16::try_from(PORTS.start + step % (PORTS.end - PORTS.start)).expect("a port")
+    });
+    let listener = ports.find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).expect("a port is free");
     listener.local_addr().expect("a bound socket has an address")
 }
