@@ -17,13 +17,7 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::{
-    UpstreamError,
-    connect::Io,
-    names::Name,
-    patience::Patience,
-    pool::{ServerPool, Ticks},
-};
+use super::{UpstreamError, connect::Io, names::Name, patience::Patience, pool::ServerPool, ticks::Ticks};
 
 /// One connection's state.
 pub(super) struct Link {

@@ -39,6 +39,7 @@ mod outbox;
 mod patience;
 mod pool;
 mod servers;
+mod ticks;
 pub mod tls;
 mod upgrade;
 
@@ -58,7 +59,8 @@ use self::{
     connect::Offer,
     health::{Place, Rules, Standing},
     outbox::Outbox,
-    pool::{Entry, Failure, Leased, Tried, Wish, ticks},
+    pool::{Entry, Failure, Leased, Tried, Wish},
+    ticks::ticks,
 };
 
 /// One `[upstream.<name>]`, ready to use.
@@ -313,7 +315,7 @@ impl Journey<'_> {
     /// A tunnel takes its connection with it.
     const fn wish(&self) -> Wish {
         let offer = if self.request.websocket.is_some() { Offer::Http1 } else { Offer::All };
-        Wish { caller: self.request.caller, offer }
+        Wish { caller: self.request.caller, offer, fresh: self.again.unsent >= STALE_MAX }
     }
 }
 
@@ -347,12 +349,7 @@ async fn over_http1(
             Err(Failure::NotSent | Failure::Refused) if journey.again.unsent <= STALE_MAX => {
                 drop(lease);
                 journey.again.unsent += 1;
-                if journey.again.unsent < STALE_MAX {
-                    journey.lease().await?
-                } else {
-                    let wish = journey.wish();
-                    journey.entry.fresh_lease(journey.upstreams, &mut journey.tried, wish).await?
-                }
+                journey.lease().await?
             }
             Err(Failure::NotSent | Failure::Refused) => return Err(UpstreamError::Unreachable("closed")),
         };

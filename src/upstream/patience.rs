@@ -9,7 +9,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::{UpstreamError, pool::Ticks};
+use super::{UpstreamError, ticks::Ticks};
 
 /// One exchange's deadline.
 pub(super) struct Patience {

@@ -27,7 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::upstream::{
     UpstreamError,
     connect::Io,
-    pool::{ServerPool, Ticks, ticks},
+    pool::ServerPool,
+    ticks::{Ticks, ticks},
 };
 
 /// A connection that serves many requests at once. It closes when nobody holds it and its last stream has ended.

@@ -1,0 +1,251 @@
+//! One upstream's settings as a worker uses them: which server a request goes to, and by which connection.
+//!
+//! In: a request's [`Wish`] and the servers that were tried for it. Out: a [`Lease`] or a [`SharedLease`], or why no
+//! server can be asked. All servers that are tried share one `connect_timeout`. How a server does is told to its standing
+//! here, and where there is no other server it does not matter.
+
+use std::{
+    rc::Rc,
+    sync::{Arc, Weak as ArcWeak, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use http::{HeaderValue, StatusCode};
+use smallvec::SmallVec;
+
+use super::{
+    Upstreams,
+    lease::{Lease, SharedLease},
+    server::{Reached, ServerPool, UnderWay},
+};
+use crate::{
+    clock,
+    upstream::{
+        Caller, HostPolicy, Outgoing, Rules, Settings, UpstreamError, UpstreamState, balance::Balancer, connect::Offer,
+        link::Link, ticks::ticks,
+    },
+};
+
+/// One upstream's settings as this worker uses them.
+pub(in crate::upstream) struct Entry {
+    /// Holds the settings' address, so that comparing addresses compares settings; not the settings themselves.
+    settings: ArcWeak<Settings>,
+    state: Arc<UpstreamState>,
+    servers: Box<[Rc<ServerPool>]>,
+    balancer: Balancer,
+    rules: Rules,
+    /// Whether it matters how a server does: it does not where there is no other.
+    judges: bool,
+    host: HostValue,
+    connect_timeout: Duration,
+    pub(in crate::upstream) response_ticks: u64,
+    read_ticks: u64,
+    idle_ticks: u64,
+    max_idle: usize,
+}
+
+/// What `Host` becomes.
+enum HostValue {
+    /// This.
+    Fixed(HeaderValue),
+    /// It stays.
+    Keep,
+    /// The server's own.
+    Server,
+}
+
+/// Which way a request would go.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::upstream) struct Wish {
+    /// Whose requests go to one server.
+    pub(in crate::upstream) caller: Option<Caller>,
+    /// Whether it can share a connection.
+    pub(in crate::upstream) offer: Offer,
+    /// Whether a connection that was idle will not do: too many were found dead.
+    pub(in crate::upstream) fresh: bool,
+}
+
+/// The way to a server.
+pub(in crate::upstream) enum Leased {
+    /// A connection for this request alone.
+    Own(Lease),
+    /// A place on one.
+    Shared(SharedLease),
+}
+
+/// Indices of servers that gave no connection for this request.
+pub(in crate::upstream) type Tried = SmallVec<[usize; 4]>;
+
+impl Entry {
+    /// Of `settings`, whose servers are these. `round` is where its first turn begins.
+    pub(super) fn new(
+        settings: &Arc<Settings>,
+        state: Arc<UpstreamState>,
+        servers: Box<[Rc<ServerPool>]>,
+        round: usize,
+    ) -> Self {
+        Self {
+            settings: Arc::downgrade(settings),
+            servers,
+            balancer: Balancer::new(settings, &state, round),
+            rules: settings.rules.clone(),
+            judges: settings.servers.len() > 1,
+            state,
+            host: match &settings.host {
+                HostPolicy::Keep => HostValue::Keep,
+                // A host is made of bytes that any header value may hold.
+                HostPolicy::Name(host) => {
+                    HeaderValue::from_str(host.as_str()).map_or(HostValue::Server, HostValue::Fixed)
+                }
+                HostPolicy::Upstream => HostValue::Server,
+            },
+            connect_timeout: settings.connect_timeout,
+            response_ticks: ticks(settings.response_timeout),
+            read_ticks: ticks(settings.read_timeout),
+            idle_ticks: ticks(settings.idle_timeout),
+            max_idle: settings.max_idle,
+        }
+    }
+
+    /// Whether it is of these settings.
+    pub(super) fn is_of(&self, settings: &Arc<Settings>) -> bool {
+        self.settings.as_ptr() == Arc::as_ptr(settings)
+    }
+
+    /// Whether anybody may still ask for its settings.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.settings.strong_count() > 0
+    }
+
+    /// Whether this is one of its servers.
+    pub(super) fn uses(&self, server: &Rc<ServerPool>) -> bool {
+        self.servers.iter().any(|used| Rc::ptr_eq(used, server))
+    }
+
+    /// A connection to a server not in `tried`: an idle one if there is one that will do, else new. Servers that cannot
+    /// be reached are added to `tried`.
+    pub(in crate::upstream) async fn lease(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        tried: &mut Tried,
+        wish: Wish,
+    ) -> Result<Leased, UpstreamError> {
+        let Some(index) = self.pick(all, tried, wish.caller) else { return Err(none_left(tried)) };
+        if !wish.fresh
+            && let Some(server) = self.servers.get(index)
+            && let Some(link) = server.idle_connection(wish.offer, all.0.ticks.now())
+        {
+            return Ok(Leased::Own(self.lend(link, UnderWay::at(server))));
+        }
+        // Boxed, as every connecting here: hardly any request needs it, and all would carry its state.
+        Box::pin(self.connect(all, tried, wish, index)).await
+    }
+
+    fn pick(&self, all: &Upstreams, tried: &[usize], caller: Option<Caller>) -> Option<usize> {
+        self.balancer.pick(&self.state, tried, caller, || all.0.shared.now_millis())
+    }
+
+    async fn connect(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        tried: &mut Tried,
+        wish: Wish,
+        first: usize,
+    ) -> Result<Leased, UpstreamError> {
+        let began = clock::instant();
+        let mut next = Some(first);
+        let mut failure = UpstreamError::Unreachable("no_server");
+        while let Some((index, server)) = next.and_then(|index| Some((index, self.servers.get(index)?))) {
+            let under_way = UnderWay::at(server);
+            let untried = u32::try_from(self.servers.len().saturating_sub(tried.len())).unwrap_or(u32::MAX).max(1);
+            let left = self.connect_timeout.saturating_sub(clock::instant().duration_since(began));
+            match server.reach(all, wish.offer, self.idle_ticks, left / untried).await {
+                Ok(reached) => return Ok(self.lend_reached(all, reached, under_way)),
+                Err(why) => {
+                    server.state().failed(&self.rules, all.0.shared.now_millis());
+                    failure = why;
+                    tried.push(index);
+                    next = self.pick(all, tried, wish.caller);
+                }
+            }
+        }
+        Err(failure)
+    }
+
+    /// A new connection to the server of `lease`, whose own has died.
+    pub(in crate::upstream) async fn lease_again(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        lease: Lease,
+        offer: Offer,
+    ) -> Result<Leased, UpstreamError> {
+        // It goes before the next comes: two at once would be one too many for a server that counts them.
+        let server = lease.cut();
+        server.0.counters().retries.fetch_add(1, Relaxed);
+        let reached = Box::pin(server.0.reach(all, offer, self.idle_ticks, self.connect_timeout)).await?;
+        Ok(self.lend_reached(all, reached, server))
+    }
+
+    fn lend_reached(self: &Rc<Self>, all: &Upstreams, reached: Reached, server: UnderWay) -> Leased {
+        match reached {
+            Reached::Own(io) => Leased::Own(self.lend(all.link(io, &server.0), server)),
+            Reached::Shared(seat) => Leased::Shared(SharedLease::new(seat, Rc::clone(self), server)),
+        }
+    }
+
+    /// A server answered.
+    pub(in crate::upstream) fn note_answer(&self, all: &Upstreams, server: &UnderWay, status: StatusCode) {
+        if self.judges {
+            server.0.state().standing.answered(&self.rules, status, || all.0.shared.now_millis());
+        }
+    }
+
+    /// A server did not answer, if that was its own fault.
+    #[cold]
+    pub(in crate::upstream) fn note_failure(&self, all: &Upstreams, server: &UnderWay, why: UpstreamError) {
+        match why {
+            UpstreamError::Invalid(_) | UpstreamError::Timeout(_) | UpstreamError::Unreachable(_) if self.judges => {
+                server.0.state().standing.failed(&self.rules, all.0.shared.now_millis());
+            }
+            UpstreamError::ClientBody
+            | UpstreamError::Invalid(_)
+            | UpstreamError::Timeout(_)
+            | UpstreamError::TooLarge
+            | UpstreamError::Unavailable(_)
+            | UpstreamError::Unreachable(_) => {}
+        }
+    }
+
+    /// How long an answer may pause.
+    pub(super) const fn read_ticks(&self) -> u64 {
+        self.read_ticks
+    }
+
+    /// How long an unused connection is kept.
+    pub(super) const fn idle_ticks(&self) -> u64 {
+        self.idle_ticks
+    }
+
+    /// How many of them are kept for each server.
+    pub(super) const fn max_idle(&self) -> usize {
+        self.max_idle
+    }
+
+    /// The `Host` that the policy asks for.
+    pub(super) fn host_of<'a>(&'a self, server: &'a ServerPool, request: &'a Outgoing) -> &'a HeaderValue {
+        match &self.host {
+            HostValue::Fixed(value) => value,
+            HostValue::Keep => &request.host,
+            HostValue::Server => &server.target().host,
+        }
+    }
+
+    fn lend(self: &Rc<Self>, link: Rc<Link>, server: UnderWay) -> Lease {
+        Lease::new(link, Rc::clone(self), server)
+    }
+}
+
+/// Why there is no server for a request: all were tried, or none may be.
+fn none_left(tried: &[usize]) -> UpstreamError {
+    if tried.is_empty() { UpstreamError::Unavailable("no_server_in") } else { UpstreamError::Unreachable("no_server") }
+}

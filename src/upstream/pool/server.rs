@@ -1,0 +1,223 @@
+//! One server's connections: idle ones, shared ones, and how a new one is made.
+//!
+//! In: a request that needs a connection. Out: the idle one that was used last, a place on a shared one, or a new one.
+//! A [`ServerPool`] outlives a reload that does not change how its server is spoken to. Where several requests want a
+//! connection that they could share, one of them makes it. What leads to an address that the server's name no longer has
+//! serves no further request.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use super::Upstreams;
+use crate::{
+    clock,
+    upstream::{
+        Counters, Settings, UpstreamError,
+        connect::{Io, Offer, Speaks, Target},
+        http2,
+        link::Link,
+        servers::ServerState,
+    },
+};
+
+/// One server's idle and shared connections.
+pub(in crate::upstream) struct ServerPool {
+    target: Target,
+    state: Arc<ServerState>,
+    idle: RefCell<Vec<Idle>>,
+    speaks: Cell<Speaks>,
+    shared: http2::Sessions,
+}
+
+struct Idle {
+    link: Rc<Link>,
+    /// In ticks.
+    expires: u64,
+}
+
+/// A connection to a server, not yet lent.
+pub(super) enum Reached {
+    Own(Io),
+    Shared(http2::Seat),
+}
+
+/// Counts a request at its server.
+pub(in crate::upstream) struct UnderWay(pub(super) Rc<ServerPool>);
+
+impl ServerPool {
+    /// Without a connection.
+    pub(super) fn new(target: Target, state: Arc<ServerState>) -> Self {
+        Self {
+            speaks: Cell::new(target.speaks()),
+            target,
+            state,
+            idle: RefCell::default(),
+            shared: http2::Sessions::default(),
+        }
+    }
+
+    /// A connection to one server within `limit`: a place on a shared one, or a new one. Where several requests want
+    /// one that they could share, one of them makes it and the others wait.
+    pub(super) async fn reach(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        offer: Offer,
+        idle_ticks: u64,
+        limit: Duration,
+    ) -> Result<Reached, UpstreamError> {
+        let began = clock::instant();
+        let left = || limit.saturating_sub(clock::instant().duration_since(began));
+        while self.shares(offer) {
+            if let Some(seat) = self.shared.seat(idle_ticks) {
+                if seat.is_used() {
+                    self.counters().reused.fetch_add(1, Relaxed);
+                }
+                return Ok(Reached::Shared(seat));
+            }
+            match self.shared.depart() {
+                Err(flight) => match tokio::time::timeout(left(), flight.landed()).await {
+                    Err(_) => return Err(UpstreamError::Timeout("connect_timeout")),
+                    Ok(Some(Err(why))) => return Err(why),
+                    Ok(Some(Ok(())) | None) => {}
+                },
+                Ok(departure) => {
+                    let reached = match self.connect(offer, left()).await {
+                        Ok(reached) => reached,
+                        Err(why) => {
+                            departure.end(Err(why));
+                            return Err(why);
+                        }
+                    };
+                    if !self.target.is_http2(&reached) {
+                        self.speaks.set(Speaks::Http1);
+                        departure.end(Ok(()));
+                        return Ok(Reached::Own(reached));
+                    }
+                    self.speaks.set(Speaks::Http2);
+                    let started = http2::Session::start(reached, all.0.ticks.clone(), Rc::clone(self), idle_ticks);
+                    let started = tokio::time::timeout(left(), started).await;
+                    let session = started.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")));
+                    let session = match session {
+                        Ok(session) => session,
+                        Err(why) => {
+                            departure.end(Err(why));
+                            return Err(why);
+                        }
+                    };
+                    all.keep_ticking();
+                    return Ok(Reached::Shared(departure.arrive(session, idle_ticks)));
+                }
+            }
+        }
+        if self.speaks.get() == Speaks::Http2 && !self.target.can_choose() {
+            return Err(UpstreamError::Unreachable("http2_only"));
+        }
+        // What is not shared speaks HTTP/1.1 and nothing else.
+        let reached = self.connect(Offer::Http1, left()).await;
+        if matches!(reached, Err(UpstreamError::Unreachable("tls"))) && self.speaks.get() == Speaks::Http1 {
+            // It may have changed its mind about what it speaks.
+            self.speaks.set(self.target.speaks());
+        }
+        reached.map(Reached::Own)
+    }
+
+    /// A new stream to this server; counted, and told to the balancer if it succeeds.
+    async fn connect(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
+        let io = self.target.dial(offer, limit).await?;
+        self.state.succeeded();
+        Ok(io)
+    }
+
+    /// Whether it is for this server, spoken to as these settings say: connections that were made with other
+    /// certificates, or to speak otherwise, are none of theirs.
+    pub(super) fn is_of(&self, server: &Arc<ServerState>, settings: &Settings) -> bool {
+        Arc::ptr_eq(&self.state, server)
+            && self.target.offers_http2 == settings.http2
+            && self.target.tls == settings.tls
+    }
+
+    /// What all workers know of the server.
+    pub(super) const fn state(&self) -> &Arc<ServerState> {
+        &self.state
+    }
+
+    /// Where it is.
+    pub(super) const fn target(&self) -> &Target {
+        &self.target
+    }
+
+    pub(in crate::upstream) fn counters(&self) -> &Counters {
+        &self.state.counters
+    }
+
+    /// The connection used last, if a request with this `offer` may have it and it is still fit for one.
+    pub(super) fn idle_connection(&self, offer: Offer, now: u64) -> Option<Rc<Link>> {
+        if self.shares(offer) {
+            return None;
+        }
+        let mut idle = self.idle.borrow_mut();
+        while let Some(candidate) = idle.pop() {
+            if candidate.expires > now && candidate.link.is_fit() {
+                self.counters().reused.fetch_add(1, Relaxed);
+                return Some(candidate.link);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection for the next request until `expires` (in ticks), unless there are `max_idle` of them.
+    pub(super) fn take_back(&self, link: Rc<Link>, expires: u64, max_idle: usize) {
+        let mut idle = self.idle.borrow_mut();
+        if idle.len() < max_idle {
+            idle.push(Idle { link, expires });
+        }
+    }
+
+    /// What idle connections have read ahead or made room for.
+    #[cfg(test)]
+    pub(super) fn idle_buffer_bytes(&self) -> usize {
+        self.idle.borrow().iter().map(|idle| idle.link.buffer().borrow().capacity()).sum()
+    }
+
+    /// Whether there are shared connections, or one is being made.
+    pub(super) fn is_shared(&self) -> bool {
+        !self.shared.are_gone()
+    }
+
+    /// Whether a request takes a place on a shared connection, or would if there were one.
+    fn shares(&self, offer: Offer) -> bool {
+        self.speaks.get() != Speaks::Http1 && offer == Offer::All
+    }
+
+    /// Closes idle connections, and those that are shared as soon as they are idle.
+    pub(super) fn clear(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.clear();
+    }
+
+    /// Called on every tick: connections that may serve no further request are let go.
+    pub(super) fn evict(&self, now: u64) {
+        self.shared.judge();
+        if let Some(name) = &self.target.name {
+            self.idle.borrow_mut().retain(|idle| idle.link.is_at(name));
+        }
+        self.idle.borrow_mut().retain(|idle| idle.expires > now && idle.link.is_fit());
+    }
+}
+
+impl UnderWay {
+    pub(super) fn at(server: &Rc<ServerPool>) -> Self {
+        server.counters().under_way.fetch_add(1, Relaxed);
+        Self(Rc::clone(server))
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.counters().under_way.fetch_sub(1, Relaxed);
+    }
+}
