@@ -25,6 +25,15 @@ pub enum Listener {
     },
 }
 
+/// Where one of our own sockets listens, as whoever connects to it sees the other end.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum OwnListener {
+    /// TCP, with the port that was chosen if 0 was asked for.
+    Ip(SocketAddr),
+    /// A unix socket, with the path that it was bound to.
+    Unix(PathBuf),
+}
+
 /// Which of the sockets that were opened for us.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Which {

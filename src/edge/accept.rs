@@ -27,7 +27,7 @@ use rustix::{
     io::Errno,
     process::{Resource, Rlimit, getrlimit, setrlimit},
 };
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::mpsc::UnboundedSender,
@@ -36,7 +36,7 @@ use tokio::{
 use crate::{
     client::{PeerAddr, network},
     edge::{Counters, Limits, Peers},
-    listener::Listener,
+    listener::{Listener, OwnListener},
     shutdown::{Guard, Shutdown},
 };
 
@@ -59,6 +59,12 @@ impl Bound {
     /// Where it listens, with the port that was chosen if 0 was asked for; `None` for a unix socket.
     pub const fn local_addr(&self) -> Option<SocketAddr> {
         self.address
+    }
+
+    /// Where whoever connects finds it; `None` for a unix socket without a path.
+    pub fn own(&self) -> Option<OwnListener> {
+        let path = || SockRef::from(&self.socket).local_addr().ok()?.as_pathname().map(Path::to_owned);
+        self.address.map(OwnListener::Ip).or_else(|| path().map(OwnListener::Unix))
     }
 
     /// Whether TLS is spoken here.

@@ -37,6 +37,7 @@ use crate::{
     edge::{self, Bound, Counters, Handler, Inherited, Ordered, Peers, Redirect, Spoken, TlsSlot},
     factor::Factors,
     inbound::Inbound,
+    listener::OwnListener,
     login, pipeline, rate_limit,
     refresh::Families,
     reload::{self, Certificates, Followed, Reloader},
@@ -386,7 +387,7 @@ fn live(
     telemetry: &Arc<Telemetry>,
     durable: Option<Durable>,
     clock: &Clock,
-    own_listeners: Vec<SocketAddr>,
+    own_listeners: Vec<OwnListener>,
     reloads: Reloads,
     challenges: Arc<acme::Challenges>,
 ) -> Result<Arc<Live>, StartError> {

@@ -10,7 +10,7 @@ use super::{Addresses, StartError};
 use crate::{
     config::Startup,
     edge::{self, Bound, Inherited},
-    listener::Listener,
+    listener::{Listener, OwnListener},
 };
 
 /// All of them, in the order of the configuration.
@@ -49,8 +49,9 @@ impl Sockets {
     }
 
     /// What no upstream may be.
-    pub(super) fn own(&self) -> Vec<SocketAddr> {
-        [&self.gateway, &self.admin, &self.telemetry].into_iter().flatten().filter_map(Bound::local_addr).collect()
+    pub(super) fn own(&self) -> Vec<OwnListener> {
+        let all = [&self.gateway, &self.admin, &self.telemetry].into_iter().flatten().chain(&self.redirect);
+        all.filter_map(Bound::own).collect()
     }
 }
 

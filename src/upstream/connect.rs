@@ -8,6 +8,7 @@
 use std::{
     fmt, io,
     net::{IpAddr, SocketAddr},
+    path::Path,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -30,7 +31,7 @@ use super::{
     names::Name,
     tls::{SYSTEM_BUNDLE, ServerTls, system_roots},
 };
-use crate::host::Authority;
+use crate::{host::Authority, listener::OwnListener};
 
 /// A server with everything prepared that a connection to it needs.
 pub(super) struct Target {
@@ -203,7 +204,11 @@ impl Target {
             }
             Server::Unix(path) | Server::UnixH2c(path) => {
                 let stream = UnixStream::connect(path).await;
-                stream.map(Io::Unix).map_err(|why| UpstreamError::Unreachable(connect_label(&why)))
+                let stream = stream.map_err(|why| UpstreamError::Unreachable(connect_label(&why)))?;
+                match stream.peer_addr() {
+                    Ok(peer) if self.is_own_path(peer.as_pathname()) => Err(OWN_LISTENER),
+                    Ok(_) | Err(_) => Ok(Io::Unix(stream)),
+                }
             }
         }
     }
@@ -221,7 +226,7 @@ impl Target {
         let stream =
             connected.map_err(|why| why.map_or(NOT_RESOLVED, |why| UpstreamError::Unreachable(connect_label(&why))))?;
         if self.is_own_listener(&stream) {
-            return Err(UpstreamError::Unreachable("own_listener"));
+            return Err(OWN_LISTENER);
         }
         // Without it a head and a late body would wait for each other's acknowledgement; that the option cannot be set
         // is no reason to fail.
@@ -232,12 +237,29 @@ impl Target {
     /// Asked of the connection, not of the name: it tells which address of this machine was really meant.
     fn is_own_listener(&self, stream: &TcpStream) -> bool {
         let (Ok(peer), Ok(local)) = (stream.peer_addr(), stream.local_addr()) else { return false };
-        let same_machine = peer.ip() == local.ip() || peer.ip().is_loopback();
-        self.shared.own_listeners.iter().any(|own| {
-            own.port() == peer.port() && (own.ip() == peer.ip() || (own.ip().is_unspecified() && same_machine))
+        // One written as IPv6 that is really IPv4 (RFC 4291 section 2.5.5.2) is the same.
+        let (port, peer, local) = (peer.port(), peer.ip().to_canonical(), local.ip().to_canonical());
+        let same_machine = peer == local || peer.is_loopback();
+        self.shared.own_listeners.iter().any(|own| match own {
+            OwnListener::Ip(own) => {
+                let ip = own.ip().to_canonical();
+                own.port() == port && (ip == peer || (ip.is_unspecified() && same_machine))
+            }
+            OwnListener::Unix(_) => false,
+        })
+    }
+
+    /// The path is the one that the socket was bound to, whatever links lead to it.
+    fn is_own_path(&self, path: Option<&Path>) -> bool {
+        self.shared.own_listeners.iter().any(|own| match own {
+            OwnListener::Unix(own) => path == Some(own),
+            OwnListener::Ip(_) => false,
         })
     }
 }
+
+/// R36: it would be asked by itself.
+const OWN_LISTENER: UpstreamError = UpstreamError::Unreachable("own_listener");
 
 /// The host without the brackets of an IPv6 address.
 pub(super) fn bare(authority: &Authority) -> &str {

@@ -16,7 +16,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 
 use super::{Place, Rules, Server, Settings, Standing, connect::bare, names::Name};
-use crate::{clock, host::Authority};
+use crate::{clock, host::Authority, listener::OwnListener};
 
 /// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
 #[derive(Debug)]
@@ -24,7 +24,7 @@ pub struct Shared {
     /// Asked only when a worker first meets the settings of a new generation.
     states: Mutex<Vec<Arc<UpstreamState>>>,
     pub(super) tls: ArcSwapOption<rustls::ClientConfig>,
-    pub(super) own_listeners: Box<[std::net::SocketAddr]>,
+    pub(super) own_listeners: Box<[OwnListener]>,
     /// Names that are in use.
     names: Mutex<Vec<Weak<Name>>>,
     began: Instant,
@@ -75,7 +75,7 @@ pub struct Counters {
 impl Shared {
     /// `tls` verifies `https` servers, see [`super::system_trust`]; without it they are unreachable. A connection to
     /// one of `own_listeners` is refused (R36).
-    pub fn new(tls: Option<Arc<rustls::ClientConfig>>, own_listeners: Box<[std::net::SocketAddr]>) -> Arc<Self> {
+    pub fn new(tls: Option<Arc<rustls::ClientConfig>>, own_listeners: Box<[OwnListener]>) -> Arc<Self> {
         Arc::new(Self {
             states: Mutex::default(),
             tls: ArcSwapOption::new(tls),

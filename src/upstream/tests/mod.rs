@@ -1,7 +1,11 @@
 //! Forwarding against servers that are scripted byte by byte: a raw client, a small hyper server in front that calls
 //! [`forward`], and raw listeners behind. Everything runs in one thread, as in a worker.
 
-use std::{future::Future, net::SocketAddr, sync::atomic::Ordering::Relaxed};
+use std::{
+    future::Future,
+    net::{Ipv4Addr, SocketAddr},
+    sync::atomic::Ordering::Relaxed,
+};
 
 use http::{Request, Version};
 use hyper::{server::conn::http1, service::service_fn};
@@ -15,7 +19,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::shutdown::Shutdown;
+use crate::{listener::OwnListener, shutdown::Shutdown};
 
 mod http2;
 
@@ -624,16 +628,43 @@ fn a_missing_socket_and_a_missing_trust_are_unreachable() {
 fn own_listeners_are_no_upstreams() {
     run(async {
         let (address, _heads) = steady(OK).await;
-        for (own, expect) in [
-            (address, "Unreachable(\"own_listener\")"),
-            (SocketAddr::new([0, 0, 0, 0].into(), address.port()), "Unreachable(\"own_listener\")"),
-            (SocketAddr::new([192, 0, 2, 1].into(), address.port()), "none"),
-            (SocketAddr::new([0, 0, 0, 0].into(), 1), "none"),
+        let port = address.port();
+        let mapped = SocketAddr::new(Ipv4Addr::LOCALHOST.to_ipv6_mapped().into(), port);
+        for (server, own, expect) in [
+            (address, address, "Unreachable(\"own_listener\")"),
+            (address, SocketAddr::new([0, 0, 0, 0].into(), port), "Unreachable(\"own_listener\")"),
+            (mapped, address, "Unreachable(\"own_listener\")"),
+            (mapped, SocketAddr::new([0; 16].into(), port), "Unreachable(\"own_listener\")"),
+            (address, SocketAddr::new([192, 0, 2, 1].into(), port), "none"),
+            (address, SocketAddr::new([0, 0, 0, 0].into(), 1), "none"),
+            (mapped, SocketAddr::new([192, 0, 2, 1].into(), port), "none"),
         ] {
-            let shared = Shared::new(None, [own].into());
-            let front = Front::with(settings(vec![http(address)]), Limits::default(), shared).await;
+            let shared = Shared::new(None, [OwnListener::Ip(own)].into());
+            let front = Front::with(settings(vec![http(server)]), Limits::default(), shared).await;
 
             assert_eq!(front.send(GET).await.error(), expect, "{own}");
+        }
+    });
+}
+
+#[test]
+fn an_own_unix_socket_is_no_upstream_by_whatever_link() {
+    run(async {
+        let folder = tempfile::tempdir().unwrap();
+        let [socket, link] = ["socket", "link"].map(|name| folder.path().join(name));
+        let _listens = UnixListener::bind(&socket).unwrap();
+        std::os::unix::fs::symlink(&socket, &link).unwrap();
+        for (own, expect) in [(&socket, "own_listener"), (&link, "response_timeout")] {
+            for path in [&socket, &link] {
+                let shared = Shared::new(None, [OwnListener::Unix(own.clone())].into());
+                let response_timeout = Duration::from_millis(20);
+                let settings = Settings { response_timeout, ..settings(vec![Server::Unix(path.clone())]) };
+                let front = Front::with(settings, Limits::default(), shared).await;
+
+                let error = front.send(GET).await.error().to_owned();
+
+                assert!(error.contains(expect), "{error}");
+            }
         }
     });
 }
