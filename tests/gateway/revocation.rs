@@ -2,14 +2,13 @@
 
 use std::{fmt::Write, time::Duration};
 
-use portcullis::clock::Timestamp;
+use portcullis::clock::{Clock, Timestamp};
 use serde_json::{Value, json};
 
 use crate::support::{
     Client, Gateway, Issuer, Response, Shell, Upstream, eventually,
     gateway::Running,
-    process::Process,
-    websocket::{echoes, echoing, ends_soon, tunnel},
+    websocket::{echoes, echoing, ends_soon, handshake, tunnel},
 };
 
 const REVOCATIONS: &str = "/api/v1/revocations";
@@ -151,33 +150,66 @@ fn each_way_to_revoke_holds_for_every_form_of_a_token() {
     }
 }
 
-/// R27, R28. What was answered is on disk.
+/// R27, R28. What was answered is on disk: each way to revoke × each form of a token, used for a request and for a
+/// WebSocket, after `kill -9`, and after the machine's clock was set back as well.
 #[test]
 fn each_way_to_revoke_holds_after_a_kill() {
-    let upstream = Upstream::start();
+    let upstream = echoing();
     let issuer = Issuer::es256();
     for (way, kind) in ["jti", "token", "subject", "issuer"].into_iter().enumerate() {
-        let gateway = Gateway::new().admin().issuer(&issuer).server("state_dir = \"state\"");
-        let mut gateway = gateway.route("/app/{*rest}", &upstream).start_process();
-        let now = portcullis::clock::Clock::system().now();
+        let folder = tempfile::tempdir().expect("a directory can be made");
+        let configured = || {
+            let state = format!("state_dir = {:?}", folder.path().join("state"));
+            let gateway = Gateway::new().admin().issuer(&issuer).server(&state).route("/{*rest}", &upstream);
+            gateway.key("upgrade = [\"websocket\"]")
+        };
+        let mut gateway = configured().start_process();
+        let now = Clock::system().now();
         let token = |subject: &str, more: Value| {
-            issuer.sign(&with(with(Issuer::claims(subject, &[], now), json!({ "jti": format!("id-{subject}") })), more))
+            let own = json!({ "jti": format!("id-{subject}"), "exp": now.unix_seconds() + 7200 });
+            issuer.sign(&with(with(Issuer::claims(subject, &[], now), own), more))
         };
         let (struck, undated) = (token("alice", json!({})), token("carol", json!({ "iat": null })));
-        let other = token("bob", json!({}));
-        let status = |gateway: &Process, token: &str| gateway.client().get("/app/x").bearer(token).send().status;
-        let asked = [&*struck, &undated, &other].map(|token| status(&gateway, token));
-        assert_eq!(asked, [200; 3], "{kind}");
+        let (other, undated_other) = (token("bob", json!({})), token("dave", json!({ "iat": null })));
+        let all = [&*struck, &Issuer::twin(&struck), &undated, &Issuer::twin(&undated), &other, &undated_other];
+        assert_eq!(all.map(|token| uses(&gateway.client(), token)), [(200, 101); 6], "{kind}: known to the cache");
+        let open = |token: &str| tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")));
+        let mut tunnels = all.map(open);
         for entry in [&ways("alice", &struck)[way], &ways("carol", &undated)[way]] {
             gateway.admin().post(REVOCATIONS, "").json(entry).send().expect(200);
         }
 
         gateway.kill();
-        gateway.start_again();
 
-        let asked = [&*struck, &Issuer::twin(&struck), &undated, &other].map(|token| status(&gateway, token));
-        assert_eq!(asked, [401, 401, 401, if kind == "issuer" { 401 } else { 200 }], "{kind}");
+        for tunnel in &mut tunnels {
+            ends_soon(tunnel);
+        }
+        gateway.start_again();
+        let (void, others) = ((401, 401), if kind == "issuer" { (401, 401) } else { (200, 101) });
+        let expected = [void, void, void, void, others, others];
+        assert_eq!(all.map(|token| uses(&gateway.client(), token)), expected, "{kind}: a token that is not known");
+        assert_eq!(all.map(|token| uses(&gateway.client(), token)), expected, "{kind}: the second time");
+        gateway.kill();
+        // The clock of the machine was set back while it was down: ours goes on from where it was (R27).
+        let hour_ago = now.minus(Duration::from_secs(3600));
+        let gateway = configured().at(hour_ago).start();
+        assert_eq!(all.map(|token| uses(&gateway.client(), token)), expected, "{kind}: started an hour ago");
+        // And again while it runs: what was issued in an hour is nobody's yet.
+        gateway.clock().set(hour_ago);
+        let [.., other, undated_other] = all.map(|token| uses(&gateway.client(), token));
+        assert_eq!([other, undated_other], [others; 2], "{kind}: known before the step");
+        assert_eq!(
+            all[..4].iter().map(|token| uses(&gateway.client(), token)).collect::<Vec<_>>(),
+            [void; 4],
+            "{kind}"
+        );
     }
+}
+
+/// What a token gets for a request and for the handshake of a WebSocket.
+fn uses(client: &Client, token: &str) -> (u16, u16) {
+    let handshake = handshake(client.get("/ws").header("Sec-Fetch-Site", "same-origin").bearer(token));
+    (client.get("/x").bearer(token).send().status, client.connect().send(&handshake).status)
 }
 
 /// R28.
