@@ -1,5 +1,5 @@
 //! A real OpenID provider (npm `oidc-provider`) that rotates its keys: found by discovery, under load, and with a
-//! stranger about.
+//! stranger about. And the same one with opaque tokens, which it is asked about and takes back (RFC 7662, RFC 7009).
 
 use std::{
     net::SocketAddr,
@@ -15,13 +15,15 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::{
-    Client, Gateway, Issuer, Pki, Upstream, eventually,
+    Client, Gateway, Issuer, Pki, Response, Upstream, eventually,
     gateway::Running,
     program::{Program, found, free_address},
 };
 
 const REFRESH: Duration = Duration::from_secs(5 * 60);
 const AUDIENCE: &str = "urn:orders-api";
+/// What it hands out opaque tokens for.
+const OPAQUE: &str = "urn:orders-api:opaque";
 
 struct OidcProvider {
     _program: Program,
@@ -54,12 +56,20 @@ impl OidcProvider {
 
     /// An access token for the client `robot` (RFC 6749 section 4.4, RFC 8707).
     fn token(&self) -> String {
-        let form = format!("grant_type=client_credentials&scope=orders.read&resource={AUDIENCE}");
-        let request = self.client().post("/token", form).header("Content-Type", "application/x-www-form-urlencoded");
-        // `robot` and its secret, which is written in server.mjs.
-        let robot = "Basic cm9ib3Q6YSUyMHNlY3JldCUyMG9mJTIwdGhlJTIwcm9ib3QlMjB0aGF0JTIwaXMlMjBsb25nJTIwZW5vdWdo";
-        let answer = request.header("Authorization", robot).send().expect(200);
+        self.token_for(AUDIENCE)
+    }
+
+    fn token_for(&self, resource: &str) -> String {
+        let answer =
+            self.robot("/token", format!("grant_type=client_credentials&scope=orders.read&resource={resource}"));
         answer.json()["access_token"].as_str().expect("an access token").to_owned()
+    }
+
+    /// What `robot` asks for, with its secret, which is written in server.mjs.
+    fn robot(&self, path: &str, form: String) -> Response {
+        let robot = "Basic cm9ib3Q6YSUyMHNlY3JldCUyMG9mJTIwdGhlJTIwcm9ib3QlMjB0aGF0JTIwaXMlMjBsb25nJTIwZW5vdWdo";
+        let request = self.client().post(path, form).header("Content-Type", "application/x-www-form-urlencoded");
+        request.header("Authorization", robot).send().expect(200)
     }
 
     /// One step of a rotation: `publish`, `switch`, `retire` or `surprise`.
@@ -79,6 +89,21 @@ impl OidcProvider {
         );
         let gateway = gateway.issuer_with(&Issuer::es256(), &lines).route("/{*rest}", upstream);
         gateway.require("scope:orders.read").start()
+    }
+
+    /// A gateway that asks it about opaque tokens, and believes an answer for 20 s.
+    fn gateway_that_asks(&self, upstream: &Upstream) -> Running {
+        let gateway = Gateway::new().environment("CLIENT", "a secret of the gateway that is long enough");
+        let authority = gateway.write("authority.pem", &self.pki.authority_pem());
+        let issuer = self.issuer();
+        let gateway = gateway.table(&format!(
+            "[[jwt.issuer]]\nname = \"test\"\nissuer = {issuer:?}\njwks = \"discover\"\nalgorithms = [\"ES256\"]\n\
+             ca = {authority:?}\naudience = [{OPAQUE:?}, {AUDIENCE:?}]\nleeway = \"5m\"\n\
+             claims = {{ subject = \"client_id\" }}\nrequired_claims = [\"client_id=robot\"]\n\
+             introspection = {{ url = \"{issuer}/token/introspection\", client_id = \"gateway\", \
+             client_secret = {{ env = \"CLIENT\" }}, remember = \"20s\" }}"
+        ));
+        gateway.route("/{*rest}", upstream).auth(&["jwt"]).require("scope:orders.read").start()
     }
 
     /// What a stranger sends who knows what a token looks like: everything but the key.
@@ -102,6 +127,10 @@ fn status(gateway: &Running, token: &str) -> u16 {
 
 fn fetches(gateway: &Running) -> f64 {
     gateway.metric("portcullis_jwks_fetches_total", &[("issuer", "test"), ("result", "ok")])
+}
+
+fn questions(gateway: &Running, result: &str) -> f64 {
+    gateway.metric("portcullis_introspections_total", &[("issuer", "test"), ("result", result)])
 }
 
 fn kid(token: &str) -> Value {
@@ -227,6 +256,47 @@ fn a_real_providers_new_key_counts_within_ten_seconds_whatever_kids_a_stranger_m
     assert!(waited.is_some_and(|seconds| seconds <= 10), "{waited:?} s");
     assert_eq!(let_in.load(Ordering::Relaxed), 0);
     assert_eq!(fetches(&gateway), 5.0, "one fetch, however many made-up kids");
+}
+
+/// RFC 7662, R28. Asked once, then believed for as long as `remember` says, and no longer than the provider stands by it.
+#[test]
+fn a_real_providers_opaque_token_counts_until_the_provider_has_taken_it_back() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let upstream = Upstream::start();
+    let gateway = provider.gateway_that_asks(&upstream);
+    let (token, other) = (provider.token_for(OPAQUE), provider.token_for(OPAQUE));
+    assert_eq!(token.split('.').count(), 1, "no JWT");
+    assert_eq!([&token, &other].map(|token| status(&gateway, token)), [200, 200]);
+    let seen = upstream.next_request();
+    let told = ["x-user-id", "x-user-scopes", "authorization"].map(|name| seen.header(name));
+    assert_eq!(told, [Some("robot"), Some("orders.read"), None]);
+    let made_up: String = token.chars().rev().collect();
+    assert_eq!(status(&gateway, &made_up), 401, "one that it never made");
+    assert_eq!((questions(&gateway, "good"), questions(&gateway, "void")), (2.0, 1.0));
+
+    provider.robot("/token/revocation", format!("token={token}"));
+
+    assert_eq!([&token, &other].map(|token| status(&gateway, token)), [200, 200], "what was said is believed for 20 s");
+    assert_eq!(questions(&gateway, "good"), 2.0);
+    gateway.advance(Duration::from_secs(21));
+    assert_eq!([&token, &other].map(|token| status(&gateway, token)), [401, 200]);
+    assert_eq!((questions(&gateway, "good"), questions(&gateway, "void")), (3.0, 2.0));
+}
+
+/// What it signs and what it does not, side by side on one route; each goes its own way.
+#[test]
+fn a_real_providers_jwts_and_opaque_tokens_count_side_by_side() {
+    let Some(provider) = OidcProvider::start() else { return };
+    let upstream = Upstream::start();
+    let gateway = provider.gateway_that_asks(&upstream);
+    let (signed, opaque) = (provider.token(), provider.token_for(OPAQUE));
+
+    assert_eq!([&signed, &opaque].map(|token| status(&gateway, token)), [200, 200]);
+
+    assert_eq!(questions(&gateway, "good"), 1.0, "nobody was asked about the JWT");
+    provider.robot("/token/revocation", format!("token={opaque}"));
+    gateway.advance(Duration::from_secs(21));
+    assert_eq!([&signed, &opaque].map(|token| status(&gateway, token)), [200, 401]);
 }
 
 /// Stops the threads of a test, also when it fails.

@@ -1,4 +1,5 @@
-// A real OpenID provider (npm oidc-provider) for the tests: https, JWT access tokens for a client, keys that rotate.
+// A real OpenID provider (npm oidc-provider) for the tests: https, JWT access tokens for a client, keys that rotate,
+// and opaque access tokens for a resource of its own, which are introspected and revoked here.
 //
 //   node server.mjs ADDRESS PORT CERTIFICATE KEY MODULES
 //
@@ -36,16 +37,27 @@ function handler(keys) {
                 response_types: [],
                 id_token_signed_response_alg: "ES256",
             },
+            {
+                // Who asks about opaque tokens.
+                client_id: "gateway",
+                client_secret: "a secret of the gateway that is long enough",
+                grant_types: [],
+                redirect_uris: [],
+                response_types: [],
+                id_token_signed_response_alg: "ES256",
+            },
         ],
         features: {
             clientCredentials: { enabled: true },
             devInteractions: { enabled: false },
+            introspection: { enabled: true },
+            revocation: { enabled: true },
             resourceIndicators: {
                 enabled: true,
                 getResourceServerInfo: (_context, resource) => ({
                     audience: resource,
                     scope: "orders.read",
-                    accessTokenFormat: "jwt",
+                    accessTokenFormat: resource.endsWith(":opaque") ? "opaque" : "jwt",
                     accessTokenTTL: 3600,
                     jwt: { sign: { alg: "ES256" } },
                 }),
