@@ -149,7 +149,10 @@ pub enum Refusal {
 /// What was wrong with a credential. The caller learns at most the authenticator.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum BadCredential {
-    /// Of two credentials, neither counts (R2). Carries which, for the log.
+    /// Of two credentials, neither counts (R2), and one that cannot be read is none. The challenge says
+    /// `invalid_request`, for which RFC 6750 section 3.1 suggests 400; it is 401 all the same: a void bearer always is
+    /// (R4), as is whoever is not known (R30), and people with two cookies need the way to the login, not an error.
+    /// Carries which, for the log.
     Ambiguous(&'static str),
     /// A bearer token. Carries the precise reason's label, for the log.
     Bearer(&'static str),
