@@ -326,6 +326,43 @@ fn refused_configurations_are_refused_with_the_expected_words() {
     }
 }
 
+/// One mistake in `[token]` is one problem, though several parts of the configuration read that table.
+#[test]
+fn a_mistake_in_token_is_reported_once() {
+    let workspace = Workspace::new();
+    let folder = workspace.path("configs/accepted");
+    let good = fs::read_to_string(folder.join("token.toml")).expect("the file");
+    let load =
+        |text: &str| config::load_text("gateway.toml", text, &folder, environment(&[])).map_err(|r| r.to_string());
+    assert!(load(&good).is_ok());
+    for (from, to, expected) in [
+        ("issuer = \"https://app.example.com\"\n", "", "issuer"),
+        ("issuer = \"https://app.example.com\"", "issuer = \"\"", "issuer"),
+        ("audience = [\"https://app.example.com\", \"orders\"]", "audience = []", "an empty `audience`"),
+        ("audience = \"batch\"", "audience = []", "an empty `audience`"),
+        ("algorithm = \"EdDSA\"", "algorithm = \"HS256\"", "expected `ES256` or `EdDSA`"),
+        ("lifetime = \"1m\"", "lifetime = \"6m\"", "from \"10s\" to \"5m\""),
+        ("lifetime = \"1m\"", "lifetime = \"9s\"", "from \"10s\" to \"5m\""),
+        ("max_families = 10", "max_families = 0", "max_families"),
+        ("name = \"ours\"", "name = \"no name\"", "name"),
+        ("\"spa\",", "\"spa\", \"spa\",", "a second client `spa`"),
+        ("\"spa\",", "{ id = \"spa\", grants = [] },", "no grant"),
+        ("\"password\", ", "\"passwords\", ", "found \"passwords\""),
+        ("lifetime = \"1m\"", "lifetme = \"1m\"", "lifetme"),
+        ("name = \"ours\"", "name = \"others\"", "jwt:ours"),
+    ] {
+        assert!(good.contains(from), "{from}");
+
+        let report = expect_refusal(load(&good.replacen(from, to, 1)));
+
+        assert!(report.contains(expected), "{to}: {report}");
+        // The routes and the tests name ourselves, so a name of another is two mistakes of theirs.
+        let places = if to.contains("others") { 2 } else { 1 };
+        let end = if places == 1 { "1 problem: the" } else { "2 problems: the" };
+        assert!(report.lines().last().is_some_and(|line| line.starts_with(end)), "{to}: {report}");
+    }
+}
+
 #[test]
 fn an_unknown_key_in_any_table_is_refused_and_named() {
     let workspace = Workspace::new();
