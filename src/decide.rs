@@ -19,7 +19,7 @@ use crate::{
         dpop, introspection,
         jwt::{JwtError, VerifiedToken},
         own::{Child, Parents},
-        possession::Presented,
+        possession::{Confirmation, Presented},
         proof::Proof,
     },
     authz::{self, Denial, Facts, Permit, Silent, Trace},
@@ -131,21 +131,49 @@ pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> D
     decision
 }
 
-/// Decides as if the caller had proved to be `identity`, and as `certified` has it had a client certificate as well;
-/// credentials in the head are not looked at. For `explain` and `[[test]]`.
-pub fn decide_as(
-    snapshot: &Snapshot,
-    question: Question<'_>,
-    identity: Option<Arc<Identity>>,
-    certified: bool,
-    trace: &mut impl Trace,
-) -> Decision {
+/// Who is supposed to ask, where nobody does.
+#[derive(Clone, Debug, Default)]
+pub struct Supposed {
+    /// Who; `None`: nobody known.
+    pub identity: Option<Arc<Identity>>,
+    /// Whether a valid client certificate came along, besides.
+    pub certified: bool,
+    /// What the token is bound to that proved it, if one did; that it is proven is supposed, too.
+    pub bound: Confirmation,
+}
+
+/// Decides as if the caller had proved to be who is `supposed`; credentials in the head are not looked at. For `explain`,
+/// `[[test]]` and `diff`.
+pub fn decide_as(snapshot: &Snapshot, question: Question<'_>, supposed: Supposed, trace: &mut impl Trace) -> Decision {
     let mut findings = Findings::default();
+    let Supposed { identity, certified, bound } = supposed;
     let certified = certified || identity.as_ref().is_some_and(|identity| *identity.via() == Via::Mtls);
-    let prove = |_: &mut Findings, _: &AccessRule| Ok(identity);
+    let prove = |_: &mut Findings, rule: &AccessRule| match &identity {
+        Some(identity) => bound_as_asked(identity, bound, rule, snapshot).map(|()| Some(Arc::clone(identity))),
+        None => Ok(None),
+    };
     let verdict =
         judge(&mut findings, snapshot, question, prove, |_, _| certified, trace).unwrap_or_else(Verdict::Refuse);
     Decision { findings, verdict }
+}
+
+/// Whether the token that a caller is supposed to have is bound as its issuer and the route ask for.
+fn bound_as_asked(
+    identity: &Identity,
+    bound: Confirmation,
+    rule: &AccessRule,
+    snapshot: &Snapshot,
+) -> Result<(), Refusal> {
+    let Via::Jwt(name) = identity.via() else { return Ok(()) };
+    let issuer = snapshot.issuers.iter().find(|issuer| issuer.name == *name);
+    let presented = |dpop: bool| Presented::default().refuse(JwtError::Unbound, dpop || bound.key.is_some());
+    if issuer.is_some_and(|issuer| !bound.meets(issuer.proof)) {
+        return Err(Refusal::BadCredential(presented(false)));
+    }
+    if !bound.meets(rule.proof) {
+        return Err(Refusal::BadCredential(presented(rule.proof.asks_for_dpop())));
+    }
+    Ok(())
 }
 
 /// What would be refused is let through where the route only reports yet, if it is about who the caller is, and not

@@ -11,11 +11,11 @@ use crate::{
     client::{Connection, Cutter, PeerAddr, Scheme, Tls},
     clock::Timestamp,
     csrf,
-    decide::{self, Decision, Findings, Question, Verdict},
+    decide::{self, Decision, Findings, Question, Supposed, Verdict},
     headers::{self, Proofs, assertion},
     host::Authority,
     id::RequestId,
-    identity::{Identity, Via},
+    identity::Via,
     refusal::Refusal,
     route::{Redirect, Target},
     state::Snapshot,
@@ -25,7 +25,6 @@ use crate::{
 pub struct Rehearsal {
     head: Parts,
     connection: Connection,
-    certified: bool,
     now: Timestamp,
 }
 
@@ -83,7 +82,6 @@ impl Rehearsal {
         Self {
             head,
             connection: Connection { id: 0, peer, said_by: None, local_port, tls, cutter: Cutter::default() },
-            certified: false,
             now,
         }
     }
@@ -94,20 +92,14 @@ impl Rehearsal {
         self
     }
 
-    /// The same, with a valid client certificate or without, whoever asks.
-    pub const fn certified(mut self, certified: bool) -> Self {
-        self.certified = certified;
-        self
-    }
-
     /// The same, with one more header.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.head.headers.append(name, value);
         self
     }
 
-    /// Judges it as sent by `identity`.
-    pub fn run(mut self, snapshot: &Snapshot, identity: Option<Arc<Identity>>) -> Outcome {
+    /// Judges it as sent by whoever is supposed to ask.
+    pub fn run(mut self, snapshot: &Snapshot, supposed: Supposed) -> Outcome {
         if let Some(tls) = &mut self.connection.tls {
             // A connection that was opened for this host.
             let host = tls.server_name.as_ref().and_then(|name| name.parse().ok());
@@ -116,8 +108,7 @@ impl Rehearsal {
         let mut steps = Steps::default();
         let question =
             Question { head: &self.head, connection: &self.connection, malformed: None, now: self.now, waited: true };
-        let Decision { findings, verdict } =
-            decide::decide_as(snapshot, question, identity, self.certified, &mut steps);
+        let Decision { findings, verdict } = decide::decide_as(snapshot, question, supposed, &mut steps);
         let is_cross_site = self.is_cross_site(&findings);
         let judged = match verdict {
             Verdict::Allow(permit) => self.relay(snapshot, permit, &findings),

@@ -45,6 +45,15 @@ pub struct Presented<'a> {
 }
 
 impl Confirmation {
+    /// Of a token that nobody has, for rehearsals: every way to be bound.
+    pub const SUPPOSED: [Self; 4] = [Self::NOTHING, Self::DPOP, Self::MTLS, Self { key: Self::DPOP.key, ..Self::MTLS }];
+    /// Bound to nothing.
+    pub const NOTHING: Self = Self { key: None, certificate: None };
+    /// Bound to some key, as DPoP binds tokens.
+    pub const DPOP: Self = Self { key: Some([0; 32]), certificate: None };
+    /// Bound to some certificate.
+    pub const MTLS: Self = Self { key: None, certificate: Some([0; 32]) };
+
     /// Reads `cnf` of a token's claims.
     ///
     /// # Errors

@@ -9,6 +9,7 @@ use crate::{
     acme,
     clock::Clock,
     config::{AsIdentity, Config, TestCase},
+    decide::Supposed,
     host::Host,
     identity::{Identity, IdentityError, IdentityParts},
     rehearsal::Rehearsal,
@@ -87,8 +88,8 @@ fn failure(config: &Config, test: &TestCase) -> Option<String> {
         Err(error) => return Some(format!("{}: `as` is nobody: {error}", test.place)),
     };
     let request = Rehearsal::new(test.method.clone(), test.scheme, &test.authority, &test.uri, now);
-    let outcome =
-        request.certified(test.identity.as_ref().is_some_and(|who| who.certificate)).run(&config.snapshot, identity);
+    let (certified, bound) = test.identity.as_ref().map(|who| (who.certificate, who.bound)).unwrap_or_default();
+    let outcome = request.run(&config.snapshot, Supposed { identity, certified, bound });
 
     let mut differences = Vec::new();
     let route = outcome.findings.route.as_ref().map(|route| Arc::clone(&route.name));

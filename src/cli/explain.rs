@@ -7,11 +7,11 @@ use http::{Method, Uri};
 
 use super::{Failure, load};
 use crate::{
-    authn::jwt,
+    authn::{jwt, possession::Confirmation},
     client::Scheme,
     clock::{Clock, Timestamp},
     config::Config,
-    decide::Findings,
+    decide::{Findings, Supposed},
     host::Authority,
     identity::{Factor, Identity, IdentityParts, Via},
     policy::{Access, AccessRule},
@@ -43,18 +43,19 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let (scheme, authority) = target(&arguments.url)?;
     let rehearsal = || Rehearsal::new(arguments.method.clone(), scheme, &authority, &arguments.url, now);
 
-    let anonymous = rehearsal().run(&config.snapshot, None);
+    let anonymous = rehearsal().run(&config.snapshot, Supposed::default());
     let rule = anonymous.findings.route.as_deref().and_then(rule_of);
-    let identity = match (&arguments.who, &arguments.token) {
+    let supposed = match (&arguments.who, &arguments.token) {
         (Some(who), _) => Some(described(who, &config, rule, now)?),
-        (None, Some(token)) => Some((proved(token, &config, rule, now)?, false)),
+        (None, Some(token)) => Some(proved(token, &config, rule, now)?),
         (None, None) => None,
     };
-    let outcome = match identity {
-        Some((identity, certified)) => rehearsal().certified(certified).run(&config.snapshot, Some(identity)),
+    let bound = supposed.as_ref().map(|supposed| supposed.bound).unwrap_or_default();
+    let outcome = match supposed {
+        Some(supposed) => rehearsal().run(&config.snapshot, supposed),
         None => anonymous,
     };
-    print(&arguments.method, &arguments.url, &config, &outcome, now);
+    print(&arguments.method, &arguments.url, &config, &outcome, bound, now);
     Ok(())
 }
 
@@ -76,19 +77,13 @@ fn rule_of(route: &Route) -> Option<&AccessRule> {
     }
 }
 
-/// `sub=alice,roles=admin,user`: words without `=` continue the list before them. Whether a client certificate came
-/// along, too.
-fn described(
-    who: &str,
-    config: &Config,
-    rule: Option<&AccessRule>,
-    now: Timestamp,
-) -> Result<(Arc<Identity>, bool), Failure> {
+/// `sub=alice,roles=admin,user`: words without `=` continue the list before them.
+fn described(who: &str, config: &Config, rule: Option<&AccessRule>, now: Timestamp) -> Result<Supposed, Failure> {
     let issuer = rule.and_then(|rule| config.snapshot.issuers.get(*rule.issuers.first()?));
     let provider = config.snapshot.login.providers.first();
     let only_certificates = rule.filter(|rule| !rule.session && rule.issuers.is_empty() && rule.api_key.is_none());
     let authority = only_certificates.and_then(|rule| config.snapshot.mtls.authorities.get(*rule.mtls.first()?));
-    let mut certified = false;
+    let (mut certified, mut bound) = (false, Confirmation::NOTHING);
     let mut parts = IdentityParts {
         realm: authority
             .map(|a| a.realm())
@@ -141,6 +136,18 @@ fn described(
                     _ => return Err(Failure::new(format!("--as certificate={value}: yes or no"))),
                 };
             }
+            "proof" => {
+                bound = match value {
+                    "dpop" => Confirmation::DPOP,
+                    "mtls" => Confirmation::MTLS,
+                    "none" => Confirmation::NOTHING,
+                    _ => return Err(Failure::new(format!("--as proof={value}: dpop, mtls or none"))),
+                };
+                // Only tokens are bound like this.
+                if let (Some(issuer), true) = (issuer, bound != Confirmation::NOTHING) {
+                    parts.via = Via::Jwt(Arc::clone(&issuer.name));
+                }
+            }
             "scopes" | "scope" => parts.scopes.push(value.to_owned()),
             other => match other.strip_prefix("claim:") {
                 Some(claim) => {
@@ -149,19 +156,19 @@ fn described(
                 None => {
                     return Err(Failure::new(format!(
                         "--as does not know {other:?}; it knows sub, name, email, realm, roles, groups, scopes, \
-                         factor, certificate and claim:NAME"
+                         factor, certificate, proof and claim:NAME"
                     )));
                 }
             },
         }
     }
     Identity::new(parts)
-        .map(|identity| (Arc::new(identity), certified))
+        .map(|identity| Supposed { identity: Some(Arc::new(identity)), certified, bound })
         .map_err(|error| Failure::new(format!("--as {who:?} is nobody: {error}; write sub=alice,roles=admin,user")))
 }
 
-/// Who a token proves its bearer to be, on this route.
-fn proved(token: &str, config: &Config, rule: Option<&AccessRule>, now: Timestamp) -> Result<Arc<Identity>, Failure> {
+/// Who a token proves its bearer to be, on this route, if it comes with the proof of what it is bound to.
+fn proved(token: &str, config: &Config, rule: Option<&AccessRule>, now: Timestamp) -> Result<Supposed, Failure> {
     let from_input = if token == "-" {
         let mut text = String::new();
         std::io::stdin()
@@ -177,13 +184,17 @@ fn proved(token: &str, config: &Config, rule: Option<&AccessRule>, now: Timestam
         return Err(Failure::new("this route takes no bearer tokens; its `auth` lists no jwt".into()));
     }
     jwt::verify(token.as_bytes(), &config.snapshot.issuers, issuers, now)
-        .map(|verified| Arc::clone(verified.identity()))
+        .map(|verified| Supposed {
+            identity: Some(Arc::clone(verified.identity())),
+            certified: false,
+            bound: *verified.confirmation(),
+        })
         .map_err(|error| {
             Failure::new(format!("the token would be refused with 401 invalid_token; the reason is {}", error.label()))
         })
 }
 
-fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, now: Timestamp) {
+fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, bound: Confirmation, now: Timestamp) {
     println!("{method} {url}");
     if let Some(view) = &outcome.findings.view {
         println!("  host      {}", view.authority);
@@ -199,6 +210,12 @@ fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, now: Ti
     }
     if let Some(identity) = &outcome.findings.identity {
         println!("  caller    {} in realm {}, by {}", identity.subject(), identity.realm(), identity.via().label());
+    }
+    if bound.key.is_some() {
+        println!("  bound     to a key: each request needs a DPoP proof by it, which is taken as given here");
+    }
+    if bound.certificate.is_some() {
+        println!("  bound     to a certificate: connections need it, which is taken as given here");
     }
     for (condition, met) in &outcome.steps {
         println!("  {}  {condition}", if *met { "✓ met    " } else { "✗ not met" });

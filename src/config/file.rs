@@ -886,6 +886,8 @@ table! {
         via: Option<At<AuthName>>,
         /// Whether a valid client certificate came along, besides.
         certificate: Option<bool>,
+        /// What the token is bound to, and proven to be.
+        proof: Option<At<Bound>>,
         /// How long ago the person logged in.
         auth_age: Option<Duration>,
         /// How many factors that took.
@@ -902,6 +904,15 @@ table! {
         headers: Named<String>,
     }
 }
+
+/// `proof` of `as`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Bound {
+    Nothing,
+    Key,
+    Certificate,
+}
+choices!(Bound { "none" => Self::Nothing, "dpop" => Self::Key, "mtls" => Self::Certificate, });
 
 /// `factor` of a user.
 #[derive(Clone, Copy, Debug)]

@@ -17,7 +17,7 @@ use std::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::{
-    authn::keys::Algorithm,
+    authn::{keys::Algorithm, possession::Confirmation},
     client::Scheme,
     durable, edge,
     host::{Authority, Host},
@@ -162,6 +162,8 @@ pub struct AsIdentity {
     pub via: Via,
     /// Whether a valid client certificate came along, besides.
     pub certificate: bool,
+    /// What the token is bound to, if the caller came with one.
+    pub bound: Confirmation,
     /// How long ago the person logged in; `None`: not known.
     pub auth_age: Option<Duration>,
     /// How many factors that took.

@@ -209,6 +209,98 @@ fn explain_says_what_it_does_not_understand() {
     }
 }
 
+/// Routes and issuers that count bound tokens only: what `explain` and `[[test]]` suppose is what it takes.
+const PROOFS: &str = r#"[[jwt.issuer]]
+name = "id"
+issuer = "https://id.example"
+jwks = { url = "http://127.0.0.1:9/keys" }
+algorithms = ["ES256"]
+audience = "api"
+realm = "local"
+grants = "all"
+[[jwt.issuer]]
+name = "bank"
+issuer = "https://bank.example"
+jwks = { url = "http://127.0.0.1:9/keys" }
+algorithms = ["ES256"]
+audience = "api"
+realm = "local"
+grants = "all"
+proof = "dpop"
+[[route]]
+name = "keyed"
+match = { path = "/keyed" }
+auth = ["jwt:id", "session"]
+proof = "dpop"
+upstream = "backend"
+[[route]]
+name = "certified"
+match = { path = "/certified" }
+auth = ["jwt:id"]
+proof = "mtls"
+upstream = "backend"
+[[route]]
+name = "bank"
+match = { path = "/bank" }
+auth = ["jwt:bank"]
+upstream = "backend"
+"#;
+
+#[test]
+fn explain_and_tests_know_what_a_token_is_bound_to() {
+    let with = |tail: &str| {
+        let shell = own(&format!("{PROOFS}{tail}"));
+        let text = std::fs::read_to_string(shell.path("gateway.toml")).expect("gateway.toml");
+        shell.write("gateway.toml", &text.replace("[login]", "[[login.provider]]\nname = \"local\"\ngrants = \"all\""));
+        shell
+    };
+    let shell = with("");
+    for (path, who, expected) in [
+        ("/keyed", "sub=a,proof=dpop", &["bound     to a key", "allowed"][..]),
+        (
+            "/keyed",
+            "sub=a,proof=mtls",
+            &["bound     to a certificate", "refused: 401 invalid_token", "reason    unbound_token"],
+        ),
+        ("/keyed", "sub=a", &["by session", "allowed"]),
+        ("/certified", "sub=a,proof=mtls", &["allowed"]),
+        ("/certified", "sub=a,proof=dpop", &["refused: 401"]),
+        ("/certified", "sub=a,proof=none", &["refused: 401 invalid_token", "reason    unbound_token"]),
+        ("/certified", "sub=a", &["refused: 401 invalid_token"]),
+        ("/bank", "sub=a,proof=dpop", &["allowed"]),
+        ("/bank", "sub=a", &["refused: 401 invalid_token", "reason    unbound_token"]),
+    ] {
+        let url = format!("https://app.test{path}");
+        let said = shell.run(&["explain", "GET", &url, "--as", who]).expect(0);
+        for part in expected {
+            assert!(said.out.contains(part), "{path} {who}: {part} in {}", said.out);
+        }
+    }
+    let said = shell.run(&["explain", "GET", "https://app.test/keyed", "--as", "sub=a,proof=any"]).expect(1);
+    assert!(said.err.contains("proof=any: dpop, mtls or none"), "{}", said.err);
+
+    let case = |path: &str, who: &str, status: u16| {
+        format!(
+            "[[test]]\nrequest = \"GET https://app.test{path}\"\nas = {{ sub = \"a\", {who} }}\nexpect = {{ status = {status} }}\n"
+        )
+    };
+    let cases = [
+        case("/keyed", "via = \"jwt:id\", proof = \"dpop\"", 200),
+        case("/keyed", "via = \"jwt:id\", proof = \"mtls\"", 401),
+        case("/keyed", "via = \"jwt:id\", proof = \"none\"", 401),
+        case("/keyed", "via = \"jwt:id\"", 401),
+        case("/keyed", "via = \"session\"", 200),
+        case("/certified", "via = \"jwt:id\", proof = \"mtls\"", 200),
+        case("/certified", "via = \"jwt:id\", certificate = true", 401),
+        case("/bank", "via = \"jwt:bank\", proof = \"dpop\"", 200),
+        case("/bank", "via = \"jwt:bank\"", 401),
+    ];
+    let said = with(&cases.concat()).run(&["check"]).expect(0);
+    assert!(said.out.contains("9 tests passed"), "{}", said.out);
+    let said = with(&case("/keyed", "via = \"jwt:id\"", 200)).run(&["check"]).expect(1);
+    assert!(said.out.contains("status is 401 (unbound_token), expected 200"), "{}", said.out);
+}
+
 #[test]
 fn explain_verifies_a_real_token_from_its_input() {
     let shell = Shell::shipped(free_address());

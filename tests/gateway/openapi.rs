@@ -10,6 +10,7 @@ use portcullis::{
     client::Scheme,
     clock::Clock,
     config::{self, Config},
+    decide::Supposed,
     identity::{Factor, Identity, IdentityParts, Via},
     openapi::{Import, Options, import},
     policy::Access,
@@ -144,8 +145,9 @@ fn is_let_through(config: &Config, method: &str, path: &str, caller: &Caller) ->
     let uri: Uri = format!("https://app.test{path}").parse().unwrap();
     let authority = "app.test".parse().unwrap();
     let now = Clock::system().now();
-    let ask = || Rehearsal::new(method.clone(), Scheme::Https, &authority, &uri, now).certified(caller.certified);
-    let anonymous = ask().run(&config.snapshot, None);
+    let ask = || Rehearsal::new(method.clone(), Scheme::Https, &authority, &uri, now);
+    let supposed = |identity| Supposed { identity, certified: caller.certified, ..Supposed::default() };
+    let anonymous = ask().run(&config.snapshot, supposed(None));
     let listed = match anonymous.findings.route.as_ref().map(|route| &route.access) {
         Some(Access::Authenticated(rule)) => match caller.kind {
             None => false,
@@ -178,7 +180,7 @@ fn is_let_through(config: &Config, method: &str, path: &str, caller: &Caller) ->
             Some(Kind::Session) | None => Via::Session,
         },
     });
-    ask().run(&config.snapshot, Some(Arc::new(identity.unwrap()))).refusal.is_none()
+    ask().run(&config.snapshot, supposed(Some(Arc::new(identity.unwrap())))).refusal.is_none()
 }
 
 /// The document, read plainly: one alternative of which every scheme is met, or none asked for.

@@ -10,10 +10,11 @@ use super::{
     source::{Source, Sources},
 };
 use crate::{
+    authn::possession::Confirmation,
     config::{
         AsIdentity, Expectation, TestCase,
         decode::{At, Text},
-        file::{self, File},
+        file::{self, Bound, File},
         report::{did_you_mean, one_of},
         scalar::{AuthName, NonEmpty},
     },
@@ -103,6 +104,17 @@ impl Build<'_> {
                 .problem(place, found, "what its `grants` allow")
                 .help("in service they are dropped, and such a caller never comes (R5)");
         }
+        let bound = match &written.proof {
+            Some(proof) if !matches!(via, Via::Jwt(_)) => {
+                self.findings
+                    .problem(&proof.place, "`proof`, but no token", "`via = \"jwt\"` beside it")
+                    .help("tokens are bound to a key or a certificate; sessions are by `session.bind`");
+                return None;
+            }
+            Some(At { value: Bound::Key, .. }) => Confirmation::DPOP,
+            Some(At { value: Bound::Certificate, .. }) => Confirmation::MTLS,
+            Some(At { value: Bound::Nothing, .. }) | None => Confirmation::NOTHING,
+        };
         let text = |text: &Option<NonEmpty>| text.as_ref().map(|text| text.0.clone());
         let claims: Map<_, _> =
             written.claims.0.iter().map(|(name, value)| (name.value.clone(), value.value.0.clone())).collect();
@@ -118,6 +130,7 @@ impl Build<'_> {
             claims,
             via,
             certificate: written.certificate.unwrap_or(false),
+            bound,
             auth_age: written.auth_age,
             factor: written.factor.and_then(|count| Factor::from_count(count.0)).unwrap_or_default(),
         })

@@ -7,9 +7,10 @@ use serde_json::{Map, Value};
 
 use super::super::sessions::creators;
 use crate::{
+    authn::possession::Confirmation,
     clock::Timestamp,
     identity::{Factor, Identity, IdentityParts, Via},
-    policy::{Access, AccessRule, Csrf, Grants, IdentityValue, Requirement, Requirements},
+    policy::{Access, AccessRule, Csrf, Grants, IdentityValue, ProofRule, Requirement, Requirements},
     route::Route,
     state::Snapshot,
 };
@@ -22,6 +23,8 @@ pub(super) struct Caller {
     /// The login was long ago.
     is_stale: bool,
     factor: Factor,
+    /// What the token is bound to, and proven to be.
+    pub(super) bound: Confirmation,
     pub(super) address: Option<IpAddr>,
     pub(super) site: Site,
 }
@@ -64,6 +67,16 @@ pub(super) fn callers(routes: &[Option<&Arc<Route>>; 2], snapshots: [&Snapshot; 
         for (rule, _) in &rules {
             callers.extend(around(&who, &rule.require));
         }
+        if let Who::Token(issuer) = &who
+            && asks_for_proof(issuer, &rules)
+        {
+            let whole = |require: &Requirements| require.all.iter().chain(require.any.first()).cloned().collect();
+            for (bound, (rule, _)) in
+                Confirmation::SUPPOSED.iter().flat_map(|bound| rules.iter().map(move |r| (bound, r)))
+            {
+                callers.push(Caller { bound: *bound, ..Caller::meeting(who.clone(), whole(&rule.require)) });
+            }
+        }
         if matches!(who, Who::Certificate(_) | Who::Session(_)) {
             callers.extend(from_elsewhere(&who, &rules, routes));
         }
@@ -71,6 +84,14 @@ pub(super) fn callers(routes: &[Option<&Arc<Route>>; 2], snapshots: [&Snapshot; 
     let mut seen = HashSet::new();
     callers.retain(|caller| seen.insert(format!("{caller:?}")));
     callers
+}
+
+/// Whether one of the routes, or the issuer itself, counts only tokens that are bound.
+fn asks_for_proof(issuer: &str, rules: &[(&AccessRule, &Snapshot)]) -> bool {
+    rules.iter().any(|(rule, snapshot)| {
+        let itself = snapshot.issuers.iter().find(|each| *each.name == *issuer);
+        rule.proof != ProofRule::None || itself.is_some_and(|issuer| issuer.proof != ProofRule::None)
+    })
 }
 
 /// Everything by which the routes know callers.
@@ -138,7 +159,15 @@ impl Caller {
     pub(super) const SUBJECT: &'static str = "somebody";
 
     const fn of(who: Who) -> Self {
-        Self { who, meets: Vec::new(), is_stale: false, factor: Factor::Two, address: None, site: Site::Own }
+        Self {
+            who,
+            meets: Vec::new(),
+            is_stale: false,
+            factor: Factor::Two,
+            bound: Confirmation::NOTHING,
+            address: None,
+            site: Site::Own,
+        }
     }
 
     fn meeting(who: Who, meets: Vec<Requirement>) -> Self {
@@ -231,6 +260,12 @@ impl fmt::Display for Caller {
             Who::Session(name) => write!(f, "a session of {name}")?,
             Who::Token(name) => write!(f, "a token of {name}")?,
             Who::Certificate(name) => write!(f, "a certificate of {name}")?,
+        }
+        match (self.bound.key.is_some(), self.bound.certificate.is_some()) {
+            (false, false) => {}
+            (true, false) => f.write_str(" bound to a key")?,
+            (false, true) => f.write_str(" bound to a certificate")?,
+            (true, true) => f.write_str(" bound to a key and a certificate")?,
         }
         for (i, requirement) in self.meets.iter().enumerate() {
             write!(f, "{} {requirement}", if i == 0 { " with" } else { "," })?;

@@ -12,7 +12,7 @@ use super::{USUAL, caller::Caller};
 use crate::{
     client::Scheme,
     clock::Timestamp,
-    decide::Findings,
+    decide::{Findings, Supposed},
     host::{Authority, Host},
     policy::{Access, AccessRule},
     rehearsal::{Outcome, Rehearsal},
@@ -109,7 +109,8 @@ impl Probe {
                 request = request.header(name, value);
             }
         }
-        Answer::of(request.certified(caller.is_certified()).run(snapshot, identity), snapshot)
+        let supposed = Supposed { identity, certified: caller.is_certified(), bound: caller.bound };
+        Answer::of(request.run(snapshot, supposed), snapshot)
     }
 }
 
