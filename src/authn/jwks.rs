@@ -217,6 +217,11 @@ impl KeySlot {
         }
     }
 
+    /// Whether its keys come from the same source as those of another slot, or are the same.
+    pub fn holds_the_same(&self, other: &Arc<Self>) -> bool {
+        self.with_keys_of(other).is_some_and(|kept| Arc::ptr_eq(&kept, other))
+    }
+
     /// Where its keys are fetched from; `None`: nowhere.
     pub fn source(&self) -> Option<&Source> {
         self.fetched.as_ref().map(|fetched| &fetched.source)

@@ -16,6 +16,7 @@ use self::{
 use crate::{clock::Timestamp, policy::Access, route::Route, state::Snapshot};
 
 mod caller;
+mod issuers;
 mod probe;
 
 /// Which way a difference goes.
@@ -100,6 +101,9 @@ pub fn compare(old: &Snapshot, new: &Snapshot, now: Timestamp, limit: usize) -> 
         for (kind, keys) in written(before, after, old.token_places == new.token_places) {
             note(kind, &after.name, &|| keys.join(", "));
         }
+        for (kind, keys) in issuers::changed((before, old), (after, new)) {
+            note(kind, &after.name, &|| keys.clone());
+        }
     }
     Comparison { differences: found.into_values().collect(), is_partial }
 }
@@ -156,10 +160,6 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
     compare("response_timeout", before.limits.response_timeout == after.limits.response_timeout);
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {
         compare("touch", before.touch == after.touch);
-        if before.proof != after.proof {
-            let kind = if after.proof.is_laxer_than(before.proof) { Kind::MoreOpen } else { Kind::MoreClosed };
-            found.push((kind, vec!["proof"]));
-        }
         compare("forward_credential", before.forward_credential == after.forward_credential);
         compare("the places of tokens in [jwt]", same_places || after.issuers.is_empty());
     }

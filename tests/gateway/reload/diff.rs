@@ -177,6 +177,106 @@ fn another_place_for_tokens_is_told_for_the_routes_that_take_them() {
     shell.run(&["diff", "new.toml", "new.toml"]).expect(0);
 }
 
+/// Whose tokens count, which, and how they must be bound.
+#[test]
+fn what_changes_about_an_issuer_is_told_for_the_routes_that_take_its_tokens() {
+    let issuer = "[[jwt.issuer]]\nname = \"id\"\nissuer = \"id\"\njwks = { url = \"https://id.test/keys\" }\n\
+                  algorithms = [\"ES256\"]\naudience = [\"api\", \"web\"]\nrealm = \"staff\"\ngrants = \"all\"\n\
+                  required_claims = [\"azp=web\"]\nintrospection = { url = \"https://id.test/ask\", client_id = \"g\", \
+                  client_secret = { env = \"CLIENT\" }, remember = \"10s\" }\nmax_token_life = \"1h\"\n";
+    let base = BASE.replace("[upstream.app]", &format!("{issuer}[upstream.app]"));
+    let base = base.replacen("auth = [\"session\"]", "auth = [\"jwt\"]", 1);
+    let shell = Shell::empty().environment("CLIENT", "a secret");
+    shell.write("old.toml", &base);
+    let mut wrong = Vec::new();
+    for (from, to, kind, key) in [
+        ("id.test/keys", "elsewhere.test/keys", "more open", "jwks"),
+        ("{ url = \"https://id.test/keys\" }", "\"discover\"", "more open", "jwks"),
+        ("id.test/ask", "elsewhere.test/ask", "more open", "introspection"),
+        ("remember = \"10s\"", "remember = \"20s\"", "more open", "introspection"),
+        ("remember = \"10s\"", "remember = \"5s\"", "more closed", "introspection"),
+        ("issuer = \"id\"", "issuer = \"other\"", "more open", "issuer"),
+        ("[\"api\", \"web\"]", "[\"api\", \"web\", \"app\"]", "more open", "audience"),
+        ("[\"api\", \"web\"]", "[\"api\"]", "more closed", "audience"),
+        ("required_claims = [\"azp=web\"]\n", "", "more open", "required_claims"),
+        ("\"azp=web\"", "\"azp\"", "more open", "required_claims"),
+        ("\"azp=web\"", "\"azp=web\", \"jti\"", "more closed", "required_claims"),
+        ("max_token_life = \"1h\"", "max_token_life = \"2h\"", "more open", "max_token_life"),
+        ("max_token_life = \"1h\"", "max_token_life = \"1h\"\nleeway = \"1m\"", "more open", "leeway"),
+        ("max_token_life = \"1h\"", "max_token_life = \"1h\"\ntoken_type = \"at+jwt\"", "more closed", "token_type"),
+        ("max_token_life = \"1h\"", "max_token_life = \"1h\"\nid_tokens = true", "more open", "id_tokens"),
+        ("max_token_life = \"1h\"", "max_token_life = \"1h\"\ntrust_email = true", "more open", "trust_email"),
+        ("max_token_life = \"1h\"", "max_token_life = \"1h\"\nclaims = { roles = \"r\" }", "different", "claims"),
+    ] {
+        assert!(base.contains(from), "{from}");
+        // jwks = "discover" wants an issuer that is a URL.
+        let new = base.replacen(from, to, 1);
+        let new = if to.contains("discover") {
+            new.replacen("issuer = \"id\"", "issuer = \"https://id.test\"", 1)
+        } else {
+            new
+        };
+        shell.write("new.toml", &new);
+
+        let said = shell.run(&["diff", "old.toml", "new.toml"]);
+
+        let tells = |line: &str| {
+            line.starts_with(&format!("{kind}: app: ")) && line.contains(key) && line.contains("of the issuer id")
+        };
+        let code = if kind == "more open" { 3 } else { 0 };
+        if !said.out.lines().any(tells) || said.code != code || said.out.contains("admin") {
+            wrong.push(format!("{to}: exit code {}, and\n{}{}", said.code, said.out, said.err));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let said = shell.run(&["diff", "old.toml", "old.toml"]).expect(0);
+    assert_eq!(said.out, "the same requests get through, to the same places\n");
+}
+
+#[test]
+fn what_a_token_must_be_bound_to_is_told_with_a_request_that_shows_it() {
+    let issuer = "[[jwt.issuer]]\nname = \"id\"\nissuer = \"id\"\njwks = { url = \"https://id.test/keys\" }\n\
+                  algorithms = [\"ES256\"]\naudience = \"api\"\nrealm = \"staff\"\ngrants = \"all\"\n#issuer\n";
+    let text = |of_issuer: &str, of_route: &str| {
+        let base = BASE.replace("[upstream.app]", &format!("{issuer}[upstream.app]"));
+        let base = base.replacen("auth = [\"session\"]", &format!("auth = [\"session\", \"jwt\"]\n{of_route}"), 1);
+        base.replacen("#issuer", of_issuer, 1)
+    };
+    let shell = Shell::empty();
+    for (old, new, expected) in [
+        (
+            ("", "proof = \"dpop\""),
+            ("", ""),
+            "more open: app: GET https://app.test/app by a token of id is let through",
+        ),
+        (("", "proof = \"dpop\""), ("", "proof = \"any\""), "by a token of id bound to a certificate is let through"),
+        (("", ""), ("", "proof = \"mtls\""), "by a token of id is 401 (unbound_token), was let through to app"),
+        (
+            ("proof = \"dpop\"", ""),
+            ("", ""),
+            "more open: app: GET https://app.test/app by a token of id is let through",
+        ),
+        (
+            ("", ""),
+            ("proof = \"dpop\"", ""),
+            "more closed: app: GET https://app.test/app by a token of id is 401 (unbound_token)",
+        ),
+        (
+            ("proof = \"mtls\"", "proof = \"dpop\""),
+            ("proof = \"any\"", "proof = \"dpop\""),
+            "more open: app: GET https://app.test/app by a token of id bound to a key is let through",
+        ),
+    ] {
+        shell.write("old.toml", &text(old.0, old.1));
+        shell.write("new.toml", &text(new.0, new.1));
+
+        let said = shell.run(&["diff", "old.toml", "new.toml"]);
+
+        assert!(said.out.contains(expected), "{old:?} {new:?}: {}{}", said.out, said.err);
+        assert_eq!(said.code == 3, said.out.contains("more open: "), "{}", said.out);
+    }
+}
+
 #[test]
 fn a_configuration_that_cannot_be_used_is_no_comparison() {
     let said = diff(&[("upstream = \"app\"", "upstream = \"nowhere\"")]).expect(1);
