@@ -19,7 +19,7 @@ use portcullis::{
     listener::Listener,
     page::Text,
     policy::{Access, Csrf, Grants},
-    route::{Own, Target},
+    route::{Own, Target, Timeouts},
 };
 use tempfile::TempDir;
 
@@ -628,6 +628,11 @@ fn route_defaults_are_where_every_route_starts() {
     assert!(!rule.session && *rule.issuers == [0]);
     assert_eq!(rule.require.any[0].to_string(), "scope:read");
     assert_eq!(route("own").limits.max_body, Some(1024));
+    let seconds = |seconds| Some(Duration::from_secs(seconds));
+    let times = Timeouts { connect: None, response: seconds(10), read: seconds(20), total: seconds(300) };
+    assert_eq!(route("inherits").limits.timeouts.as_deref(), Some(&times));
+    let times = Timeouts { connect: seconds(1), response: seconds(5), read: seconds(20), total: None };
+    assert_eq!(route("own").limits.timeouts.as_deref(), Some(&times));
     assert!(matches!(route("open").access, Access::Public { .. }));
     assert!(matches!(route("open").target, Target::Respond { .. }));
 }

@@ -720,8 +720,14 @@ table! {
         request_trailers: Option<bool>,
         /// Of a request body.
         max_body: Option<Size<0, { u64::MAX }>>,
+        /// Until a connection to the upstream stands.
+        connect_timeout: Option<Positive>,
         /// To the upstream's first byte.
         response_timeout: Option<Positive>,
+        /// Longest pause between two bytes of the answer.
+        read_timeout: Option<Positive>,
+        /// To the last byte of the answer; 0: as long as it takes.
+        total_timeout: Option<Duration>,
         /// Requests in a time.
         rate_limit: Option<RateLimit>,
         /// Requests at once.

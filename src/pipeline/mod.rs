@@ -327,7 +327,7 @@ async fn relay(
             };
             let limits = upstream::Limits {
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
-                response_timeout: route.limits.response_timeout,
+                timeouts: route.limits.timeouts.as_deref(),
                 ..upstream::Limits::default()
             };
             let forwarding = upstream::forward(&worker.upstreams, settings, &mut request, &limits);
@@ -497,7 +497,7 @@ impl From<UpstreamError> for Refusal {
         match error {
             UpstreamError::ClientBody => Self::BodyIncomplete,
             UpstreamError::Invalid(_) => Self::UpstreamInvalid,
-            UpstreamError::Timeout(_) => Self::UpstreamTimeout,
+            UpstreamError::OutOfTime | UpstreamError::Timeout(_) => Self::UpstreamTimeout,
             UpstreamError::TooLarge => Self::BodyTooLarge,
             UpstreamError::Unavailable(_) => Self::UpstreamUnavailable,
             UpstreamError::Unreachable(_) => Self::UpstreamUnreachable,

@@ -81,16 +81,30 @@ impl Route {
 }
 
 /// Bounds of one route; `None` takes the gateway's or the upstream's.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct RouteLimits {
     /// Bytes of request body.
     pub max_body: Option<u64>,
-    /// Until the upstream's first byte.
-    pub response_timeout: Option<Duration>,
+    /// How long the steps of an exchange may take.
+    pub timeouts: Option<Box<Timeouts>>,
     /// Whether an answer of known length that has begun outlasts the session or token behind it (R28).
     pub keep_downloads: bool,
     /// Whether trailers of its requests go upstream (R18).
     pub request_trailers: bool,
+}
+
+/// How long the steps of an exchange with an upstream may take; `None` takes the upstream's.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Timeouts {
+    /// Until a connection stands.
+    pub connect: Option<Duration>,
+    /// To the first byte of the answer.
+    pub response: Option<Duration>,
+    /// Between two bytes of the answer.
+    pub read: Option<Duration>,
+    /// From the verdict to the last byte of the answer, whoever is waited for; `None`: as long as it takes. A tunnel is
+    /// no answer.
+    pub total: Option<Duration>,
 }
 
 /// Where a permitted request goes.

@@ -188,7 +188,7 @@ impl Streaming {
                 return Poll::Ready(Ok(next));
             }
             let Poll::Ready(filled) = link.poll_fill(cx) else {
-                self.lease.wait_for_bytes();
+                link.patience().wait_for_bytes();
                 return Poll::Pending;
             };
             match filled {

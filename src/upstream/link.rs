@@ -17,7 +17,9 @@ use std::{
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
-use super::{UpstreamError, connect::Io, names::Name, patience::Patience, pool::ServerPool, ticks::Ticks};
+use super::{
+    UpstreamError, connect::Io, names::Name, patience::Patience, pool::ServerPool, ticks::Ticks, times::Times,
+};
 
 /// One connection's state.
 pub(super) struct Link {
@@ -59,8 +61,8 @@ impl Link {
     }
 
     /// A request is about to be sent; returns whether there was one before.
-    pub(super) fn begin(&self, response_ticks: u64) -> bool {
-        self.patience.begin(response_ticks);
+    pub(super) fn begin(&self, times: &Times) -> bool {
+        self.patience.begin(times);
         self.received.set(0);
         self.sending.set(true);
         self.used.replace(true)
@@ -68,7 +70,7 @@ impl Link {
 
     /// Nobody uses the connection: what a large answer made its buffer grow to is given back.
     pub(super) fn idle(&self) {
-        self.patience.rest();
+        self.patience.end();
         if self.read_bytes.replace(READ_BYTES) > READ_BYTES {
             let mut buffer = self.buffer.borrow_mut();
             // Unasked bytes stay: they are why it will not be used again.

@@ -20,6 +20,7 @@ use crate::{
     headers::Lines,
     host::{Authority, Host},
     rate_limit::Slots,
+    route::Timeouts,
 };
 
 mod answer;
@@ -40,6 +41,7 @@ mod patience;
 mod pool;
 mod servers;
 mod ticks;
+mod times;
 pub mod tls;
 mod upgrade;
 
@@ -60,7 +62,7 @@ use self::{
     health::{Place, Rules, Standing},
     outbox::Outbox,
     pool::{Entry, Failure, Leased, Tried, Wish},
-    ticks::ticks,
+    times::Times,
 };
 
 /// One `[upstream.<name>]`, ready to use.
@@ -208,19 +210,19 @@ pub struct WebSocket {
 
 /// What one exchange may use.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct Limits<'a> {
     /// Bytes of request body.
     pub max_body: u64,
-    /// Overrides the upstream's `response_timeout`.
-    pub response_timeout: Option<Duration>,
+    /// What the route says instead of the upstream.
+    pub timeouts: Option<&'a Timeouts>,
     /// Without a byte in either direction of a tunnel.
     pub tunnel_idle: Duration,
 }
 
-impl Default for Limits {
-    /// 1 GiB of body, the upstream's own timeout, tunnels idle for an hour.
+impl Default for Limits<'_> {
+    /// 1 GiB of body, the upstream's own timeouts, tunnels idle for an hour.
     fn default() -> Self {
-        Self { max_body: 1 << 30, response_timeout: None, tunnel_idle: Duration::from_secs(3600) }
+        Self { max_body: 1 << 30, timeouts: None, tunnel_idle: Duration::from_secs(3600) }
     }
 }
 
@@ -231,6 +233,8 @@ pub enum UpstreamError {
     ClientBody,
     /// The upstream's answer is no valid answer, or broke off (502).
     Invalid(&'static str),
+    /// The whole exchange took longer than its route allows, whoever was slow (504).
+    OutOfTime,
     /// The upstream did not connect or answer in time (504).
     Timeout(&'static str),
     /// The request body is larger than allowed (413).
@@ -247,6 +251,7 @@ impl UpstreamError {
         match self {
             Self::ClientBody => "client_body",
             Self::Invalid(why) | Self::Timeout(why) | Self::Unavailable(why) | Self::Unreachable(why) => why,
+            Self::OutOfTime => "total_timeout",
             Self::TooLarge => "too_large",
         }
     }
@@ -272,7 +277,7 @@ pub async fn forward(
     upstreams: &Upstreams,
     settings: &Arc<Settings>,
     request: &mut Outgoing,
-    limits: &Limits,
+    limits: &Limits<'_>,
 ) -> Result<Response<Body>, UpstreamError> {
     let body = match request.body.take() {
         Some(body) if body.size_hint().lower() > limits.max_body => return Err(UpstreamError::TooLarge),
@@ -284,9 +289,9 @@ pub async fn forward(
         wanted => body.map(|body| body.with_trailers(wanted)),
     };
     let entry = upstreams.entry(settings);
-    let response_ticks = limits.response_timeout.map_or(entry.response_ticks, ticks);
+    let times = limits.timeouts.map(|timeouts| Box::new(entry.times.on_route(timeouts)));
     let mut journey =
-        Journey { upstreams, entry, request, limits, response_ticks, tried: Tried::new(), again: Again::default() };
+        Journey { upstreams, entry, request, limits, times, tried: Tried::new(), again: Again::default() };
     match journey.lease().await? {
         Leased::Own(lease) => over_http1(journey, lease, body).await,
         // Boxed, as it is larger than what most requests need.
@@ -299,8 +304,9 @@ struct Journey<'a> {
     upstreams: &'a Upstreams,
     entry: Rc<Entry>,
     request: &'a mut Outgoing,
-    limits: &'a Limits,
-    response_ticks: u64,
+    limits: &'a Limits<'a>,
+    /// `None`: as the upstream says.
+    times: Option<Box<Times>>,
     tried: Tried,
     again: Again,
 }
@@ -308,15 +314,29 @@ struct Journey<'a> {
 impl Journey<'_> {
     /// The way to a server that was not tried yet.
     async fn lease(&mut self) -> Result<Leased, UpstreamError> {
-        let wish = self.wish();
-        self.entry.lease(self.upstreams, &mut self.tried, wish).await
+        let Self { upstreams, entry, request, times, tried, again, .. } = self;
+        let wish = wish(request, times.as_deref().unwrap_or(&entry.times), again);
+        entry.lease(upstreams, tried, wish).await
     }
 
-    /// A tunnel takes its connection with it.
-    const fn wish(&self) -> Wish {
-        let offer = if self.request.websocket.is_some() { Offer::Http1 } else { Offer::All };
-        Wish { caller: self.request.caller, offer, fresh: self.again.unsent >= STALE_MAX }
+    /// The way to the server of `lease` once more, whose connection has died.
+    async fn lease_again(&self, lease: pool::Lease) -> Result<Leased, UpstreamError> {
+        self.entry.lease_again(self.upstreams, lease, self.wish()).await
     }
+
+    fn wish(&self) -> Wish<'_> {
+        wish(self.request, self.times(), &self.again)
+    }
+
+    fn times(&self) -> &Times {
+        self.times.as_deref().unwrap_or(&self.entry.times)
+    }
+}
+
+/// A tunnel takes its connection with it.
+const fn wish<'a>(request: &Outgoing, times: &'a Times, again: &Again) -> Wish<'a> {
+    let offer = if request.websocket.is_some() { Offer::Http1 } else { Offer::All };
+    Wish { caller: request.caller, offer, fresh: again.unsent >= STALE_MAX, times }
 }
 
 async fn over_http1(
@@ -329,7 +349,7 @@ async fn over_http1(
         outbox.close_gate();
     }
     let head = loop {
-        let leased = match lease.exchange(&mut outbox, journey.response_ticks, &journey.request.method).await {
+        let leased = match lease.exchange(&mut outbox, journey.times(), &journey.request.method).await {
             Ok(head) => break head,
             Err(Failure::Failed(why)) => {
                 journey.entry.note_failure(journey.upstreams, lease.server(), why);
@@ -337,8 +357,7 @@ async fn over_http1(
             }
             Err(Failure::Died) if !journey.again.retried => {
                 journey.again.retried = true;
-                let offer = journey.wish().offer;
-                journey.entry.lease_again(journey.upstreams, lease, offer).await?
+                journey.lease_again(lease).await?
             }
             Err(Failure::Died) => {
                 let why = UpstreamError::Invalid("no_answer");

@@ -9,7 +9,7 @@ use std::{
     task::{Context, Waker},
 };
 
-use super::{UpstreamError, ticks::Ticks};
+use super::{UpstreamError, ticks::Ticks, times::Times};
 
 /// One exchange's deadline.
 pub(super) struct Patience {
@@ -18,6 +18,10 @@ pub(super) struct Patience {
     deadline: Cell<u64>,
     /// What [`Self::wait_for_answer`] sets.
     response_ticks: Cell<u64>,
+    /// What [`Self::wait_for_bytes`] sets.
+    read_ticks: Cell<u64>,
+    /// In ticks: when it is over, whoever is waited for.
+    end: Cell<u64>,
     /// Why it must end.
     blame: Cell<Option<UpstreamError>>,
     /// From the request until its answer's head.
@@ -33,6 +37,8 @@ impl Patience {
             ticks,
             deadline: Cell::new(NEVER),
             response_ticks: Cell::new(0),
+            read_ticks: Cell::new(0),
+            end: Cell::new(NEVER),
             blame: Cell::new(None),
             awaits_head: Cell::new(false),
             reader: RefCell::new(None),
@@ -45,8 +51,10 @@ impl Patience {
     }
 
     /// A request is about to be sent.
-    pub(super) fn begin(&self, response_ticks: u64) {
-        self.response_ticks.set(response_ticks);
+    pub(super) fn begin(&self, times: &Times) {
+        self.response_ticks.set(times.response_ticks);
+        self.read_ticks.set(times.read_ticks);
+        self.end.set(times.end_tick(&self.ticks));
         self.awaits_head.set(true);
         self.wait_for_answer();
     }
@@ -66,14 +74,25 @@ impl Patience {
         self.wait(self.response_ticks.get());
     }
 
+    /// The answer's next bytes are waited for.
+    pub(super) fn wait_for_bytes(&self) {
+        self.wait(self.read_ticks.get());
+    }
+
     /// The upstream has `ticks` from now.
-    pub(super) fn wait(&self, ticks: u64) {
+    fn wait(&self, ticks: u64) {
         self.deadline.set(self.ticks.now().saturating_add(ticks));
     }
 
     /// Nobody waits for the upstream.
     pub(super) fn rest(&self) {
         self.deadline.set(NEVER);
+    }
+
+    /// The exchange is over, or has become a tunnel: nothing bounds it any more.
+    pub(super) fn end(&self) {
+        self.rest();
+        self.end.set(NEVER);
     }
 
     /// Whoever reads next learns that this is why it ends; the first reason stays.
@@ -93,7 +112,12 @@ impl Patience {
 
     /// Called on every tick: the upstream's time may be over.
     pub(super) fn judge(&self) {
-        if self.ticks.now() < self.deadline.get() {
+        let now = self.ticks.now();
+        if now >= self.end.get() {
+            self.end();
+            self.blame(UpstreamError::OutOfTime);
+        }
+        if now < self.deadline.get() {
             return;
         }
         self.deadline.set(NEVER);
@@ -111,4 +135,4 @@ impl Patience {
 }
 
 /// No deadline.
-const NEVER: u64 = u64::MAX;
+pub(super) const NEVER: u64 = u64::MAX;

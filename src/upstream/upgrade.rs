@@ -87,6 +87,7 @@ pub(super) fn open(
     let shutdown = upstreams.shutdown().clone();
     let guard = shutdown.guard();
     let server = Rc::clone(lease.link());
+    server.patience().end();
     let open = Open::new(lease);
     tokio::task::spawn_local(async move {
         let _guard = guard;

@@ -22,13 +22,13 @@ use crate::{
         place::Place,
         report::{did_you_mean, one_of},
         requirement::Rule,
-        scalar::{AuthName, CorsOrigin, RequestRate, RoutePath},
+        scalar::{AuthName, CorsOrigin, Positive, RequestRate, RoutePath},
     },
     host::Host,
     identity::Factor,
     policy::{Access, AccessRule, Cors, Csrf, ProofRule, Requirement, Requirements},
     rate_limit::{self, Concurrency, Counted, Rate},
-    route::{Own, Route, RouteLimits, RouteTable, Target},
+    route::{Own, Route, RouteLimits, RouteTable, Target, Timeouts},
     upstream,
 };
 
@@ -152,7 +152,6 @@ impl Build<'_> {
         let upgrade = options.upgrade.as_ref().or_else(|| inherited?.upgrade.as_ref());
         let cache = options.cache.or_else(|| inherited?.cache);
         let max_body = options.max_body.or_else(|| inherited?.max_body);
-        let response_timeout = options.response_timeout.or_else(|| inherited?.response_timeout);
         let request_headers = options.request_headers.as_ref().or_else(|| inherited?.request_headers.as_ref());
         let response_headers = options.response_headers.as_ref().or_else(|| inherited?.response_headers.as_ref());
         let keep_downloads = options.keep_downloads.or_else(|| inherited?.keep_downloads);
@@ -169,7 +168,7 @@ impl Build<'_> {
             target: target?,
             limits: RouteLimits {
                 max_body: max_body.map(|size| size.0),
-                response_timeout: response_timeout.map(|positive| positive.0),
+                timeouts: timeouts(options, inherited),
                 keep_downloads: keep_downloads.unwrap_or(false),
                 request_trailers: request_trailers.unwrap_or(false),
             },
@@ -682,6 +681,19 @@ fn csrf(written: Option<&file::Csrf>) -> Csrf {
         }
         Some(file::Csrf::Strict) => Csrf::Strict,
     }
+}
+
+/// What a route says of time itself; `None`: nothing.
+fn timeouts(own: &RouteOptions, inherited: Option<&RouteOptions>) -> Option<Box<Timeouts>> {
+    let written =
+        |key: fn(&RouteOptions) -> Option<Positive>| key(own).or_else(|| key(inherited?)).map(|positive| positive.0);
+    let timeouts = Timeouts {
+        connect: written(|options| options.connect_timeout),
+        response: written(|options| options.response_timeout),
+        read: written(|options| options.read_timeout),
+        total: own.total_timeout.or_else(|| inherited?.total_timeout).filter(|total| !total.is_zero()),
+    };
+    (timeouts != Timeouts::default()).then(|| Box::new(timeouts))
 }
 
 /// What DPoP needs beside what is listed.

@@ -157,7 +157,12 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
     compare("request_headers", before.request_headers == after.request_headers);
     compare("response_headers", before.response_headers == after.response_headers);
     compare("max_body", before.limits.max_body == after.limits.max_body);
-    compare("response_timeout", before.limits.response_timeout == after.limits.response_timeout);
+    let times = |route: &Route| route.limits.timeouts.as_deref().cloned().unwrap_or_default();
+    let (old, new) = (times(before), times(after));
+    compare("connect_timeout", old.connect == new.connect);
+    compare("response_timeout", old.response == new.response);
+    compare("read_timeout", old.read == new.read);
+    compare("total_timeout", old.total == new.total);
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {
         compare("touch", before.touch == after.touch);
         compare("forward_credential", before.forward_credential == after.forward_credential);

@@ -57,7 +57,7 @@ impl Answer {
         let polled = self.poll_stream(cx);
         if polled.is_pending() {
             if !std::mem::replace(&mut self.waits, true) {
-                self.patience.wait(self.lease.read_ticks());
+                self.patience.wait_for_bytes();
             }
             self.patience.remember(cx);
         } else {

@@ -53,7 +53,7 @@ pub(super) async fn forward(
         }
         let head = head::request(journey.request, lease.host(journey.request), lease.is_encrypted(), body.as_ref())?;
         let patience = Rc::new(Patience::new(lease.seat().ticks().clone()));
-        patience.begin(journey.response_ticks);
+        patience.begin(journey.times());
         journey.upstreams.watch_over(&patience);
         let (failure, left) = match exchange::exchange(lease.seat(), head, body, &patience).await {
             Ok(answered) => return conclude(&journey, lease, answered, patience),

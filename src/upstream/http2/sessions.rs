@@ -88,9 +88,16 @@ impl Departure<'_> {
         seat
     }
 
-    /// It does not stand, or is for one request only.
-    pub(in crate::upstream) fn end(self, outcome: Result<(), UpstreamError>) {
-        self.flight.outcome.set(Some(outcome));
+    /// It stands, and is for one request only.
+    pub(in crate::upstream) fn end(self) {
+        self.flight.outcome.set(Some(Ok(())));
+    }
+
+    /// It does not stand. Who waits has time of its own: one who had too little says nothing for the others.
+    pub(in crate::upstream) fn fail(self, why: UpstreamError) {
+        if !matches!(why, UpstreamError::Timeout(_)) {
+            self.flight.outcome.set(Some(Err(why)));
+        }
     }
 }
 

@@ -1,13 +1,12 @@
 //! One upstream's settings as a worker uses them: which server a request goes to, and by which connection.
 //!
 //! In: a request's [`Wish`] and the servers that were tried for it. Out: a [`Lease`] or a [`SharedLease`], or why no
-//! server can be asked. All servers that are tried share one `connect_timeout`. How a server does is told to its standing
+//! server can be asked. All servers that are tried share one time to connect. How a server does is told to its standing
 //! here, and where there is no other server it does not matter.
 
 use std::{
     rc::Rc,
     sync::{Arc, Weak as ArcWeak, atomic::Ordering::Relaxed},
-    time::Duration,
 };
 
 use http::{HeaderValue, StatusCode};
@@ -22,7 +21,7 @@ use crate::{
     clock,
     upstream::{
         Caller, HostPolicy, Outgoing, Rules, Settings, UpstreamError, UpstreamState, balance::Balancer, connect::Offer,
-        link::Link, ticks::ticks,
+        link::Link, ticks::ticks, times::Times,
     },
 };
 
@@ -37,9 +36,7 @@ pub(in crate::upstream) struct Entry {
     /// Whether it matters how a server does: it does not where there is no other.
     judges: bool,
     host: HostValue,
-    connect_timeout: Duration,
-    pub(in crate::upstream) response_ticks: u64,
-    read_ticks: u64,
+    pub(in crate::upstream) times: Times,
     idle_ticks: u64,
     max_idle: usize,
 }
@@ -56,13 +53,15 @@ enum HostValue {
 
 /// Which way a request would go.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::upstream) struct Wish {
+pub(in crate::upstream) struct Wish<'a> {
     /// Whose requests go to one server.
     pub(in crate::upstream) caller: Option<Caller>,
     /// Whether it can share a connection.
     pub(in crate::upstream) offer: Offer,
     /// Whether a connection that was idle will not do: too many were found dead.
     pub(in crate::upstream) fresh: bool,
+    /// How long it may take.
+    pub(in crate::upstream) times: &'a Times,
 }
 
 /// The way to a server.
@@ -99,9 +98,7 @@ impl Entry {
                 }
                 HostPolicy::Upstream => HostValue::Server,
             },
-            connect_timeout: settings.connect_timeout,
-            response_ticks: ticks(settings.response_timeout),
-            read_ticks: ticks(settings.read_timeout),
+            times: Times::of(settings),
             idle_ticks: ticks(settings.idle_timeout),
             max_idle: settings.max_idle,
         }
@@ -128,7 +125,7 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
-        wish: Wish,
+        wish: Wish<'_>,
     ) -> Result<Leased, UpstreamError> {
         let Some(index) = self.pick(all, tried, wish.caller) else { return Err(none_left(tried)) };
         if !wish.fresh
@@ -149,21 +146,24 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         tried: &mut Tried,
-        wish: Wish,
+        wish: Wish<'_>,
         first: usize,
     ) -> Result<Leased, UpstreamError> {
-        let began = clock::instant();
+        let (began, limit) = (clock::instant(), wish.times.to_connect());
         let mut next = Some(first);
         let mut failure = UpstreamError::Unreachable("no_server");
         while let Some((index, server)) = next.and_then(|index| Some((index, self.servers.get(index)?))) {
             let under_way = UnderWay::at(server);
             let untried = u32::try_from(self.servers.len().saturating_sub(tried.len())).unwrap_or(u32::MAX).max(1);
-            let left = self.connect_timeout.saturating_sub(clock::instant().duration_since(began));
+            let left = limit.saturating_sub(clock::instant().duration_since(began));
             match server.reach(all, wish.offer, self.idle_ticks, left / untried).await {
                 Ok(reached) => return Ok(self.lend_reached(all, reached, under_way)),
                 Err(why) => {
+                    failure = wish.times.judge(why);
+                    if failure == UpstreamError::OutOfTime {
+                        return Err(failure);
+                    }
                     server.state().failed(&self.rules, all.0.shared.now_millis());
-                    failure = why;
                     tried.push(index);
                     next = self.pick(all, tried, wish.caller);
                 }
@@ -177,12 +177,13 @@ impl Entry {
         self: &Rc<Self>,
         all: &Upstreams,
         lease: Lease,
-        offer: Offer,
+        wish: Wish<'_>,
     ) -> Result<Leased, UpstreamError> {
         // It goes before the next comes: two at once would be one too many for a server that counts them.
         let server = lease.cut();
         server.0.counters().retries.fetch_add(1, Relaxed);
-        let reached = Box::pin(server.0.reach(all, offer, self.idle_ticks, self.connect_timeout)).await?;
+        let reached = Box::pin(server.0.reach(all, wish.offer, self.idle_ticks, wish.times.to_connect())).await;
+        let reached = reached.map_err(|why| wish.times.judge(why))?;
         Ok(self.lend_reached(all, reached, server))
     }
 
@@ -209,16 +210,12 @@ impl Entry {
             }
             UpstreamError::ClientBody
             | UpstreamError::Invalid(_)
+            | UpstreamError::OutOfTime
             | UpstreamError::Timeout(_)
             | UpstreamError::TooLarge
             | UpstreamError::Unavailable(_)
             | UpstreamError::Unreachable(_) => {}
         }
-    }
-
-    /// How long an answer may pause.
-    pub(super) const fn read_ticks(&self) -> u64 {
-        self.read_ticks
     }
 
     /// How long an unused connection is kept.

@@ -18,6 +18,7 @@ use crate::upstream::{
     Counters, Outgoing, UpstreamError, answer, http2,
     link::{Broken, Link},
     outbox::Outbox,
+    times::Times,
 };
 
 /// The right to one exchange on one connection. Dropped, it cuts the connection.
@@ -84,21 +85,16 @@ impl Lease {
         self.once = true;
     }
 
-    /// The answer's next bytes are waited for.
-    pub(in crate::upstream) fn wait_for_bytes(&self) {
-        self.link.patience().wait(self.entry.read_ticks());
-    }
-
-    /// Sends what is in `outbox` and waits for the head of its answer, which must begin within `response_ticks`. If the
-    /// answer comes early, the rest of the request is still in `outbox`.
+    /// Sends what is in `outbox` and waits for the head of its answer, within `times`. If the answer comes early, the
+    /// rest of the request is still in `outbox`.
     pub(in crate::upstream) async fn exchange(
         &self,
         outbox: &mut Outbox,
-        response_ticks: u64,
+        times: &Times,
         method: &Method,
     ) -> Result<answer::Final, Failure> {
         let link = &self.link;
-        let used = link.begin(response_ticks);
+        let used = link.begin(times);
         let mut search = answer::Search::default();
         let ended = poll_fn(|cx| poll_exchange(link, outbox, &mut search, *method == Method::HEAD, cx)).await;
         ended.map_err(|ended| match ended {
@@ -150,11 +146,6 @@ impl SharedLease {
     /// Whether what is said to the server is encrypted.
     pub(in crate::upstream) fn is_encrypted(&self) -> bool {
         self.server.0.target().is_encrypted()
-    }
-
-    /// How long the answer may pause.
-    pub(in crate::upstream) fn read_ticks(&self) -> u64 {
-        self.entry.read_ticks()
     }
 }
 

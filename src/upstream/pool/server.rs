@@ -88,13 +88,13 @@ impl ServerPool {
                     let reached = match self.connect(offer, left()).await {
                         Ok(reached) => reached,
                         Err(why) => {
-                            departure.end(Err(why));
+                            departure.fail(why);
                             return Err(why);
                         }
                     };
                     if !self.target.is_http2(&reached) {
                         self.speaks.set(Speaks::Http1);
-                        departure.end(Ok(()));
+                        departure.end();
                         return Ok(Reached::Own(reached));
                     }
                     self.speaks.set(Speaks::Http2);
@@ -104,7 +104,7 @@ impl ServerPool {
                     let session = match session {
                         Ok(session) => session,
                         Err(why) => {
-                            departure.end(Err(why));
+                            departure.fail(why);
                             return Err(why);
                         }
                     };

@@ -143,6 +143,7 @@ fn what_closes_or_moves_is_told_and_opens_nothing() {
             "different: app: request_headers",
         ),
         ("name = \"app\"\nmatch", "name = \"app\"\nmax_body = \"1KiB\"\nmatch", "different: app: max_body"),
+        ("name = \"app\"\nmatch", "name = \"app\"\ntotal_timeout = \"1m\"\nmatch", "different: app: total_timeout"),
         (
             "listen = [\"http://127.0.0.1:0\"]",
             "listen = [\"http://127.0.0.1:0\"]\nworkers = 77",

@@ -478,13 +478,19 @@ impl Running {
     /// Why the request for this path was refused, by the access log.
     #[track_caller]
     pub(crate) fn reason_of(&self, path: &str) -> String {
+        self.access_line(path)["reason"].as_str().unwrap_or_default().to_owned()
+    }
+
+    /// What the access log says of the first request for this path; waits for it.
+    #[track_caller]
+    pub(crate) fn access_line(&self, path: &str) -> Value {
         let find = || {
             let lines = self.log_lines();
             let mut parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
             parsed.find(|line| line["path"] == path)
         };
         super::eventually("the request is logged", || find().is_some());
-        find().and_then(|line| Some(line["reason"].as_str()?.to_owned())).unwrap_or_default()
+        find().unwrap_or_default()
     }
 
     /// Lines of the audit log so far.

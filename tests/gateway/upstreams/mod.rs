@@ -6,6 +6,7 @@ mod balance;
 mod health;
 mod names;
 mod readiness;
+mod times;
 mod tls;
 
 /// So many servers; each answers with its number.
