@@ -18,7 +18,13 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use super::{
-    UpstreamError, connect::Io, names::Name, patience::Patience, pool::ServerPool, ticks::Ticks, times::Times,
+    UpstreamError,
+    connect::Io,
+    names::{Found, Name},
+    patience::Patience,
+    pool::ServerPool,
+    ticks::Ticks,
+    times::Times,
 };
 
 /// One connection's state.
@@ -35,8 +41,7 @@ pub(super) struct Link {
     sending: Cell<bool>,
     /// Whether it has served before.
     used: Cell<bool>,
-    /// Which answer for its server's name it was last found in; 0: none yet.
-    found_in: Cell<u64>,
+    found: Found,
 }
 
 impl Link {
@@ -51,7 +56,7 @@ impl Link {
             received: Cell::new(0),
             sending: Cell::new(false),
             used: Cell::new(false),
-            found_in: Cell::new(0),
+            found: Found::default(),
         })
     }
 
@@ -148,14 +153,7 @@ impl Link {
 
     /// Whether it leads to one of the present addresses of a name.
     pub(super) fn is_at(&self, name: &Name) -> bool {
-        let generation = name.generation();
-        if self.found_in.get() != generation {
-            if self.io.borrow().peer().is_some_and(|peer| !name.has(peer)) {
-                return false;
-            }
-            self.found_in.set(generation);
-        }
-        true
+        self.found.is_at(name, || self.io.borrow().peer())
     }
 
     /// Whether it can take another request: it is not closed, and nothing came that nobody asked for (an answer that

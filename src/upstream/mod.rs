@@ -370,7 +370,11 @@ async fn over_http1(
                 journey.again.unsent += 1;
                 journey.lease().await?
             }
-            Err(Failure::NotSent | Failure::Refused) => return Err(UpstreamError::Unreachable("closed")),
+            Err(Failure::NotSent | Failure::Refused) => {
+                let why = UpstreamError::Unreachable("closed");
+                journey.entry.note_failure(journey.upstreams, lease.server(), why);
+                return Err(why);
+            }
         };
         lease = match leased {
             Leased::Own(lease) => lease,
@@ -380,12 +384,12 @@ async fn over_http1(
     };
 
     let answer::Final { mut response, length, keeps_alive } = head;
-    journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(websocket) = journey.request.websocket.take() else {
-            return Err(UpstreamError::Invalid("unasked_101"));
-        };
-        upgrade::check(&websocket.key, response.headers())?;
+        let websocket = journey.request.websocket.take().ok_or(UpstreamError::Invalid("unasked_101"));
+        let websocket = websocket
+            .and_then(|asked| upgrade::check(&asked.key, response.headers()).map(|()| asked))
+            .inspect_err(|&why| journey.entry.note_failure(journey.upstreams, lease.server(), why))?;
+        journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
         let tunnel =
             upgrade::open(journey.upstreams, lease, websocket.client, websocket.slots, journey.limits.tunnel_idle);
         response.extensions_mut().insert(tunnel);
@@ -393,6 +397,7 @@ async fn over_http1(
         response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
         return Ok(response.map(|()| Body::empty()));
     }
+    journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
     if !keeps_alive {
         lease.use_once();
     }

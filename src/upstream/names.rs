@@ -7,6 +7,7 @@
 //! too.
 
 use std::{
+    cell::Cell,
     io,
     net::SocketAddr,
     sync::{
@@ -35,6 +36,25 @@ pub(super) struct Name {
     asked_at: AtomicU64,
     is_being_asked: AtomicBool,
     fails: AtomicBool,
+}
+
+/// A connection's memory of the answer for its server's name that it was last found in; at first of none.
+#[derive(Debug, Default)]
+pub(super) struct Found(Cell<u64>);
+
+impl Found {
+    /// Whether a connection to `peer` leads to one of the present addresses of `name`. Looks again only after they have
+    /// changed.
+    pub(super) fn is_at(&self, name: &Name, peer: impl FnOnce() -> Option<SocketAddr>) -> bool {
+        let generation = name.generation();
+        if self.0.get() != generation {
+            if peer().is_some_and(|peer| !name.has(peer)) {
+                return false;
+            }
+            self.0.set(generation);
+        }
+        true
+    }
 }
 
 impl Name {
@@ -75,12 +95,12 @@ impl Name {
     }
 
     /// Changes whenever the addresses do.
-    pub(super) fn generation(&self) -> u64 {
+    fn generation(&self) -> u64 {
         self.generation.load(Relaxed)
     }
 
     /// Whether this is one of its addresses; also where none are known.
-    pub(super) fn has(&self, address: SocketAddr) -> bool {
+    fn has(&self, address: SocketAddr) -> bool {
         self.answer.load().as_ref().is_none_or(|known| known.contains(&address))
     }
 
@@ -117,7 +137,8 @@ impl Name {
         }
     }
 
-    fn learn(&self, addresses: Addresses) {
+    /// From now on these are its addresses, if there are any.
+    pub(super) fn learn(&self, addresses: Addresses) {
         if addresses.is_empty() {
             return;
         }

@@ -71,13 +71,12 @@ pub(super) async fn forward(
                 return Err(why);
             }
             Failure::Died => journey.again.retried = true,
-            Failure::NotSent | Failure::Refused if journey.again.unsent >= UNSENT_MAX => {
-                return Err(UpstreamError::Unreachable("not_processed"));
-            }
             Failure::NotSent | Failure::Refused => journey.again.unsent += 1,
         }
-        if body.as_mut().is_some_and(|body| !body.rewind()) {
-            return Err(UpstreamError::Unreachable("not_processed"));
+        if journey.again.unsent > UNSENT_MAX || body.as_mut().is_some_and(|body| !body.rewind()) {
+            let why = UpstreamError::Unreachable("not_processed");
+            journey.entry.note_failure(journey.upstreams, lease.server(), why);
+            return Err(why);
         }
         lease.counters().retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         drop(lease);

@@ -10,6 +10,7 @@ use std::{
     fmt,
     future::{Future as _, poll_fn},
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     rc::Rc,
     sync::atomic::Ordering::Relaxed,
@@ -27,6 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use crate::upstream::{
     UpstreamError,
     connect::Io,
+    names::{Found, Name},
     pool::ServerPool,
     ticks::{Ticks, ticks},
 };
@@ -41,6 +43,10 @@ pub(in crate::upstream) struct Session {
     used: Cell<bool>,
     /// In ticks: when it is closed if nobody uses it until then.
     expires: Cell<u64>,
+    /// Whether its requests under way are its last.
+    retired: Cell<bool>,
+    peer: Option<SocketAddr>,
+    found: Found,
 }
 
 /// One request's place on a connection.
@@ -76,7 +82,7 @@ impl Session {
         server: Rc<ServerPool>,
         idle_ticks: u64,
     ) -> Result<Rc<Self>, UpstreamError> {
-        let now = clock.now();
+        let (now, peer) = (clock.now(), io.peer());
         let pulse = Rc::new(Pulse {
             ticks: clock,
             heard: Cell::new(now),
@@ -107,12 +113,21 @@ impl Session {
             drop(open);
         });
         let expires = Cell::new(pulse.ticks.now().saturating_add(idle_ticks));
-        Ok(Rc::new(Self { sender, pulse, seats: Cell::new(0), used: Cell::new(false), expires }))
+        Ok(Rc::new(Self {
+            sender,
+            pulse,
+            seats: Cell::new(0),
+            used: Cell::new(false),
+            expires,
+            retired: Cell::new(false),
+            peer,
+            found: Found::default(),
+        }))
     }
 
     /// How many more requests it takes now; 0 once it takes no more at all.
     pub(super) fn room(&self) -> usize {
-        if self.is_over() {
+        if self.retired.get() || self.is_over() {
             return 0;
         }
         self.sender.current_max_send_streams().min(SEATS_MAX as usize).saturating_sub(self.seats.get())
@@ -137,11 +152,21 @@ impl Session {
         Seat { session: Rc::clone(self), idle_ticks, used: self.used.replace(true) }
     }
 
+    /// Takes no more requests; those under way finish.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+    }
+
+    /// Whether it leads to one of the present addresses of a name.
+    pub(super) fn is_at(&self, name: &Name) -> bool {
+        self.found.is_at(name, || self.peer)
+    }
+
     /// Called on every tick. `false`: nobody has used it for long, or nobody can.
     pub(super) fn judge(&self) -> bool {
         let (pulse, now) = (&self.pulse, self.pulse.ticks.now());
         if self.seats.get() == 0 {
-            return now < self.expires.get() && !self.is_over();
+            return now < self.expires.get() && !self.retired.get() && !self.is_over();
         }
         if let Some(since) = pulse.asked.get() {
             if now.saturating_sub(since) > ticks(ANSWER_TIME) {

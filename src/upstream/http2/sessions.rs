@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::Notify;
 
 use super::session::{Seat, Session};
-use crate::upstream::UpstreamError;
+use crate::upstream::{UpstreamError, names::Name};
 
 /// Connections to one server.
 #[derive(Default)]
@@ -65,8 +65,23 @@ impl Sessions {
         self.open.borrow_mut().retain(|session| session.judge());
     }
 
-    /// Takes no more requests; those under way finish.
-    pub(in crate::upstream) fn clear(&self) {
+    /// They take no more requests; those under way finish.
+    pub(in crate::upstream) fn retire(&self) {
+        self.open.borrow_mut().retain(|session| {
+            session.retire();
+            session.seats() > 0
+        });
+    }
+
+    /// Those that lead to none of the present addresses of `name` take no more requests.
+    pub(in crate::upstream) fn retire_unless_at(&self, name: &Name) {
+        for session in self.open.borrow().iter().filter(|session| !session.is_at(name)) {
+            session.retire();
+        }
+    }
+
+    /// Forgets them; those that have requests under way end with the last of these.
+    pub(in crate::upstream) fn forget(&self) {
         self.open.borrow_mut().clear();
     }
 }

@@ -75,7 +75,7 @@ impl Upstreams {
     /// Closes all idle connections.
     pub fn close_idle(&self) {
         for server in &*self.0.servers.borrow() {
-            server.clear();
+            server.retire();
         }
     }
 
@@ -87,7 +87,7 @@ impl Upstreams {
         entries.retain(|entry| entry.is_wanted());
         for server in &*self.0.servers.borrow() {
             if !entries.iter().any(|entry| entry.uses(server)) {
-                server.clear();
+                server.retire();
             }
         }
         entries.len() == current.len()
@@ -164,7 +164,7 @@ impl Drop for Inner {
     /// A connection knows its pool and the pool its idle connections: somebody has to let go.
     fn drop(&mut self) {
         for server in self.servers.get_mut() {
-            server.clear();
+            server.forget();
         }
     }
 }

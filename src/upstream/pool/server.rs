@@ -194,17 +194,24 @@ impl ServerPool {
     }
 
     /// Closes idle connections, and those that are shared as soon as they are idle.
-    pub(super) fn clear(&self) {
+    pub(super) fn retire(&self) {
         self.idle.borrow_mut().clear();
-        self.shared.clear();
+        self.shared.retire();
+    }
+
+    /// Lets go of all connections; nobody will look after them any more.
+    pub(super) fn forget(&self) {
+        self.idle.borrow_mut().clear();
+        self.shared.forget();
     }
 
     /// Called on every tick: connections that may serve no further request are let go.
     pub(super) fn evict(&self, now: u64) {
-        self.shared.judge();
         if let Some(name) = &self.target.name {
             self.idle.borrow_mut().retain(|idle| idle.link.is_at(name));
+            self.shared.retire_unless_at(name);
         }
+        self.shared.judge();
         self.idle.borrow_mut().retain(|idle| idle.expires > now && idle.link.is_fit());
     }
 }

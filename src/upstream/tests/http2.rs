@@ -10,7 +10,7 @@ use super::*;
 
 // ---- servers ----
 
-fn h2c(address: SocketAddr) -> Server {
+pub(super) fn h2c(address: SocketAddr) -> Server {
     Server::H2c(address.to_string().parse().unwrap())
 }
 
@@ -19,12 +19,20 @@ async fn streams<F: Future<Output = ()> + 'static>(
     builder: h2::server::Builder,
     script: impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> F + 'static,
 ) -> SocketAddr {
+    streams_on(any_port().await, builder, script)
+}
+
+/// As [`streams`], of this listener.
+pub(super) fn streams_on<F: Future<Output = ()> + 'static>(
+    listener: TcpListener,
+    builder: h2::server::Builder,
+    script: impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> F + 'static,
+) -> SocketAddr {
     let script = Rc::new(script);
-    server(move |number, stream| {
+    server_on(listener, move |number, stream| {
         let (builder, script) = (builder.clone(), Rc::clone(&script));
         async move { serve_streams(builder, number, stream, script).await }
     })
-    .await
 }
 
 async fn serve_streams<F: Future<Output = ()> + 'static>(
@@ -70,7 +78,7 @@ async fn steady_streams() -> (SocketAddr, mpsc::UnboundedReceiver<(usize, http::
 }
 
 /// A connection whose frames are written and read by hand.
-struct Frames(TcpStream);
+pub(super) struct Frames(TcpStream);
 
 impl Frames {
     /// Reads the preface and says hello.
@@ -83,7 +91,7 @@ impl Frames {
         frames
     }
 
-    async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    pub(super) async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         // Whoever is gone does not have to be told.
         let _ = self.0.write_all(&frame(kind, flags, stream, payload)).await;
     }
@@ -106,7 +114,7 @@ impl Frames {
     }
 
     /// The stream of the next request.
-    async fn request(&mut self) -> Option<u32> {
+    pub(super) async fn request(&mut self) -> Option<u32> {
         loop {
             let (kind, _, stream) = self.next().await?;
             if kind == HEADERS {
@@ -122,7 +130,9 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 }
 
 /// A scripted server; `script` is told the number of the connection.
-async fn frames<F: Future<Output = ()> + 'static>(script: impl Fn(usize, Frames) -> F + 'static) -> SocketAddr {
+pub(super) async fn frames<F: Future<Output = ()> + 'static>(
+    script: impl Fn(usize, Frames) -> F + 'static,
+) -> SocketAddr {
     let script = Rc::new(script);
     server(move |number, stream| {
         let script = Rc::clone(&script);
@@ -132,16 +142,16 @@ async fn frames<F: Future<Output = ()> + 'static>(script: impl Fn(usize, Frames)
 }
 
 const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 /// `:status: 200`, indexed.
-const STATUS_200: &[u8] = &[0x88];
+pub(super) const STATUS_200: &[u8] = &[0x88];
 
 /// Requests under way, also before the first.
 fn under_way(front: &Front) -> u64 {

@@ -22,6 +22,7 @@ use super::*;
 use crate::{listener::OwnListener, shutdown::Shutdown};
 
 mod http2;
+mod servers;
 mod times;
 
 // ---- harness ----
@@ -260,10 +261,19 @@ async fn read_body(stream: &mut (impl AsyncRead + Unpin), head: &str) -> (Vec<u8
 }
 
 /// A listener whose connections are handed to `script`, one after the other.
-async fn server<F: Future<Output = ()> + 'static>(
+async fn server<F: Future<Output = ()> + 'static>(script: impl FnMut(usize, TcpStream) -> F + 'static) -> SocketAddr {
+    server_on(any_port().await, script)
+}
+
+async fn any_port() -> TcpListener {
+    TcpListener::bind("127.0.0.1:0").await.unwrap()
+}
+
+/// As [`server`], of this listener.
+fn server_on<F: Future<Output = ()> + 'static>(
+    listener: TcpListener,
     mut script: impl FnMut(usize, TcpStream) -> F + 'static,
 ) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     spawn_local(async move {
         for number in 0.. {

@@ -1,14 +1,14 @@
 //! Which servers are in: checks, failing requests, the way back, and what people are told of it.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicBool, Ordering},
 };
 
 use serde_json::Value;
 
 use super::gateway_of;
-use crate::support::{Client, Gateway, Reply, Upstream, eventually};
+use crate::support::{Client, Gateway, Reply, Upstream, eventually, upstream_http2::Http2Upstream};
 
 /// Answers checks as `healthy` says, and requests with its name.
 fn checked(name: &'static str) -> (Upstream, Arc<AtomicBool>) {
@@ -68,6 +68,55 @@ fn a_server_whose_checks_fail_gets_nothing_until_they_pass_again() {
     let mut both = answers(&client, 2);
     both.sort();
     assert_eq!(both, ["one", "other"]);
+}
+
+#[test]
+fn a_server_over_http2_leaves_and_comes_back_by_its_checks() {
+    let (one, healthy) = (Upstream::start(), Arc::new(AtomicBool::new(true)));
+    one.respond(|_| Reply::ok("one"));
+    let (is_healthy, checks) = (Arc::clone(&healthy), Arc::new(Mutex::new(Vec::new())));
+    let told = Arc::clone(&checks);
+    let other = Http2Upstream::start(move |request, mut respond| {
+        let is_check = request.uri().path() == "/healthz";
+        if is_check {
+            told.lock().unwrap().push(request);
+        }
+        let answer = match (is_check, is_healthy.load(Ordering::SeqCst)) {
+            (true, true) => (204, ""),
+            (true, false) => (503, "not now"),
+            (false, _) => (200, "other"),
+        };
+        async move {
+            let (status, text) = answer;
+            let head = http::Response::builder().status(status).body(()).unwrap();
+            // Nobody has to wait for the rest of an answer.
+            let Ok(mut body) = respond.send_response(head, text.is_empty()) else { return };
+            if !text.is_empty() {
+                let _ = body.send_data(text.into(), true);
+            }
+        }
+    });
+    let servers = format!("servers = [{:?}, {:?}]\n{FAST}", one.url(), other.url());
+    let gateway = Gateway::new().route_to("path = \"/{*rest}\"", &servers).auth(&["none"]).admin().start();
+    let client = gateway.client();
+    let both = || {
+        let mut names = answers(&client, 2);
+        names.sort();
+        names == ["one", "other"]
+    };
+    assert!(both());
+
+    healthy.store(false, Ordering::SeqCst);
+    eventually("it is out", || states(&gateway) == ["in", "unhealthy"]);
+    assert_eq!(answers(&client, 4), ["one"; 4]);
+    healthy.store(true, Ordering::SeqCst);
+    eventually("it is in", || states(&gateway) == ["in", "in"]);
+    assert!(both());
+
+    let checks = checks.lock().unwrap();
+    let asked = checks.first().expect("a check");
+    assert_eq!((asked.method().as_str(), asked.version()), ("GET", http::Version::HTTP_2));
+    assert_eq!(asked.headers().keys().map(|name| name.as_str()).collect::<Vec<_>>(), ["user-agent"]);
 }
 
 #[test]
