@@ -72,7 +72,7 @@ impl Target {
     /// One request that also lies about who sends it; answers the status.
     pub(crate) async fn ask(&self, credential: &Credential) -> Result<u16> {
         let answer = async {
-            let mut stream = self.connect(Protocol::Http1).await?;
+            let mut stream = self.connect(&self.http1).await?;
             let mut request = Vec::new();
             write_http1(
                 &mut request,
@@ -87,14 +87,28 @@ impl Target {
         tokio::time::timeout(PATIENCE, answer).await?
     }
 
-    async fn connect(&self, protocol: Protocol) -> Result<TlsStream<TcpStream>> {
+    /// A connection that speaks HTTP/1.1 and has served one request with this credential.
+    pub(crate) async fn used_connection(&self, credential: &Credential) -> Result<TlsStream<TcpStream>> {
+        let mut stream = self.connect(&self.http1).await?;
+        let mut request = Vec::new();
+        write_http1(&mut request, credential, "");
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        let answer = read_http1(&mut stream, &mut vec![0; BUFFER]).await?;
+        if answer.status == 200 { Ok(stream) } else { Err(format!("answers {}", answer.status).into()) }
+    }
+
+    async fn connect(&self, connector: &TlsConnector) -> Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
-        let connector = match protocol {
-            Protocol::Http1 => &self.http1,
-            Protocol::Http2 => &self.http2,
-        };
         Ok(connector.connect(ServerName::try_from(HOST)?, stream).await?)
+    }
+
+    /// One that remembers the tickets it gets.
+    fn resuming(&self) -> TlsConnector {
+        let mut config = rustls::ClientConfig::clone(self.http1.config());
+        config.resumption = rustls::client::Resumption::in_memory_sessions(8);
+        TlsConnector::from(Arc::new(config))
     }
 }
 
@@ -128,6 +142,12 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    /// Of latencies in microseconds, taken in so many seconds.
+    pub(crate) fn new(mut latencies: Vec<u32>, seconds: f64) -> Self {
+        latencies.sort_unstable();
+        Self { requests: latencies.len(), seconds, latencies }
+    }
+
     /// The latency that this share (0 to 1) of the requests did not exceed, in microseconds.
     #[expect(
         clippy::cast_precision_loss,
@@ -168,6 +188,8 @@ impl Load {
                     let ended = match protocol {
                         Protocol::Http1 => ask_http1(&target, &shared).await,
                         Protocol::Http2 => ask_http2(&target, &shared).await,
+                        Protocol::Handshake => ask_afresh(&target, &shared, false).await,
+                        Protocol::Resumed => ask_afresh(&target, &shared, true).await,
                     };
                     if let Err(error) = ended {
                         shared.failure.borrow_mut().get_or_insert(error.to_string());
@@ -206,9 +228,7 @@ impl Load {
         self.fail_if_failed()?;
         let begun = self.begun.get().ok_or("end without begin")?;
         let seconds = instant().duration_since(begun).as_secs_f64();
-        let mut latencies = std::mem::take(&mut *self.shared.latencies.borrow_mut());
-        latencies.sort_unstable();
-        Ok(Sample { requests: latencies.len(), seconds, latencies })
+        Ok(Sample::new(std::mem::take(&mut *self.shared.latencies.borrow_mut()), seconds))
     }
 
     /// Requests answered since the start.
@@ -264,7 +284,7 @@ impl Shared {
 // ---- HTTP/1.1 ----
 
 async fn ask_http1(target: &Target, shared: &Shared) -> Result<()> {
-    let mut stream = target.connect(Protocol::Http1).await?;
+    let mut stream = target.connect(&target.http1).await?;
     let mut request = Vec::with_capacity(2048);
     let mut buffer = vec![0; BUFFER];
     while !shared.is_stopping.get() {
@@ -279,13 +299,41 @@ async fn ask_http1(target: &Target, shared: &Shared) -> Result<()> {
         }
         shared.answered(asked);
         if answer.closes {
-            stream = target.connect(Protocol::Http1).await?;
+            stream = target.connect(&target.http1).await?;
         }
     }
     Ok(())
 }
 
-fn write_http1(out: &mut Vec<u8>, credential: &Credential, more: &str) {
+/// Each request on a connection of its own. Whoever resumes must not have to begin anew twice.
+async fn ask_afresh(target: &Target, shared: &Shared, resumes: bool) -> Result<()> {
+    let connector = if resumes { target.resuming() } else { target.http1.clone() };
+    let mut request = Vec::with_capacity(2048);
+    let mut buffer = vec![0; BUFFER];
+    let mut full = 0;
+    while !shared.is_stopping.get() {
+        request.clear();
+        write_http1(&mut request, shared.next_credential(), "");
+        let asked = instant();
+        let mut stream = target.connect(&connector).await?;
+        full += u32::from(stream.get_ref().1.handshake_kind() != Some(rustls::HandshakeKind::Resumed));
+        stream.write_all(&request).await?;
+        stream.flush().await?;
+        let answer = read_http1(&mut stream, &mut buffer).await?;
+        if answer.status != 200 {
+            return Err(format!("answers {} under load", answer.status).into());
+        }
+        // Whoever closed first is not waited for.
+        let _ = stream.shutdown().await;
+        shared.answered(asked);
+        if resumes && full > 1 {
+            return Err("resumes no connection".into());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn write_http1(out: &mut Vec<u8>, credential: &Credential, more: &str) {
     out.extend_from_slice(b"GET /api/orders/42?expand=items HTTP/1.1\r\nHost: bench.test\r\n");
     out.extend_from_slice(b"User-Agent: compare/1.0\r\nAccept: application/json\r\nAccept-Language: en\r\n");
     match credential {
@@ -305,13 +353,13 @@ fn write_http1(out: &mut Vec<u8>, credential: &Credential, more: &str) {
     out.extend_from_slice(b"\r\n");
 }
 
-struct Answer {
-    status: u16,
-    closes: bool,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) closes: bool,
 }
 
 /// Reads one answer whose length `Content-Length` or chunks tell, and which fits into the buffer.
-async fn read_http1(stream: &mut TlsStream<TcpStream>, buffer: &mut [u8]) -> Result<Answer> {
+pub(crate) async fn read_http1(stream: &mut TlsStream<TcpStream>, buffer: &mut [u8]) -> Result<Answer> {
     let mut filled = 0;
     loop {
         let read = stream.read(&mut buffer[filled..]).await?;
@@ -352,7 +400,7 @@ fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 /// Keeps [`STREAMS`] requests under way on one connection. HPACK fields are sent as literals without indexing, so that
 /// no proxy profits from a table that other clients would fill differently.
 async fn ask_http2(target: &Target, shared: &Shared) -> Result<()> {
-    let mut stream = target.connect(Protocol::Http2).await?;
+    let mut stream = target.connect(&target.http2).await?;
     let mut out = Vec::with_capacity(64 * 1024);
     out.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
     // ENABLE_PUSH = 0, INITIAL_WINDOW_SIZE = 1 MiB, then a connection window of almost 2 GiB.
@@ -482,7 +530,7 @@ fn is_status_200(payload: &[u8], flags: u8) -> bool {
 }
 
 const HOST: &str = "bench.test";
-const BUFFER: usize = 16 * 1024;
+pub(crate) const BUFFER: usize = 16 * 1024;
 const STREAMS: usize = 32;
 const LONGEST_WARM_UP_MS: u32 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -7,24 +7,27 @@
 //! good one not, has no row. Everything listens on 127.0.0.1 and is bounded in time.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
 
+mod idle;
 mod load;
 mod measure;
 mod people;
 mod proxy;
 mod report;
+mod scale;
 mod svg;
+mod tail;
 mod upstream;
 mod verifier;
 mod workload;
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, rc::Rc, time::Duration};
 
 use clap::Parser;
 
 use crate::{
-    load::{Load, Target},
+    load::{Credential, Load, Target},
     people::Keys,
-    proxy::{Programs, Proxy},
+    proxy::{Programs, Proxy, Running, Setup},
     report::{Cell, Round},
     upstream::Upstream,
     workload::{Auth, Protocol, Workload},
@@ -68,6 +71,15 @@ struct Options {
     /// Leaves out the run that counts system calls.
     #[arg(long)]
     no_syscalls: bool,
+    /// Instead of requests: memory for each of so many idle connections.
+    #[arg(long, value_name = "CONNECTIONS", value_parser = clap::value_parser!(u16).range(1..=11_000))]
+    idle: Option<u16>,
+    /// Instead of closed loops: latency at a constant rate of half of what each can do, for so many seconds a round.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
+    tail: Option<u64>,
+    /// Instead of the peers: what grows with sessions, routes, issuers and connections, Portcullis alone.
+    #[arg(long)]
+    scale: bool,
     /// Given by `cargo bench`; changes nothing.
     #[arg(long, hide = true)]
     bench: bool,
@@ -93,7 +105,7 @@ async fn compare(options: &Options) -> Result<()> {
         })
         .collect();
     if workloads.is_empty() {
-        return Err("no workload has such a name; there are proxy, session, rs256, rs256-10k, es256, es256-10k, each /http1 and /http2".into());
+        return Err("no workload has such a name; there are proxy, session, rs256, rs256-10k, es256, es256-10k, each /http1 and /http2, and proxy/handshake and proxy/resumed".into());
     }
     let proxies: Vec<Proxy> = Proxy::ALL
         .into_iter()
@@ -105,6 +117,15 @@ async fn compare(options: &Options) -> Result<()> {
     }
     let keys = Keys::generate()?;
     let upstream = Upstream::start().await?;
+    if let Some(connections) = options.idle {
+        return idle::measure(options, &keys, &upstream, &proxies, connections).await;
+    }
+    if let Some(seconds) = options.tail {
+        return tail::measure(options, &keys, &upstream, &proxies, &workloads, seconds).await;
+    }
+    if options.scale {
+        return scale::measure(options, &keys, &upstream).await;
+    }
     let all = workloads.iter().flat_map(|workload| proxies.iter().map(|proxy| Cell::new(*workload, *proxy)));
     let mut cells: Vec<Cell> = all.filter(|cell| cell.proxy.does(cell.workload.auth)).collect();
     for round in 0..options.rounds {
@@ -138,22 +159,11 @@ async fn compare(options: &Options) -> Result<()> {
 
 /// One proxy under one workload, once: start, check, load, measure, stop.
 async fn run_cell(options: &Options, keys: &Keys, upstream: &Upstream, cell: &mut Cell, is_first: bool) -> Result<()> {
-    let sessions = usize::try_from(options.sessions)?;
-    let (auth, port, programs) = (cell.workload.auth, upstream.port(), &options.programs);
-    let running = proxy::start(cell.proxy, auth, keys, port, sessions, options.logs, programs).await?;
-    let credentials = cell.workload.credentials(keys, running.session_tokens());
-    let target = Target::new(running.address(), keys.certificate())?;
-    // Some listen before they have read what to do with whom.
-    for _ in 0..ANSWERS_WITHIN_TENTHS {
-        if target.ask(&credentials[0]).await.is_ok_and(|status| status == 200) {
-            break;
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    workload::check(cell.workload, &target, &credentials, keys, upstream).await?;
+    let setup = options.setup(cell.workload, upstream)?;
+    let (running, target, credentials) = ready(options, keys, upstream, cell.proxy, cell.workload, setup).await?;
 
     let streams = match cell.workload.protocol {
-        Protocol::Http1 => usize::from(options.connections),
+        Protocol::Http1 | Protocol::Handshake | Protocol::Resumed => usize::from(options.connections),
         Protocol::Http2 => 10,
     };
     // Whoever remembers tokens has met each of them before the measurement begins.
@@ -176,6 +186,42 @@ async fn run_cell(options: &Options, keys: &Keys, upstream: &Upstream, cell: &mu
     load.stop().await?;
     cell.rounds.push(Round::new(&used, &sample, memory));
     Ok(())
+}
+
+impl Options {
+    fn setup(&self, workload: Workload, upstream: &Upstream) -> Result<Setup> {
+        Ok(Setup {
+            auth: workload.auth,
+            upstream: upstream.port(),
+            sessions: usize::try_from(self.sessions)?,
+            logs: self.logs,
+            more_routes: 0,
+            more_issuers: 0,
+        })
+    }
+}
+
+/// Starts a proxy and has it prove that it does the work.
+async fn ready(
+    options: &Options,
+    keys: &Keys,
+    upstream: &Upstream,
+    proxy: Proxy,
+    workload: Workload,
+    setup: Setup,
+) -> Result<(Running, Target, Rc<[Credential]>)> {
+    let running = proxy::start(proxy, setup, keys, &options.programs).await?;
+    let credentials = workload.credentials(keys, running.session_tokens());
+    let target = Target::new(running.address(), keys.certificate())?;
+    // Some listen before they have read what to do with whom.
+    for _ in 0..ANSWERS_WITHIN_TENTHS {
+        if target.ask(&credentials[0]).await.is_ok_and(|status| status == 200) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    workload::check(workload, &target, &credentials, keys, upstream).await?;
+    Ok((running, target, credentials))
 }
 
 /// How long a proxy may take from its first connection to its first good answer.

@@ -122,6 +122,8 @@ pub(crate) struct Running {
     child: Child,
     address: SocketAddr,
     session_tokens: Vec<String>,
+    /// Portcullis' admin API, and the token for it.
+    admin: Option<(SocketAddr, String)>,
     directory: TempDir,
     _verifier: Option<Verifier>,
 }
@@ -137,9 +139,35 @@ impl Running {
         &self.session_tokens
     }
 
+    pub(crate) fn disturbance(&self) -> Disturbance {
+        Disturbance { process: self.child.id(), admin: self.admin.clone() }
+    }
+
     /// All its processes.
     pub(crate) fn processes(&self) -> Vec<u32> {
         measure::family(self.child.id())
+    }
+}
+
+/// What happens to a gateway beside its requests.
+pub(crate) struct Disturbance {
+    process: u32,
+    admin: Option<(SocketAddr, String)>,
+}
+
+impl Disturbance {
+    /// Has it read its configuration again.
+    pub(crate) fn reload(&self) -> Result<()> {
+        let told = Command::new("kill").args(["-HUP", &self.process.to_string()]).status()?;
+        if told.success() { Ok(()) } else { Err("there is no gateway to reload".into()) }
+    }
+
+    /// Opens sessions where there are some.
+    pub(crate) async fn open_sessions(&self, count: usize) -> Result<()> {
+        if let Some((admin, token)) = &self.admin {
+            open_sessions(*admin, token, count).await?;
+        }
+        Ok(())
     }
 }
 
@@ -159,16 +187,25 @@ impl Drop for Running {
     }
 }
 
+/// How a proxy is set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setup {
+    pub(crate) auth: Auth,
+    /// The backend's port.
+    pub(crate) upstream: u16,
+    /// How many are stored, where sessions are asked for.
+    pub(crate) sessions: usize,
+    /// Whether it writes an access log.
+    pub(crate) logs: bool,
+    /// Routes that nobody asks for, beside the one; Portcullis alone.
+    pub(crate) more_routes: usize,
+    /// Issuers whose tokens nobody sends, beside the one; Portcullis alone.
+    pub(crate) more_issuers: usize,
+}
+
 /// Starts a proxy and waits until it accepts connections.
-pub(crate) async fn start(
-    proxy: Proxy,
-    auth: Auth,
-    keys: &Keys,
-    upstream: u16,
-    sessions: usize,
-    logs: bool,
-    programs: &Programs,
-) -> Result<Running> {
+pub(crate) async fn start(proxy: Proxy, setup: Setup, keys: &Keys, programs: &Programs) -> Result<Running> {
+    let Setup { auth, upstream, sessions, logs, .. } = setup;
     let directory = tempfile::Builder::new().prefix("compare-").tempdir()?;
     let dir = directory.path();
     // Peers read their files as another user.
@@ -205,7 +242,7 @@ pub(crate) async fn start(
         Proxy::Haproxy => haproxy(dir, auth, logs, &fill)?,
         Proxy::Nginx => nginx(dir, auth, logs, false, &fill)?,
         Proxy::NginxAuthRequest => nginx(dir, auth, logs, true, &fill)?,
-        Proxy::Portcullis => gateway(dir, auth, logs, &fill, &programs.portcullis)?,
+        Proxy::Portcullis => gateway(dir, setup, &fill, &programs.portcullis)?,
         Proxy::Traefik => traefik(dir, auth, logs, port, &fill, &programs.traefik)?,
     };
     let log = fs::File::create(dir.join("output.log"))?;
@@ -218,12 +255,13 @@ pub(crate) async fn start(
         .stderr(log)
         .spawn()?;
     let address = SocketAddr::from(([127, 0, 0, 1], port));
-    let mut running = Running { child, address, session_tokens, directory, _verifier: verifier };
+    let mut running = Running { child, address, session_tokens, admin: None, directory, _verifier: verifier };
     wait_until_ready(&mut running, address).await?;
     if auth == Auth::Session && proxy == Proxy::Portcullis {
         let admin = SocketAddr::from(([127, 0, 0, 1], admin));
         wait_until_ready(&mut running, admin).await?;
         running.session_tokens = open_sessions(admin, &admin_token, sessions).await?;
+        running.admin = Some((admin, admin_token));
     }
     Ok(running)
 }
@@ -331,16 +369,28 @@ fn traefik(dir: &Path, auth: Auth, logs: bool, port: u16, fill: Fill<'_>, progra
     Ok(words)
 }
 
-fn gateway(dir: &Path, auth: Auth, logs: bool, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
-    let (tables, authenticator) = match auth {
+fn gateway(dir: &Path, setup: Setup, fill: Fill<'_>, program: &Path) -> Result<Vec<String>> {
+    let (mut tables, authenticator) = match setup.auth {
         Auth::None => (String::new(), "\"none\""),
         Auth::Session => (peer("portcullis/session.toml")?, "\"session\""),
         Auth::Jwt { .. } => (peer("portcullis/jwt.toml")?, "\"jwt\""),
     };
-    let text = peer("portcullis/gateway.toml")?
+    for number in 0..setup.more_issuers {
+        let other = peer("portcullis/jwt.toml")?.replace("\"bench\"", &format!("\"other-{number}\""));
+        tables.push_str(&other.replace("{{issuer}}", &format!("https://id-{number}.bench.test")));
+    }
+    let mut text = peer("portcullis/gateway.toml")?;
+    for number in 0..setup.more_routes {
+        let (name, path) = (format!("other-{number}"), format!("/api/service-{number}/{{id}}/{{*rest}}"));
+        text.push_str(&format!(
+            "\n[[route]]\nname = \"{name}\"\nmatch = {{ path = \"{path}\" }}\nauth = [{{{{authenticator}}}}]\n\
+             upstream = \"app\"\n"
+        ));
+    }
+    let text = text
         .replace("{{auth}}", &tables)
         .replace("{{authenticator}}", authenticator)
-        .replace("{{log}}", if logs { "{{dir}}/access.log" } else { "off" });
+        .replace("{{log}}", if setup.logs { "{{dir}}/access.log" } else { "off" });
     let file = dir.join("gateway.toml");
     fs::write(&file, fill(&text))?;
     let program = program.canonicalize()?;

@@ -44,23 +44,33 @@ impl Cell {
     }
 
     fn median(&self, value: impl Fn(&Round) -> f64) -> f64 {
-        let mut values: Vec<f64> = self.rounds.iter().map(value).collect();
-        values.sort_unstable_by(f64::total_cmp);
-        let middle = values.len() / 2;
-        match values.len() {
-            0 => f64::NAN,
-            odd if odd % 2 == 1 => values[middle],
-            _ => f64::midpoint(values[middle - 1], values[middle]),
-        }
+        median(self.rounds.iter().map(value))
     }
 
     fn spread(&self, value: impl Fn(&Round) -> f64) -> (f64, f64) {
-        self.rounds.iter().map(value).fold((f64::INFINITY, 0.0), |(low, high), one| (low.min(one), high.max(one)))
+        spread(self.rounds.iter().map(value))
     }
 
     fn has_row(&self) -> bool {
         self.refused.is_none() && !self.rounds.is_empty()
     }
+}
+
+/// Not a number if there is none.
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_unstable_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// The lowest and the highest.
+pub(crate) fn spread(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    values.fold((f64::INFINITY, 0.0), |(low, high), one| (low.min(one), high.max(one)))
 }
 
 impl Round {

@@ -1,4 +1,4 @@
-//! The table as a picture for the README: one group of bars for each workload, the shorter the better.
+//! Figures as a picture for the README: groups of bars, the shorter the better.
 //!
 //! Plain SVG without script or outside resources; text and bars are told apart on light and dark grounds.
 
@@ -6,42 +6,64 @@ use std::fmt::Write as _;
 
 use crate::{proxy::Proxy, report::Cell};
 
-/// Draws the median CPU time per request.
+/// One bar.
+pub(crate) struct Bar {
+    /// Bars of one group stand together, below its name.
+    pub(crate) group: String,
+    pub(crate) name: String,
+    pub(crate) is_ours: bool,
+    pub(crate) length: f64,
+}
+
+/// The median CPU time per request of each proxy.
 pub(crate) fn draw(cells: &[Cell], logs: bool) -> String {
-    let medians: Vec<(&Cell, f64)> = cells.iter().filter_map(|cell| Some((cell, cell.median_cpu()?))).collect();
-    let longest = medians.iter().map(|(_, cpu)| *cpu).fold(1.0, f64::max);
+    let bar = |cell: &Cell| {
+        Some(Bar {
+            group: cell.workload.to_string(),
+            name: cell.proxy.to_string(),
+            is_ours: cell.proxy == Proxy::Portcullis,
+            length: cell.median_cpu()?,
+        })
+    };
+    let logging = if logs { "on" } else { "off" };
+    let title = format!("CPU time of the proxy per request, microseconds (access logs {logging})");
+    bars(&title, &cells.iter().filter_map(bar).collect::<Vec<_>>())
+}
+
+/// Bars under a title.
+pub(crate) fn bars(title: &str, bars: &[Bar]) -> String {
+    let longest = bars.iter().map(|bar| bar.length).fold(f64::MIN_POSITIVE, f64::max);
     let mut body = String::new();
     let mut y = TOP;
     let mut group = None;
-    for (cell, cpu) in &medians {
-        if group != Some(cell.workload) {
-            group = Some(cell.workload);
+    for bar in bars {
+        if group != Some(&bar.group) {
+            group = Some(&bar.group);
             y += GROUP;
             // Writing to memory does not fail.
-            let _ = writeln!(body, "<text class=\"group\" x=\"0\" y=\"{y}\">{}</text>", cell.workload);
+            let _ = writeln!(body, "<text class=\"group\" x=\"0\" y=\"{y}\">{}</text>", bar.group);
             y += 8;
         }
-        let width = cpu / longest * BARS;
-        let class = if cell.proxy == Proxy::Portcullis { "ours" } else { "peer" };
+        let width = bar.length / longest * BARS;
+        let class = if bar.is_ours { "ours" } else { "peer" };
         let (text, end) = (y + ROW - 5, LABELS + width + 6.0);
         let _ = writeln!(
             body,
             "<text x=\"{}\" y=\"{text}\" text-anchor=\"end\">{}</text>\
              <rect class=\"{class}\" x=\"{LABELS}\" y=\"{y}\" width=\"{width:.1}\" height=\"{}\"/>\
-             <text x=\"{end:.1}\" y=\"{text}\">{cpu:.1}</text>",
+             <text x=\"{end:.1}\" y=\"{text}\">{:.1}</text>",
             LABELS - 6.0,
-            cell.proxy,
+            bar.name,
             ROW - 3,
+            bar.length,
         );
         y += ROW;
     }
-    let logging = if logs { "on" } else { "off" };
     format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {}\" role=\"img\" \
-         aria-label=\"CPU time per request by proxy\">\n<style>text {{ font: 12px sans-serif; fill: #777; }} \
+         aria-label=\"{title}\">\n<style>text {{ font: 12px sans-serif; fill: #777; }} \
          .group {{ font-weight: bold; }} .ours {{ fill: #2f6fde; }} .peer {{ fill: #9aa4b2; }}</style>\n\
-         <text class=\"group\" x=\"0\" y=\"14\">CPU time of the proxy per request, microseconds (access logs {logging})</text>\n\
-         {body}</svg>\n",
+         <text class=\"group\" x=\"0\" y=\"14\">{title}</text>\n{body}</svg>\n",
         y + GROUP,
     )
 }

@@ -35,6 +35,10 @@ pub(crate) enum Auth {
 pub(crate) enum Protocol {
     Http1,
     Http2,
+    /// HTTP/1.1, and for each request a connection of its own with a full handshake.
+    Handshake,
+    /// The same, resumed with what the connection before left (RFC 8446 section 2.2).
+    Resumed,
 }
 
 impl Workload {
@@ -48,9 +52,9 @@ impl Workload {
             jwt(Algorithm::Es256, 1),
             jwt(Algorithm::Es256, 10_000),
         ];
-        [Protocol::Http1, Protocol::Http2]
-            .into_iter()
-            .flat_map(|protocol| auths.map(|auth| Self { auth, protocol }))
+        let kept = [Protocol::Http1, Protocol::Http2].into_iter();
+        let kept = kept.flat_map(|protocol| auths.map(|auth| Self { auth, protocol }));
+        kept.chain([Protocol::Handshake, Protocol::Resumed].map(|protocol| Self { auth: Auth::None, protocol }))
             .collect()
     }
 
@@ -81,6 +85,8 @@ impl fmt::Display for Workload {
         f.write_str(match self.protocol {
             Protocol::Http1 => "/http1",
             Protocol::Http2 => "/http2",
+            Protocol::Handshake => "/handshake",
+            Protocol::Resumed => "/resumed",
         })
     }
 }
