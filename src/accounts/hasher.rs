@@ -2,6 +2,8 @@
 //!
 //! In: whom somebody claims to be, and what they typed. Out: a user, or nothing, after the same work in both cases.
 //! Invariants: memory is bounded by the threads, each holding that of one hash; who waits is bounded by the queue.
+//! The threads take only what others leave of the processors, so that guessed passwords hold up no request. Where nothing
+//! is left, one more thread sees to it that logins go on: slowly, but they do.
 
 use std::{
     collections::VecDeque,
@@ -50,17 +52,14 @@ impl Hasher {
     /// # Errors
     /// When the operating system starts no thread.
     pub fn start_telling(threads: usize, waiting: usize, audit: Audit, clock: Clock) -> io::Result<Self> {
-        let queue = Arc::new(Queue {
-            waiting: Mutex::new(Waiting { jobs: VecDeque::with_capacity(waiting), max: waiting, closed: false }),
-            wake: Condvar::new(),
-            renewer: Renewer::new(audit, clock),
-        });
+        let queue = Arc::new(Queue::new(waiting, Renewer::new(audit, clock)));
         // Made first: if a thread does not start, dropping it ends those that did.
         let handle = Arc::new(Handle(Arc::clone(&queue)));
         for number in 0..threads.max(1) {
             let queue = Arc::clone(&queue);
             thread::Builder::new().name(format!("portcullis-hash-{number}")).spawn(move || work(&queue))?;
         }
+        thread::Builder::new().name("portcullis-hash-late".to_owned()).spawn(move || see_to_it(&queue, STALLED))?;
         Ok(Self(handle))
     }
 
@@ -74,10 +73,19 @@ impl Hasher {
             return Ok(None);
         }
         let (reply, answer) = oneshot::channel();
+        let reply = Mutex::new(Some(reply));
         self.0.0.push(Job { work: candidate.work, renewal: candidate.renewal, password, reply })?;
         // A reply that is dropped unsent means that no thread lives to give it: the same as busy.
         let is_right = answer.await.map_err(|_| BUSY)?;
         Ok(candidate.user.filter(|_| is_right))
+    }
+}
+
+#[cfg(test)]
+impl Hasher {
+    /// Whether nothing is waited for and nothing is under way, renewals among it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.0.0.lock().is_at_rest()
     }
 }
 
@@ -94,18 +102,26 @@ impl Drop for Handle {
     fn drop(&mut self) {
         self.0.lock().closed = true;
         self.0.wake.notify_all();
+        self.0.begins.notify_all();
     }
 }
 
 struct Queue {
     /// A plain lock, held for a push or a pop: an attempt costs ten thousand times that.
     waiting: Mutex<Waiting>,
+    /// There is something to do.
     wake: Condvar,
+    /// There is something to do, and was nothing before.
+    begins: Condvar,
     renewer: Renewer,
 }
 
 struct Waiting {
-    jobs: VecDeque<Job>,
+    jobs: VecDeque<Arc<Job>>,
+    /// What threads are at work on, the oldest first; once for each thread.
+    under_way: Vec<Arc<Job>>,
+    /// How many were done.
+    done: u64,
     max: usize,
     closed: bool,
 }
@@ -114,28 +130,83 @@ struct Job {
     work: Work,
     renewal: Option<Arc<Renewal>>,
     password: Secret<String>,
-    reply: oneshot::Sender<bool>,
+    /// Taken by whoever answers.
+    reply: Mutex<Option<oneshot::Sender<bool>>>,
 }
 
 impl Queue {
+    fn new(max: usize, renewer: Renewer) -> Self {
+        let jobs = VecDeque::with_capacity(max);
+        let waiting = Waiting { jobs, under_way: Vec::new(), done: 0, max, closed: false };
+        Self { waiting: Mutex::new(waiting), wake: Condvar::new(), begins: Condvar::new(), renewer }
+    }
+
     fn push(&self, job: Job) -> Result<(), Busy> {
         let mut waiting = self.lock();
         if waiting.jobs.len() >= waiting.max {
             // Those whose client has gone must not keep others out.
-            waiting.jobs.retain(|job| !job.reply.is_closed());
+            waiting.jobs.retain(|job| job.is_awaited());
         }
         if waiting.jobs.len() >= waiting.max {
             return Err(BUSY);
         }
-        waiting.jobs.push_back(job);
+        let begins = waiting.is_at_rest();
+        waiting.jobs.push_back(Arc::new(job));
         drop(waiting);
         self.wake.notify_one();
+        if begins {
+            self.begins.notify_one();
+        }
         Ok(())
+    }
+
+    /// Checks a password and answers, unless nobody waits for it any more.
+    fn answer(&self, job: &Job, memory: &mut Vec<Block>) {
+        if !job.is_awaited() {
+            return;
+        }
+        let is_right = job.work.is_right(job.password.expose().as_bytes(), memory);
+        let Some(reply) = job.reply().take() else { return };
+        // The client may have gone meanwhile.
+        let _ = reply.send(is_right);
+        if let Some(renewal) = job.renewal.as_deref().filter(|_| is_right) {
+            self.renewer.renew(renewal, job.password.expose());
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         // Nothing panics while it is held.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Waiting {
+    fn is_at_rest(&self) -> bool {
+        self.jobs.is_empty() && self.under_way.is_empty()
+    }
+
+    /// The next to be worked on.
+    fn begin(&mut self) -> Option<Arc<Job>> {
+        let job = self.jobs.pop_front()?;
+        self.under_way.push(Arc::clone(&job));
+        Some(job)
+    }
+
+    fn end(&mut self, job: &Arc<Job>) {
+        if let Some(at) = self.under_way.iter().position(|other| Arc::ptr_eq(other, job)) {
+            self.under_way.remove(at);
+        }
+        self.done += 1;
+    }
+}
+
+impl Job {
+    fn is_awaited(&self) -> bool {
+        self.reply().as_ref().is_some_and(|reply| !reply.is_closed())
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Option<oneshot::Sender<bool>>> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -161,17 +232,11 @@ fn work(queue: &Queue) {
     let mut memory = Vec::new();
     let mut waiting = queue.lock();
     loop {
-        if let Some(job) = waiting.jobs.pop_front() {
+        if let Some(job) = waiting.begin() {
             drop(waiting);
-            if !job.reply.is_closed() {
-                let is_right = job.work.is_right(job.password.expose().as_bytes(), &mut memory);
-                // The client may have gone meanwhile.
-                let _ = job.reply.send(is_right);
-                if let Some(renewal) = job.renewal.as_deref().filter(|_| is_right) {
-                    queue.renewer.renew(renewal, job.password.expose());
-                }
-            }
+            queue.answer(&job, &mut memory);
             waiting = queue.lock();
+            waiting.end(&job);
         } else if waiting.closed {
             return;
         } else if memory.is_empty() {
@@ -182,6 +247,33 @@ fn work(queue: &Queue) {
             if wait.timed_out() {
                 memory = Vec::new();
             }
+        }
+    }
+}
+
+/// The life of the thread that helps where those that give way get no processor at all: whenever none of them has ended
+/// anything for as long as `stalled`, it checks the oldest password itself, with the priority of all others. That is a
+/// hundredth or two of one processor.
+fn see_to_it(queue: &Queue, stalled: Duration) {
+    let mut waiting = queue.lock();
+    while !waiting.closed {
+        if waiting.is_at_rest() {
+            waiting = queue.begins.wait(waiting).unwrap_or_else(PoisonError::into_inner);
+            continue;
+        }
+        let done = waiting.done;
+        let waited = queue.begins.wait_timeout_while(waiting, stalled, |waiting| !waiting.closed);
+        waiting = waited.unwrap_or_else(PoisonError::into_inner).0;
+        if waiting.closed || waiting.done != done {
+            continue;
+        }
+        let begun = waiting.under_way.iter().find(|job| job.is_awaited()).cloned();
+        waiting.under_way.extend(begun.clone());
+        if let Some(job) = begun.or_else(|| waiting.begin()) {
+            drop(waiting);
+            queue.answer(&job, &mut Vec::new());
+            waiting = queue.lock();
+            waiting.end(&job);
         }
     }
 }
@@ -198,5 +290,52 @@ fn yield_to_workers() {
 
 const BUSY: Busy = Busy { retry_after: Duration::from_secs(1) };
 
+/// For so long no password may be left unchecked because others need all processors.
+const STALLED: Duration = Duration::from_secs(1);
+
 /// How long a hashing thread without work keeps its memory.
 const KEEP_MEMORY: Duration = Duration::from_secs(10);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::Accounts;
+
+    /// A queue that no other thread works on.
+    fn stalled() -> Arc<Queue> {
+        Arc::new(Queue::new(8, Renewer::new(Audit::off(), Clock::system())))
+    }
+
+    fn job(queue: &Queue) -> oneshot::Receiver<bool> {
+        let candidate = Accounts::new(Vec::new()).unwrap().candidate("nobody");
+        let (reply, answer) = oneshot::channel();
+        let password = Secret::new("password".to_owned());
+        let job = Job { work: candidate.work, renewal: None, password, reply: Mutex::new(Some(reply)) };
+        assert!(queue.push(job).is_ok());
+        answer
+    }
+
+    #[test]
+    fn a_password_is_checked_though_others_take_all_processors() {
+        let queue = stalled();
+        let helper = thread::spawn({
+            let queue = Arc::clone(&queue);
+            move || see_to_it(&queue, Duration::from_millis(1))
+        });
+
+        // One that nobody has begun, and one that somebody has begun and gets no further with.
+        assert_eq!(job(&queue).blocking_recv(), Ok(false));
+        let begun = job(&queue);
+        let taken = queue.lock().begin();
+        assert_eq!(begun.blocking_recv(), Ok(false));
+
+        if let Some(taken) = taken {
+            queue.answer(&taken, &mut Vec::new());
+            queue.lock().end(&taken);
+        }
+        queue.lock().closed = true;
+        queue.begins.notify_all();
+        helper.join().unwrap();
+        assert!(queue.lock().is_at_rest());
+    }
+}
