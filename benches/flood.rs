@@ -7,10 +7,8 @@
 #![allow(missing_docs, reason = "a program")]
 
 use std::{
-    fs,
     io::{BufRead, BufReader, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    net::{SocketAddr, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -21,13 +19,17 @@ use std::{
 
 use portcullis::{accounts, clock::instant};
 
+mod program;
+
+use program::{Program, median};
+
 const PASSWORD: &str = "Correct-Horse-Battery-7341";
 const FLOODERS: u32 = 48;
 const ROUND: Duration = Duration::from_millis(1500);
 
 fn main() {
     let rounds = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(20);
-    let gateway = Gateway::start();
+    let gateway = gateway();
     let cookie = log_in(gateway.address);
     let flood = Flood::start(gateway.address);
     measure(gateway.address, &cookie, Duration::from_secs(1));
@@ -43,54 +45,22 @@ fn main() {
         thread::sleep(Duration::from_millis(500));
     }
 
-    let median = |mut all: Vec<(Duration, Duration)>| {
-        all.sort_by_key(|(_, p99)| *p99);
-        all.get(all.len() / 2).expect("there are rounds").1
-    };
-    let (calm, flooded) = (median(calm), median(flooded));
+    let p99 = |all: Vec<(Duration, Duration)>| median(all.into_iter().map(|(_, p99)| p99).collect());
+    let (calm, flooded) = (p99(calm), p99(flooded));
     let ratio = flooded.as_secs_f64() / calm.as_secs_f64();
     println!("{} passwords were tried", flood.tried.load(Relaxed));
     println!("p99 {flooded:?} flooded / {calm:?} calm = {ratio:.2}");
 }
 
-/// The real program, plain on loopback behind a proxy that says https.
-struct Gateway {
-    child: Child,
-    address: SocketAddr,
-    _folder: tempfile::TempDir,
-}
-
-impl Gateway {
-    fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let address = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a free port");
-        let hash = accounts::hash_password(PASSWORD).expect("it can be hashed");
-        let config = format!(
-            "version = 1\n[server]\nlisten = [\"http://{address}\"]\nhosts = [\"localhost\"]\n\
-             trusted_proxies = [\"127.0.0.1/32\"]\n[log]\naccess = \"off\"\naudit = \"off\"\n\
-             [[login.provider]]\nname = \"local\"\n\
-             [[login.provider.user]]\nname = \"alice\"\npassword = \"{hash}\"\n\
-             [[route]]\nname = \"app\"\nmatch = {{ path = \"/app\" }}\nauth = [\"session\"]\nrespond = {{ status = 200 }}\n"
-        );
-        let file = folder.path().join("gateway.toml");
-        fs::write(&file, config).expect("the configuration can be written");
-        let mut program = Command::new(env!("CARGO_BIN_EXE_portcullis"));
-        program.arg("--config").arg(&file).arg("run").stdout(Stdio::null()).stderr(Stdio::null());
-        let child = program.spawn().expect("it can be started");
-        let until = instant() + Duration::from_secs(20);
-        while TcpStream::connect(address).is_err() {
-            assert!(instant() < until, "the gateway does not listen");
-            thread::sleep(Duration::from_millis(20));
-        }
-        Self { child, address, _folder: folder }
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// Plain on loopback behind a proxy that says https.
+fn gateway() -> Program {
+    let hash = accounts::hash_password(PASSWORD).expect("it can be hashed");
+    let tables = format!(
+        "[[login.provider]]\nname = \"local\"\n\
+         [[login.provider.user]]\nname = \"alice\"\npassword = \"{hash}\"\n\
+         [[route]]\nname = \"app\"\nmatch = {{ path = \"/app\" }}\nauth = [\"session\"]\nrespond = {{ status = 200 }}\n"
+    );
+    Program::start("trusted_proxies = [\"127.0.0.1/32\"]", &tables, &[])
 }
 
 /// Somebody at the other end of a connection that stays open.
