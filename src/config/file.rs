@@ -228,6 +228,10 @@ table! {
         max_api_keys: Option<Number<1, 1_000_000>>,
         /// DPoP proofs remembered.
         max_proofs: Option<Number<1, 100_000_000>>,
+        /// Verified tokens remembered.
+        max_cached_tokens: Option<Number<0, 10_000_000>>,
+        /// Bytes of them.
+        max_cached_token_bytes: Option<Size<65_536, 1_099_511_627_776>>,
         /// Wrong signatures that are looked at, in a second and for one address.
         verify_rate: Option<Number<1, 1_000_000>>,
     }

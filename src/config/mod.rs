@@ -17,7 +17,7 @@ use std::{
 use http::{HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use crate::{
-    authn::{keys::Algorithm, possession::Confirmation},
+    authn::{keys::Algorithm, possession::Confirmation, token_cache::CacheLimits},
     client::Scheme,
     durable, edge,
     host::{Authority, Host},
@@ -74,6 +74,8 @@ pub struct Startup {
     pub edge: edge::Settings,
     /// `server.state_dir`; `None`: nothing survives a restart.
     pub state: Option<durable::Settings>,
+    /// `limits.max_cached_tokens` and `limits.max_cached_token_bytes`.
+    pub tokens: CacheLimits,
     /// `[log]`.
     pub log: telemetry::LogSettings,
     /// `telemetry.listen`; `None`: off.

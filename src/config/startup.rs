@@ -2,6 +2,7 @@
 
 use super::Startup;
 use crate::{
+    authn::token_cache::CacheLimits,
     durable,
     edge::{self, Limits},
     telemetry::LogSettings,
@@ -17,7 +18,7 @@ impl Startup {
             }
         };
         // Taken apart by name, so that nobody adds a setting without saying here what a reload does with it.
-        let Self { edge, state, log, telemetry, admin } = self;
+        let Self { edge, state, tokens, log, telemetry, admin } = self;
         let edge::Settings { listeners, redirect_http, workers, drain_timeout, limits } = edge;
         compare("server.listen", *listeners == new.edge.listeners);
         compare("server.redirect_http", *redirect_http == new.edge.redirect_http);
@@ -56,6 +57,9 @@ impl Startup {
         compare("limits.max_connections", max_connections == other.max_connections);
         compare("limits.max_connections_per_address", max_connections_per_address == other.max_connections_per_address);
         compare("limits.max_streams", max_streams == other.max_streams);
+        let CacheLimits { entries, bytes, wrong_signatures: _ } = *tokens;
+        compare("limits.max_cached_tokens", entries == new.tokens.entries);
+        compare("limits.max_cached_token_bytes", bytes == new.tokens.bytes);
 
         // What of a query is logged is told to each request by its snapshot.
         let LogSettings { format, access, audit, query: _, level, queue_bytes } = log;

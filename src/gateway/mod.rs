@@ -22,12 +22,7 @@ use crate::{
     accounts::Hasher,
     acme, admin, api_key,
     authn::{
-        dpop::Proofs,
-        jwks::KeySlot,
-        jwt::Issuer,
-        keys::KeyError,
-        token_cache::{CacheLimits, TokenCache},
-        verify_rate::WrongSignatures,
+        dpop::Proofs, jwks::KeySlot, jwt::Issuer, keys::KeyError, token_cache::TokenCache, verify_rate::WrongSignatures,
     },
     certificate::CertificateResolver,
     change::{Ask, Reloads},
@@ -423,7 +418,7 @@ fn live(
         sessions,
         revocations: Arc::new(revocations),
         durable,
-        tokens: TokenCache::new(CacheLimits::default()),
+        tokens: TokenCache::new(startup.tokens),
         proofs: Proofs::new(clock.now(), snapshot.dpop.max_proofs),
         wrong_signatures: WrongSignatures::default(),
         hasher: Hasher::start_telling(hashing, HASHES_WAITING, telemetry.audit().clone(), clock.clone())

@@ -13,6 +13,7 @@ use http::{HeaderName, HeaderValue};
 
 use super::Build;
 use crate::{
+    authn::token_cache::CacheLimits,
     config::{
         CertificateFiles, Startup, Tls, TlsSource,
         decode::At,
@@ -51,6 +52,7 @@ impl Build<'_> {
                 limits: limits?,
             },
             state: state?,
+            tokens: cached_tokens(file)?,
             log: log?,
             telemetry: telemetry?,
             admin: None,
@@ -315,6 +317,18 @@ pub(super) fn api_key_header(file: &File) -> Option<HeaderName> {
 pub(super) fn max_revocations(file: &File) -> Option<usize> {
     let written = file.limits.0.as_ref()?.table.max_revocations.map(|number| number.0);
     Some(written.map_or(1_000_000, |number| usize::try_from(number).unwrap_or(usize::MAX)))
+}
+
+/// `limits.max_cached_tokens` and `limits.max_cached_token_bytes`.
+fn cached_tokens(file: &File) -> Option<CacheLimits> {
+    let (limits, default) = (&file.limits.0.as_ref()?.table, CacheLimits::default());
+    let number =
+        |written: Option<u64>, default| written.map_or(default, |number| usize::try_from(number).unwrap_or(usize::MAX));
+    Some(CacheLimits {
+        entries: number(limits.max_cached_tokens.map(|number| number.0), default.entries),
+        bytes: number(limits.max_cached_token_bytes.map(|size| size.0), default.bytes),
+        ..default
+    })
 }
 
 /// `limits.rate_limit` and `limits.max_concurrent`, and `limits.max_rate_buckets`.

@@ -27,6 +27,36 @@ fn a_known_token_is_not_verified_again() {
     assert!(seen.iter().all(|subject| subject.as_deref() == Some("alice")), "{seen:?}");
 }
 
+/// R23. A tenth of what is remembered is in use, and everything else comes once. A tenth of the size that it has with
+/// `PORTCULLIS_LONG_RUN=1`: 1,000 tokens in use where 10,000 are remembered.
+#[test]
+fn tokens_in_use_stay_known_in_a_stream_of_others() {
+    let in_use = if std::env::var_os("PORTCULLIS_LONG_RUN").is_some() { 1_000 } else { 100 };
+    let issuer = Issuer::hs256();
+    let bound = format!("[limits]\nmax_cached_tokens = {}\n", 10 * in_use);
+    let route = "[[route]]\nname = \"x\"\nmatch = { path = \"/x\" }\nauth = [\"jwt\"]\nrespond = { status = 200 }\n";
+    let gateway = Gateway::with(&bound).issuer(&issuer).table(route).start();
+    let token = |subject: String| issuer.sign(&Issuer::claims(&subject, &[], gateway.now()));
+    let (client, mut connection) = (gateway.client(), gateway.client().connect());
+    let mut ask = |token: &str| drop(connection.send(&client.get("/x").bearer(token)).expect(200));
+    let hot: Vec<String> = (0..in_use).map(|number| token(format!("hot-{number}"))).collect();
+    hot.iter().chain(&hot).for_each(|token| ask(token));
+    let (before, asked) = (lookups(&gateway, "hit"), 20 * in_use);
+
+    for (number, known) in hot.iter().cycle().take(asked).enumerate() {
+        ask(known);
+        (0..5).for_each(|other| ask(&token(format!("once-{number}-{other}"))));
+    }
+
+    // The others are all distinct: whatever was known was in use.
+    let hits = lookups(&gateway, "hit") - before;
+    assert!(hits >= 0.99 * asked as f64, "{hits} of {asked}");
+    assert!(hits <= asked as f64 && lookups(&gateway, "miss") >= 5.0 * asked as f64, "{hits} of {asked}");
+    let entries = gateway.metric("portcullis_token_cache_entries", &[]);
+    assert!(entries <= 10.0 * in_use as f64 && entries > 9.0 * in_use as f64, "{entries}");
+    assert!(gateway.metric("portcullis_token_cache_evictions_total", &[]) > 0.0);
+}
+
 /// R23. To the second, although the token is remembered.
 #[test]
 fn a_known_token_expires() {
