@@ -10,6 +10,7 @@
 //! - `public`: a route with `auth = ["none"]`.
 //! - `session`, `jwt`: a route that asks for one; the same caller each time.
 //! - `durable`: as `session`, with `server.state_dir`; at most a hundredth more than `session`.
+//! - `jwt-struck`: as `jwt`, while ten thousand other tokens are revoked; at most [`STRUCK_BUDGET`] more than `jwt`.
 //!
 //! What is above `bare` pays for routing, authentication, authorization, headers, metrics. Budget: 6,000. SHA-256 is
 //! told apart: valgrind does not offer the processor's instructions for it, which do it in a tenth; what it takes
@@ -36,6 +37,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
 
 use http::Response;
@@ -47,6 +49,7 @@ use portcullis::{
     gateway,
     identity::{Factor, Identity, IdentityParts, Via},
     inbound::Inbound,
+    revocation::{Keep, Revocations, Target},
     session::SessionToken,
     shutdown::Shutdown,
     upstream::{self, Outgoing, Upstreams},
@@ -61,7 +64,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Each mode with the one it is compared with: the same request, the cookie or token in it included.
-const MODES: [(&str, &str); 7] = [
+const MODES: [(&str, &str); 8] = [
     ("bare", "bare"),
     ("public", "bare"),
     ("bare-cookie", "bare-cookie"),
@@ -69,7 +72,10 @@ const MODES: [(&str, &str); 7] = [
     ("durable", "bare-cookie"),
     ("bare-token", "bare-token"),
     ("jwt", "bare-token"),
+    ("jwt-struck", "bare-token"),
 ];
+/// What revocations may cost a request with a known token.
+const STRUCK_BUDGET: f64 = 200.0;
 /// Characters of a session's token.
 const SESSION_LENGTH: usize = 43;
 const FEW: usize = 200;
@@ -115,6 +121,12 @@ fn check() -> Result<()> {
         } else if change < -TOLERANCE {
             println!("{mode}: {each:.0} instead of {line:.0}: lower the line in {RATCHET}");
         }
+    }
+    let of = |name: &str| counted.iter().find(|(mode, _)| *mode == name).map(|(_, each)| *each);
+    if let (Some(without), Some(with)) = (of("jwt"), of("jwt-struck"))
+        && with - without > STRUCK_BUDGET
+    {
+        dearer.push(format!("jwt-struck: {:.0} above jwt, {STRUCK_BUDGET:.0} allowed", with - without));
     }
     if dearer.is_empty() { Ok(()) } else { Err(dearer.join("; ").into()) }
 }
@@ -263,7 +275,7 @@ fn count(mode: &str, folder: &Path, keys: &Keys, requests: usize) -> Result<BTre
                 "session" | "durable" | "bare-cookie" => {
                     format!("Cookie: theme=dark; __Host-portcullis={session}; lang=en\r\n")
                 }
-                "jwt" | "bare-token" => {
+                "jwt" | "jwt-struck" | "bare-token" => {
                     let token = keys.token(Algorithm::Es256, &Person::number(7), Flaw::None);
                     format!("Authorization: Bearer {token}\r\n")
                 }
@@ -368,7 +380,7 @@ fn start_upstream() -> Result<u16> {
 fn configuration(mode: &str, upstream: u16) -> String {
     let (table, authenticator) = match mode {
         "session" | "durable" => ("[session]\nidle_timeout = \"30m\"\n".to_owned(), "session"),
-        "jwt" => (
+        "jwt" | "jwt-struck" => (
             format!(
                 "[[jwt.issuer]]\nname = \"bench\"\nissuer = \"{ISSUER}\"\njwks = {{ pem = \"jwt.pem\" }}\n\
                  audience = [\"{AUDIENCE}\"]\nalgorithms = [\"ES256\"]\ngrants = \"all\"\n"
@@ -402,6 +414,9 @@ fn serve(mode: &str, folder: &Path) -> Result<()> {
     let settings_of_sessions = matches!(mode, "session" | "durable").then(|| config.snapshot.session.clone());
     let running = gateway::start(config, Clock::system(), Box::new(move || config::load(&file, [])))?;
     let address = running.addresses().gateway[0];
+    if mode == "jwt-struck" {
+        strike(&running.live().shared.revocations)?;
+    }
     let token = settings_of_sessions.map_or(Ok(String::new()), |settings| -> Result<String> {
         let person = Person::number(7);
         let identity = Identity::new(IdentityParts {
@@ -429,6 +444,19 @@ fn serve(mode: &str, folder: &Path) -> Result<()> {
     running.stop();
     Ok(())
 }
+
+/// Revokes tokens that nobody sends.
+fn strike(list: &Revocations) -> Result<()> {
+    for number in 0..STRUCK {
+        let target = Target::Jti { issuer: ISSUER.into(), jti: format!("struck-{number}").into() };
+        let struck = list.strike(target, Clock::system().now(), Keep::For(A_DAY), STRUCK);
+        struck.map_err(|error| format!("{error:?}"))?;
+    }
+    Ok(())
+}
+
+const STRUCK: usize = 10_000;
+const A_DAY: Duration = Duration::from_secs(86_400);
 
 fn serve_bare(config: Config) -> Result<()> {
     let Config { startup, tls, snapshot, .. } = config;

@@ -1,14 +1,15 @@
-//! What a session costs in resident memory, everything included: identity, record, table, index, allocator.
+//! What a session, and a revocation, costs in resident memory, everything included: identity, record, table, index, allocator.
 //!
 //! Its own program, because it measures the whole process and sets the allocator that the gateway uses.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]
 
-use std::{hint::black_box, pin::Pin, sync::Arc, task::Poll, time::Duration};
+use std::{cell::Cell, hint::black_box, pin::Pin, sync::Arc, task::Poll, time::Duration};
 
 use portcullis::{
     clock::{Clock, Timestamp, instant},
     durable::{self, Durable},
     identity::{Factor, Identity, IdentityParts, Via},
+    revocation::{Checked, Claims, Keep, Revocations, Target},
     session::{Bind, MemoryStore, SameSite, Settings, Store},
 };
 
@@ -106,6 +107,45 @@ fn they_are_back_after_a_restart() {
     let idle = began.elapsed() / 60;
     println!("{idle:.1?} a second to look after a million idle sessions");
     assert!(idle <= Duration::from_millis(10), "{idle:?}");
+}
+
+/// R28. With `limits.max_revocations` as it is shipped, and what each costs whoever asks.
+#[test]
+#[ignore = "weighs the whole process"]
+fn a_million_revocations_take_at_most_a_hundred_megabytes() {
+    let list = Revocations::new();
+    let before = resident_bytes();
+    for number in 0..MILLION {
+        let jti = format!("0d5f2b0e-3b1c-4c57-9d3e-{number:012}").into();
+        let target = Target::Jti { issuer: "https://id.example.com/realms/main".into(), jti };
+        list.strike(target, NOW, Keep::For(Duration::from_secs(86_400)), MILLION).expect("there is room");
+    }
+    let resident = resident_bytes() - before;
+    println!("{:.1} MB with a million revocations", resident as f64 / 1e6);
+    assert_eq!(list.len(), MILLION);
+    assert!(resident <= 100_000_000, "{resident} bytes");
+    // A positive twin: the measurement sees them at all.
+    assert!(resident >= 20_000_000, "{resident} bytes");
+
+    let (known, asked) = (Checked::default(), Cell::new(0_u32));
+    let is_struck = |checked: &Checked, jti: &str| {
+        list.is_struck(checked, || {
+            asked.set(asked.get() + 1);
+            let (issuer, subject) = ("https://id.example.com/realms/main", Some(("staff", "alice")));
+            let (signing_input, leeway) = (&[7; 32], Duration::from_secs(30));
+            Claims { issuer, jti: Some(jti), signing_input, subject, issued_at: Some(NOW), leeway }
+        })
+    };
+    assert!(is_struck(&Checked::default(), "0d5f2b0e-3b1c-4c57-9d3e-000000000007"));
+    let began = instant();
+    for _ in 0..MILLION {
+        assert!(!is_struck(black_box(&known), "not struck"));
+    }
+    println!(
+        "{:.1} ns for a token that was found unstruck before",
+        began.elapsed().as_secs_f64() * 1e9 / MILLION as f64
+    );
+    assert_eq!(asked.get(), 2, "the list is looked into once, and again when it has changed");
 }
 
 fn database(folder: &std::path::Path) -> Durable {
