@@ -14,15 +14,17 @@ use crate::{
 };
 
 /// One certificate.
-pub(super) struct Leaf<'a> {
-    pub(super) not_before: Timestamp,
+#[derive(Debug)]
+pub struct Leaf<'a> {
+    /// The first second that counts.
+    pub not_before: Timestamp,
     /// The last second that counts.
-    pub(super) not_after: Timestamp,
+    pub not_after: Timestamp,
     /// The whole `SubjectPublicKeyInfo`.
-    pub(super) key: &'a [u8],
+    pub key: &'a [u8],
     /// Whether its key may sign, as the handshake asks of it (RFC 8446 section 4.4.2.2): `digitalSignature`, or no word
     /// of what it may do.
-    pub(super) may_sign: bool,
+    pub may_sign: bool,
     serial: &'a [u8],
     subject: &'a [u8],
     alternatives: &'a [u8],
@@ -30,17 +32,24 @@ pub(super) struct Leaf<'a> {
 
 /// The names in a certificate, by kind.
 #[derive(Debug, Default, Eq, PartialEq)]
-pub(super) struct Subjects {
-    pub(super) common_names: Vec<String>,
-    pub(super) organizations: Vec<String>,
-    pub(super) units: Vec<String>,
-    pub(super) hosts: Vec<String>,
-    pub(super) emails: Vec<String>,
-    pub(super) uris: Vec<String>,
+pub struct Subjects {
+    /// `CN`.
+    pub common_names: Vec<String>,
+    /// `O`.
+    pub organizations: Vec<String>,
+    /// `OU`.
+    pub units: Vec<String>,
+    /// Alternative names that are hosts, in their canonical form.
+    pub hosts: Vec<String>,
+    /// Alternative names that are email addresses.
+    pub emails: Vec<String>,
+    /// Alternative names that are URIs.
+    pub uris: Vec<String>,
 }
 
 impl<'a> Leaf<'a> {
-    pub(super) fn read(certificate: &'a [u8]) -> Option<Self> {
+    /// Reads the DER of one; what stands behind it is not looked at. `None`: it cannot be read with certainty.
+    pub fn read(certificate: &'a [u8]) -> Option<Self> {
         let mut certificate = Der(Der(certificate).take(SEQUENCE)?);
         let mut fields = Der(certificate.take(SEQUENCE)?);
         let _version = fields.take_if(VERSION);
@@ -80,7 +89,7 @@ impl<'a> Leaf<'a> {
     }
 
     /// Every name of a kind that can be a subject; `None` if one of them cannot be read with certainty.
-    pub(super) fn subjects(&self) -> Option<Subjects> {
+    pub fn subjects(&self) -> Option<Subjects> {
         let mut subjects = Subjects::default();
         let mut sets = Der(self.subject);
         while !sets.is_empty() {
@@ -118,14 +127,14 @@ impl<'a> Leaf<'a> {
     }
 
     /// The serial number in hexadecimal digits, as `openssl x509 -serial` tells it, in lower case.
-    pub(super) fn serial_text(&self) -> String {
+    pub fn serial_text(&self) -> String {
         let digits = self.serial.strip_prefix(&[0]).filter(|rest| !rest.is_empty()).unwrap_or(self.serial);
         digits.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
 /// `nextUpdate` of a revocation list.
-pub(super) fn next_update(list: &[u8]) -> Option<Timestamp> {
+pub fn next_update(list: &[u8]) -> Option<Timestamp> {
     let mut fields = Der(Der(Der(list).take(SEQUENCE)?).take(SEQUENCE)?);
     let _version = fields.take_if(INTEGER);
     let _algorithm = fields.take(SEQUENCE)?;

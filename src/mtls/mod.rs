@@ -31,7 +31,7 @@ use crate::{
 };
 
 mod asked;
-mod leaf;
+pub mod leaf;
 mod possession;
 mod presented;
 

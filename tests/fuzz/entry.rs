@@ -33,6 +33,7 @@ use portcullis::{
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
     host::{Authority, Host},
     login::return_to::ReturnTo,
+    mtls::leaf::{self, Leaf},
     page::{Parsed, Template},
     policy::{AccessRule, ClaimPath, Grants, ProofRule, Requirements},
     route::path::{CanonicalPath, PathPattern, Quirks},
@@ -143,7 +144,16 @@ pub(crate) fn jwt(data: &[u8]) {
         assert_eq!(data.iter().filter(|byte| **byte == b'.').count(), 2);
         assert!(!verified.identity().subject().is_empty());
         assert!(verified.check_time(now).is_ok());
+        let (input, tag) = last_dot(data);
+        let tag = URL_SAFE_NO_PAD.decode(tag).unwrap_or_default();
+        assert!(hmac::verify(&hmac::Key::new(hmac::HMAC_SHA256, JWT_SECRET), input, &tag).is_ok(), "it is signed");
     }
+}
+
+/// What is signed, and the signature.
+fn last_dot(token: &[u8]) -> (&[u8], &[u8]) {
+    let dot = token.iter().rposition(|byte| *byte == b'.').unwrap_or_else(|| panic!("three parts"));
+    (&token[..dot], &token[dot + 1..])
 }
 
 /// R21, R22, R25: what is made of claims is what a naive reader finds in them. The first line is the path of a claim
@@ -275,6 +285,8 @@ pub(crate) fn is_proof(data: &[u8]) -> bool {
     let ask = || authenticate_bearer(Unread::new(DPOP_TOKEN.as_bytes(), Carrier::Dpop), &presented, &rule(), &judge);
     let Answer::Valid(verified) = ask() else { return false };
     assert_eq!(data.iter().filter(|byte| **byte == b'.').count(), 2);
+    let signed = [&include_bytes!("seeds/dpop/good")[..], include_bytes!("seeds/dpop/good-spelled-differently")];
+    assert!(signed.iter().any(|good| last_dot(good).0 == last_dot(data).0), "nobody can have signed another one");
     assert_eq!(verified.identity().subject(), "alice");
     assert!(matches!(ask(), Answer::Invalid(_)), "a proof counts once");
     true
@@ -355,6 +367,33 @@ pub(crate) fn issuer() -> Issuer {
     }
 }
 
+/// R13: the names in a client's certificate are parts of it, each of a form that has one reading only; and the end of a
+/// revocation list is a moment or none.
+pub(crate) fn client_certificate(data: &[u8]) {
+    let _ = leaf::next_update(data);
+    let Some(certificate) = Leaf::read(data) else { return };
+    let holds = |part: &[u8]| part.is_empty() || data.windows(part.len()).any(|window| window == part);
+    assert!(holds(certificate.key) && !certificate.key.is_empty());
+    assert!(certificate.serial_text().bytes().all(|digit| digit.is_ascii_hexdigit()));
+    let Some(names) = certificate.subjects() else { return };
+    for text in names.common_names.iter().chain(&names.organizations).chain(&names.units) {
+        assert!(holds(text.as_bytes()), "{text:?}");
+    }
+    for host in &names.hosts {
+        assert_eq!(host.parse::<Host>().map(|host| host.as_str().to_owned()).as_ref(), Ok(host));
+        assert!(!host.contains('*'), "{host:?}");
+    }
+    for email in &names.emails {
+        assert!(holds(email.as_bytes()) && email.matches('@').count() == 1, "{email:?}");
+    }
+    for uri in &names.uris {
+        assert!(holds(uri.as_bytes()) && uri.contains(':'), "{uri:?}");
+    }
+    for visible in names.emails.iter().chain(&names.uris) {
+        assert!(visible.bytes().all(|byte| byte.is_ascii_graphic()), "{visible:?}");
+    }
+}
+
 /// Every text is a configuration or a list of what is wrong with it. Relative files lie where nothing can be made.
 pub(crate) fn config(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -432,10 +471,10 @@ fn settings(family: ForwardedFamily) -> headers::Settings {
     }
 }
 
-/// What good seeds of `jwt` are signed with.
 /// Whom the endpoint that nobody asks would be believed by.
 const AUTHORITY: &str = include_str!("../configs/accepted/authority.pem");
 
+/// What good seeds of `jwt` are signed with.
 pub(crate) const JWT_SECRET: &[u8] = b"the fuzz targets' shared secret, known to all";
 /// A token that is bound to the key of the good seeds of `dpop`, signed with the secret above.
 pub(crate) const DPOP_TOKEN: &str = "eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJodHRwczovL2lzc3Vlci5leGFtcGxlIiwiYXVkIjoiYXBpIiwic3ViIjoiYWxpY2UiLCJ\

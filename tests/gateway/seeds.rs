@@ -40,6 +40,7 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("jwks", entry::jwks, 12),
         ("introspection", entry::introspection, 15),
         ("dpop", entry::dpop, 15),
+        ("client_certificate", entry::client_certificate, 12),
         ("config", entry::config, 8),
         ("forwarded", entry::forwarded, 10),
         ("template", entry::template, 8),
@@ -73,6 +74,12 @@ fn good_seeds_are_good() {
     for name in ["dpop/good", "dpop/good-spelled-differently"] {
         assert!(entry::is_proof(&read(name)), "{name}");
     }
+    for name in ["client_certificate/good", "client_certificate/after-2049"] {
+        let certificate = read(name);
+        let leaf = portcullis::mtls::leaf::Leaf::read(&certificate);
+        assert!(leaf.is_some_and(|leaf| leaf.subjects().is_some_and(|names| !names.hosts.is_empty())), "{name}");
+    }
+    assert!(portcullis::mtls::leaf::next_update(&read("client_certificate/list")).is_some());
     let key_set = read("jwks/good");
     let algorithms = ["ES256", "EdDSA", "RS256"].map(|name| name.parse().expect("an algorithm"));
     assert!(portcullis::authn::keys::KeySet::from_jwk_set(&key_set, &algorithms).is_ok_and(|keys| keys.len() == 3));
