@@ -40,9 +40,9 @@ use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
 use tokio::{
-    runtime::Runtime,
+    runtime::LocalOptions,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
-    task::{JoinError, LocalSet, spawn_local},
+    task::{JoinError, spawn_local},
     time::{Interval, MissedTickBehavior},
 };
 
@@ -361,24 +361,34 @@ fn sweeps(limits: &Limits) -> Interval {
     interval
 }
 
-/// A thread with a runtime of its own, made here so that failing is an error of `start`.
+/// A thread with a runtime of its own. The runtime never leaves its thread; that it cannot be made is an error here.
 ///
-/// A `LocalSet` polls what it runs whenever one of its tasks is woken: hence `work` is a task too, which is polled when
-/// it has reason to be, and not with each request.
+/// `work` is a task, too: it is polled when it has reason to be, and not whenever the thread wakes up.
 fn spawn_thread<F>(name: String, work: impl FnOnce() -> F + Send + 'static) -> io::Result<JoinHandle<bool>>
 where
     F: Future<Output = bool> + 'static,
 {
-    let runtime: Runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    std::thread::Builder::new().name(name).spawn(move || {
-        let local = LocalSet::new();
-        let ended = runtime.block_on(local.run_until(async move { spawn_local(async move { work().await }).await }));
+    let (made, told) = std::sync::mpsc::sync_channel(1);
+    let thread = std::thread::Builder::new().name(name).spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        let runtime = match runtime {
+            Ok(runtime) => runtime,
+            Err(error) => {
+                // Whoever starts this waits for it.
+                let _ = made.send(Err(error));
+                return false;
+            }
+        };
+        let _ = made.send(Ok(()));
+        let ended = runtime.block_on(async move { spawn_local(async move { work().await }).await });
         match ended.map_err(JoinError::try_into_panic) {
             Ok(whole) => whole,
             Err(Ok(panic)) => std::panic::resume_unwind(panic),
             Err(Err(_)) => false,
         }
-    })
+    })?;
+    told.recv().map_err(io::Error::other)??;
+    Ok(thread)
 }
 
 /// What the edge counts. Gauges go up and down, everything else only up.

@@ -20,7 +20,7 @@ use rustls::{
     server::{ClientHello, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::LocalSet};
 
 use super::*;
 

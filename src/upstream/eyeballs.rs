@@ -16,7 +16,7 @@ use tokio::{
 /// Addresses of one name.
 pub(super) type Addresses = SmallVec<[SocketAddr; 4]>;
 
-/// The first connection that stands. Must run inside a `LocalSet`.
+/// The first connection that stands. Must run where local tasks can be spawned.
 ///
 /// # Errors
 /// Of the last attempt that failed; `None` without addresses.

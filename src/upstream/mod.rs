@@ -268,7 +268,7 @@ impl std::error::Error for UpstreamError {}
 /// Sends `request` to one of the upstream's servers and returns the head of its answer with a streaming body. Body and
 /// handshake are taken out of the request; it is borrowed because it is large.
 ///
-/// Must run inside the worker's `LocalSet`. Dropping the future, or the returned body before its end, closes the
+/// Must run where local tasks can be spawned. Dropping the future, or the returned body before its end, closes the
 /// upstream connection.
 ///
 /// # Errors

@@ -44,7 +44,8 @@ impl Watch {
         Self { shared, followed: Vec::new(), tasks: Vec::new() }
     }
 
-    /// Follows the upstreams of a snapshot; cheap if they are those of the last time. Must run inside a `LocalSet`.
+    /// Follows the upstreams of a snapshot; cheap if they are those of the last time. Must run where local tasks can be
+    /// spawned.
     pub fn follow(&mut self, upstreams: &[Arc<Settings>]) {
         let known = self.followed.iter().map(|(settings, _)| Arc::as_ptr(settings));
         if !known.eq(upstreams.iter().map(Arc::as_ptr)) {
