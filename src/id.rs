@@ -9,35 +9,47 @@ use crate::secret;
 /// Names one request in logs, answers and towards the upstream: 32 lower-case hexadecimal digits of our own,
 /// or what a trusted proxy sent.
 #[derive(Clone, Debug, Eq, PartialEq)]
-pub struct RequestId(HeaderValue);
+pub struct RequestId {
+    text: HeaderValue,
+    /// Whether we made it.
+    own: bool,
+}
+
+impl Default for RequestId {
+    /// `-`: none.
+    fn default() -> Self {
+        Self { text: HeaderValue::from_static("-"), own: false }
+    }
+}
 
 impl RequestId {
     /// A fresh one. Unique, not secret: a per-thread generator seeded by the system.
     pub fn generate() -> Self {
         let text = hex(next_pair());
-        Self(HeaderValue::from_bytes(&text).unwrap_or_else(|_| HeaderValue::from_static("-")))
+        HeaderValue::from_bytes(&text).map_or_else(|_| Self::default(), |text| Self { text, own: true })
     }
 
     /// Takes a trusted proxy's id: 1 to 128 of `[A-Za-z0-9._~+/=:-]`, else `None`.
     pub fn from_trusted(value: &HeaderValue) -> Option<Self> {
         let bytes = value.as_bytes();
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._~+/=:-".contains(b);
-        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(plain)).then(|| Self(value.clone()))
+        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(plain))
+            .then(|| Self { text: value.clone(), own: false })
     }
 
     /// As a header value; cloning it is a reference count.
     pub const fn header(&self) -> &HeaderValue {
-        &self.0
+        &self.text
     }
 
     /// The header value itself.
     pub fn into_header(self) -> HeaderValue {
-        self.0
+        self.text
     }
 
     /// As text.
     pub fn as_str(&self) -> &str {
-        self.0.to_str().unwrap_or("-")
+        self.text.to_str().unwrap_or("-")
     }
 }
 
@@ -47,9 +59,11 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// A fresh `traceparent` (W3C Trace Context, section 3.2): version 00, random ids, not sampled.
-pub fn new_traceparent() -> [u8; 55] {
-    let trace = hex(next_pair());
+/// A fresh `traceparent` (W3C Trace Context, section 3.2): version 00, random ids, not sampled. The trace is called as
+/// the request is that it begins with, if that has a name of ours.
+pub fn new_traceparent(request: &RequestId) -> [u8; 55] {
+    let name = request.text.as_bytes().first_chunk().filter(|_| request.own);
+    let trace = name.copied().unwrap_or_else(|| hex(next_pair()));
     let (span, _) = next_pair();
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     text[3..35].copy_from_slice(&trace);
@@ -143,7 +157,11 @@ mod tests {
 
     #[test]
     fn our_traceparent_is_well_formed() {
-        assert!(is_traceparent(&new_traceparent()));
+        let (ours, theirs) = (RequestId::generate(), RequestId::from_trusted(&HeaderValue::from_static("4bf9-2f")));
+        let traceparent = new_traceparent(&ours);
+        assert!(is_traceparent(&traceparent));
+        assert_eq!(&traceparent[3..35], ours.as_str().as_bytes());
+        assert!(is_traceparent(&new_traceparent(&theirs.unwrap())));
         assert!(!is_traceparent(b"00-00000000000000000000000000000000-0000000000000000-00"));
         assert!(!is_traceparent(b"junk"));
     }

@@ -345,7 +345,7 @@ fn rewrite_head(
     for (name, value) in edits.iter().flat_map(|edits| &edits.set) {
         lines.put(name, value);
     }
-    put_trace(headers, survey.traceparent, survey.tracestate, &mut lines);
+    put_trace(headers, survey.traceparent, survey.tracestate, request_id, &mut lines);
     if let (Authorization::Verified(Some(verified)), Access::Authenticated(_)) = (authorization, &route.access) {
         lines.put(&AUTHORIZATION, &verified.authorization);
         if let Some(proof) = &verified.proof {
@@ -469,7 +469,7 @@ fn holds_our_key(value: &HeaderValue) -> bool {
 }
 
 /// A client's trace goes on if it is one (W3C Trace Context section 3.2), with its state; else ours begins.
-fn put_trace(headers: &HeaderMap, sent: bool, state_sent: bool, lines: &mut Lines) {
+fn put_trace(headers: &HeaderMap, sent: bool, state_sent: bool, request_id: &RequestId, lines: &mut Lines) {
     if sent {
         let mut values = headers.get_all(TRACEPARENT).iter();
         if let Some(value) = values.next()
@@ -483,7 +483,7 @@ fn put_trace(headers: &HeaderMap, sent: bool, state_sent: bool, lines: &mut Line
             return;
         }
     }
-    lines.put_bytes(TRACEPARENT.as_str(), &new_traceparent());
+    lines.put_bytes(TRACEPARENT.as_str(), &new_traceparent(request_id));
 }
 
 /// The key of an opening handshake (RFC 6455 section 4.1), and nothing else that asks for an upgrade.
