@@ -7,7 +7,11 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header::ORIGIN, request::Parts};
 
-use crate::{client::ClientView, policy::Csrf};
+use crate::{
+    client::ClientView,
+    inbound::{self, Doubled},
+    policy::Csrf,
+};
 
 /// The request comes from elsewhere, or does not say where from.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -58,11 +62,7 @@ fn same_origin(
 
 /// A field that may be there once.
 fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, CrossSite> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value),
-        (_, Some(_)) => Err(CrossSite),
-    }
+    inbound::only(headers, name).map_err(|Doubled| CrossSite)
 }
 
 fn is_navigation(headers: &HeaderMap) -> bool {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use http::request::Parts;
+use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
 use hyper::body::Incoming;
 
 use crate::{client::Connection, clock::Timestamp, id::RequestId};
@@ -23,6 +23,24 @@ pub struct Inbound {
     pub now: Timestamp,
     /// What the wire found wrong with this head although hyper accepted it (R18); the request is then refused.
     pub malformed: Option<Malformed>,
+}
+
+/// A field that may be there once is there more often.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Doubled;
+
+/// The value of a field that may be there once.
+///
+/// # Errors
+/// [`Doubled`].
+pub fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Doubled> {
+    // Hardly any head has two fields of one name, whichever.
+    if headers.len() == headers.keys_len() {
+        return Ok(headers.get(name));
+    }
+    let mut fields = headers.get_all(name).iter();
+    let first = fields.next();
+    if fields.next().is_some() { Err(Doubled) } else { Ok(first) }
 }
 
 /// Framing that is refused, not repaired (R18).

@@ -29,6 +29,18 @@ pub(crate) const fn equal(word: u64, byte: u8) -> u64 {
     differs.wrapping_sub(ONES) & !differs & HIGHS
 }
 
+/// Where this byte stands first. For texts that are too short for a search in vectors to pay.
+pub(crate) fn position(text: &[u8], byte: u8) -> Option<usize> {
+    let (words, tail) = text.as_chunks::<WORD>();
+    for (index, word) in words.iter().enumerate() {
+        let found = equal(u64::from_le_bytes(*word), byte);
+        if found != 0 {
+            return Some(index * WORD + first(found));
+        }
+    }
+    tail.iter().position(|other| *other == byte).map(|at| words.len() * WORD + at)
+}
+
 /// The bytes that are at least `least`, which is not 0, if all bytes of `word` are below 0x80.
 pub(crate) const fn at_least(word: u64, least: u8) -> u64 {
     word.wrapping_add(ONES * (0x80 - least) as u64) & HIGHS
@@ -67,6 +79,13 @@ mod tests {
         fn the_first_that_is_equal_is_right(bytes: [u8; 8], byte in prop_oneof![any::<u8>(), Just(b'/'), Just(0)]) {
             let marks = equal(u64::from_le_bytes(bytes), byte);
             prop_assert_eq!((marks != 0).then(|| first(marks)), bytes.iter().position(|one| *one == byte));
+        }
+
+        #[test]
+        fn a_byte_is_found_where_it_stands_first(
+            text in prop::collection::vec(prop_oneof![any::<u8>(), Just(b':'), Just(b';')], 0..40), byte in 0x39..0x3d_u8,
+        ) {
+            prop_assert_eq!(position(&text, byte), text.iter().position(|one| *one == byte));
         }
 
         #[test]

@@ -14,6 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 
 use crate::{
     api_key,
+    inbound::{self, Doubled},
     policy::AccessRule,
     refusal::BadCredential,
     session::{self, cookie::Presented},
@@ -246,9 +247,7 @@ const fn token_credential<'a>((text, carrier): (&'a [u8], Carrier)) -> Credentia
 
 /// The value of a header that may be there once.
 fn only<'a>(headers: &'a HeaderMap, name: &HeaderName, doubled: Ambiguous) -> Result<Option<&'a [u8]>, Ambiguous> {
-    let mut fields = headers.get_all(name).iter();
-    let first = fields.next().map(HeaderValue::as_bytes);
-    if fields.next().is_some() { Err(doubled) } else { Ok(first) }
+    inbound::only(headers, name).map(|field| field.map(HeaderValue::as_bytes)).map_err(|Doubled| doubled)
 }
 
 /// The value of the session cookie, or of another that opens sessions, byte for byte.

@@ -218,9 +218,10 @@ impl HeadScan {
     }
 
     fn field(&mut self, line: &[u8]) -> Result<(), Malformed> {
-        let name_length = line.iter().position(|byte| !is_tchar(*byte)).unwrap_or(line.len());
-        let (name, rest) = line.split_at(name_length);
-        let (false, Some((b':', value))) = (name.is_empty(), rest.split_first()) else {
+        let (name, rest) = line.split_at(swar::position(line, b':').unwrap_or(0));
+        // Without a branch for each byte: names are short, and all but sound.
+        let sound = name.iter().fold(!name.is_empty(), |sound, byte| sound & is_tchar(*byte));
+        let (true, Some((_, value))) = (sound, rest.split_first()) else {
             let folded = matches!(line.first(), Some(b' ' | b'\t'));
             return Err(if folded { Malformed::ObsFold } else { Malformed::HeaderName });
         };

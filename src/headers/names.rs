@@ -4,7 +4,13 @@
 //! looked at once. Invariant: every name that any identity profile sets is [`Kind::Identity`] or
 //! [`Kind::Forwarding`], which are removed on every route (R12, R15).
 
-use http::HeaderName;
+use http::{
+    HeaderName,
+    header::{
+        ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE,
+        HOST, REFERER, USER_AGENT,
+    },
+};
 use smallvec::SmallVec;
 
 use super::Settings;
@@ -53,8 +59,9 @@ pub(super) enum Kind {
 /// A name that passes by `keep_odd_names` is judged as a CGI-like backend would read it, `_` and `.` as `-`; if that
 /// is a name of any concern to us, the odd spelling is dropped all the same.
 pub(super) fn kind(name: &HeaderName, settings: &Settings) -> Option<Kind> {
+    let usual = usual(name);
     let text = name.as_str().as_bytes();
-    if let Some(kind) = usual(text) {
+    if let Some(kind) = usual {
         return Some(if kind == Kind::Ordinary && is_extra(text, settings) { Kind::Identity } else { kind });
     }
     // Without a branch for each byte: names are short, and nearly all are plain.
@@ -120,8 +127,29 @@ fn is_one_of_extra(folded: &[u8], settings: &Settings) -> bool {
     })
 }
 
-/// The kind of a name that nearly every client sends, told by one comparison.
-fn usual(name: &[u8]) -> Option<Kind> {
+/// The kind of a name that nearly every client sends.
+fn usual(name: &HeaderName) -> Option<Kind> {
+    // Names that HTTP itself knows are numbers: all these comparisons become one look at a table.
+    if [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_TYPE, REFERER, USER_AGENT].contains(name) {
+        return Some(Kind::Ordinary);
+    }
+    if *name == HOST {
+        Some(Kind::Host)
+    } else if *name == COOKIE {
+        Some(Kind::Cookie)
+    } else if *name == AUTHORIZATION {
+        Some(Kind::Authorization)
+    } else if *name == CONNECTION {
+        Some(Kind::Connection)
+    } else if *name == CONTENT_LENGTH {
+        Some(Kind::Framing)
+    } else {
+        usual_text(name.as_str().as_bytes())
+    }
+}
+
+/// The same of those that HTTP itself may not know, told by one comparison.
+fn usual_text(name: &[u8]) -> Option<Kind> {
     let (usual, kind) = USUAL_BY_PLACE[place(name)?];
     (usual.as_bytes() == name).then_some(kind)
 }
@@ -387,13 +415,14 @@ mod tests {
     #[test]
     fn the_short_cut_says_what_the_table_says() {
         for (name, kind) in USUAL {
-            assert_eq!(usual(name.as_bytes()), Some(*kind), "{name}");
+            assert_eq!(usual_text(name.as_bytes()), Some(*kind), "{name}");
+            assert_eq!(usual(&HeaderName::from_static(name)), Some(*kind), "{name}");
             assert_eq!(known(name.as_bytes()), *kind, "{name}");
             assert!(name.bytes().all(|byte| IS_PLAIN[usize::from(byte)]), "{name}");
         }
         for name in ["", "x", "x-user-id", "x_request_id", "hose", "remote-user", "x-forwarded-user", "sec-fetch-mods"]
         {
-            assert_eq!(usual(name.as_bytes()), None, "{name}");
+            assert_eq!(usual_text(name.as_bytes()), None, "{name}");
         }
     }
 

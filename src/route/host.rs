@@ -7,7 +7,10 @@
 use http::{Uri, Version, header::HOST, request::Parts};
 
 use super::RouteTable;
-use crate::host::{Authority, HostError};
+use crate::{
+    host::{Authority, HostError},
+    inbound::{Doubled, only},
+};
 
 /// Why a request is for no single host.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,11 +32,7 @@ pub enum AuthorityError {
 /// # Errors
 /// [`AuthorityError`]; HTTP/1 requests need exactly one `Host`, whatever the target says.
 pub fn request_authority(head: &Parts, table: &RouteTable) -> Result<Authority, AuthorityError> {
-    let mut fields = head.headers.get_all(HOST).iter();
-    let field = fields.next();
-    if fields.next().is_some() {
-        return Err(AuthorityError::Several);
-    }
+    let field = only(&head.headers, &HOST).map_err(|Doubled| AuthorityError::Several)?;
     let named = field.map(|field| read(field.as_bytes(), table)).transpose()?;
     let target = match head.uri.authority() {
         None => None,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderValue, header};
 
 use super::{SameSite, SessionToken, Settings};
-use crate::swar::{self, WORD};
+use crate::swar;
 
 /// What a request's `Cookie` fields hold under one name.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,16 +95,9 @@ pub fn pairs(field: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Where the first semicolon stands. Pairs are too short for a search in vectors to pay.
+/// Where the first semicolon stands.
 pub fn semicolon(text: &[u8]) -> Option<usize> {
-    let (words, tail) = text.as_chunks::<WORD>();
-    for (index, word) in words.iter().enumerate() {
-        let found = swar::equal(u64::from_le_bytes(*word), b';');
-        if found != 0 {
-            return Some(index * WORD + swar::first(found));
-        }
-    }
-    tail.iter().position(|byte| *byte == b';').map(|at| words.len() * WORD + at)
+    swar::position(text, b';')
 }
 
 impl SameSite {
