@@ -271,6 +271,11 @@ fn of_authorization(headers: &HeaderMap) -> Result<Option<(&[u8], Carrier)>, Amb
     let Some(field) = only(headers, &AUTHORIZATION, Ambiguous::TwoAuthorizations)? else {
         return Ok(None);
     };
+    if let Some((scheme, token)) = field.split_first_chunk::<7>()
+        && scheme.eq_ignore_ascii_case(b"bearer ")
+    {
+        return Ok(Some((token, Carrier::Authorization)));
+    }
     let scheme_end = field.iter().position(|&byte| !is_tchar(byte)).unwrap_or(field.len());
     let (scheme, rest) = field.split_at(scheme_end);
     if scheme.is_empty() {

@@ -115,7 +115,9 @@ impl TokenCache {
 
     /// Prepares a token for the calls below.
     pub fn key<'a>(&self, token: &'a [u8]) -> TokenKey<'a> {
-        TokenKey { token, hash: self.hasher.hash_one(token) }
+        // No two tokens that were verified end alike: what they end with is their signature.
+        let end = token.last_chunk::<HASHED>().map_or(token, <[u8; HASHED]>::as_slice);
+        TokenKey { token, hash: self.hasher.hash_one((token.len(), end)) }
     }
 
     /// What is known of this token: verified under settings that the route accepts with a key that still stands, or
@@ -435,6 +437,8 @@ const fn allocation(len: usize) -> usize {
     len.next_multiple_of(16)
 }
 
+/// Bytes of a token that are hashed: within every signature but the shortest, and random.
+const HASHED: usize = 64;
 /// More shards than this do not make waiting rarer on any machine we know of.
 const MAX_SHARDS: usize = 64;
 /// Below this, chance fills some shards while others are half empty.
