@@ -101,6 +101,14 @@ impl Socket {
         Self { io, progress }
     }
 
+    /// Whether there may be something to read, or an end.
+    fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &self.io {
+            SocketIo::Tcp(io) => io.poll_read_ready(cx),
+            SocketIo::Unix(io) => io.poll_read_ready(cx),
+        }
+    }
+
     fn note(&self, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match &outcome {
             Poll::Ready(Ok(count)) => self.progress.sent(*count),
@@ -489,7 +497,14 @@ impl Stream {
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
         match self {
             Self::Plain(io) => Pin::new(io).poll_fill_buf(cx),
-            Self::Tls(io) => Pin::new(&mut **io).poll_fill_buf(cx),
+            Self::Tls(io) => {
+                let (socket, session) = io.get_ref();
+                // While an answer is under way this is asked as well, and there is nothing: TLS need not find that out.
+                if session.wants_read() {
+                    ready!(socket.poll_read_ready(cx))?;
+                }
+                Pin::new(&mut **io).poll_fill_buf(cx)
+            }
         }
     }
 
