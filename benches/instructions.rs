@@ -41,6 +41,7 @@ use std::{
 };
 
 use http::Response;
+use hyper::body::Incoming;
 use portcullis::{
     certificate::{Certificate, CertificateResolver},
     clock::{self, Clock},
@@ -505,10 +506,10 @@ struct Bare {
 impl Handler for Bare {
     type Body = upstream::Body;
 
-    async fn handle(&self, inbound: Inbound) -> Response<upstream::Body> {
-        let Inbound { head, .. } = inbound;
+    async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<upstream::Body> {
+        let head = &inbound.head;
         let mut request = Outgoing {
-            method: head.method,
+            method: head.method.clone(),
             target: head.uri.path_and_query().expect("origin-form").clone(),
             host: head.headers.get(http::header::HOST).expect("a host").clone(),
             lines: head.headers.iter().collect(),

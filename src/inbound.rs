@@ -3,16 +3,13 @@
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
-use hyper::body::Incoming;
 
 use crate::{client::Connection, clock::Timestamp, id::RequestId};
 
-/// A request with what the edge knows of it.
+/// A request, its body apart, with what the edge knows of it.
 pub struct Inbound {
     /// Method, target, version and headers as hyper read them.
     pub head: Parts,
-    /// The body, not yet polled.
-    pub body: Incoming,
     /// The connection it came on.
     pub connection: Arc<Connection>,
     /// Its name in logs.

@@ -298,7 +298,8 @@ async fn answer_http1<H: Handler>(
     let under_way = UnderWay::begin(&context);
     context.worker.counters.requests_http1.fetch_add(1, Relaxed);
     let version = request.version();
-    let mut response = context.worker.handler.handle(context.inbound(request, malformed)).await;
+    let (mut inbound, body) = context.inbound(request, malformed);
+    let mut response = context.worker.handler.handle(&mut inbound, body).await;
     let granted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     context.progress.answered(index, granted);
     // hyper closes after a body that was not read to its end, without a word; the client should know.
@@ -321,7 +322,8 @@ async fn answer_http2<H: Handler>(
     context.worker.counters.requests_http2.fetch_add(1, Relaxed);
     // hyper leaves the body out of an answer to HEAD in HTTP/1 only; a client takes one in HTTP/2 for a broken stream.
     let silent = request.method() == Method::HEAD;
-    let mut response = context.worker.handler.handle(context.inbound(request, malformed)).await;
+    let (mut inbound, body) = context.inbound(request, malformed);
+    let mut response = context.worker.handler.handle(&mut inbound, body).await;
     if let Some(length) = response.body().size_hint().exact().filter(|length| silent && *length > 0) {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
@@ -330,17 +332,18 @@ async fn answer_http2<H: Handler>(
 }
 
 impl<H: Handler> Exchange<H> {
-    fn inbound(&self, request: Request<Incoming>, malformed: Option<Malformed>) -> Inbound {
+    #[inline]
+    fn inbound(&self, request: Request<Incoming>, malformed: Option<Malformed>) -> (Inbound, Incoming) {
         let (head, body) = request.into_parts();
-        Inbound {
+        let inbound = Inbound {
             head,
-            body,
             connection: Arc::clone(&self.connection),
             request_id: RequestId::generate(),
             started: clock::instant(),
             now: self.worker.clock.now(),
             malformed,
-        }
+        };
+        (inbound, body)
     }
 }
 

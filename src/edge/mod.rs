@@ -39,6 +39,7 @@ use std::{
 use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
+use hyper::body::Incoming;
 use tokio::{
     runtime::LocalOptions,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -135,8 +136,9 @@ pub trait Handler: 'static {
     /// Of its answers.
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static;
 
-    /// Answers one request. It never fails: a refusal is an answer too. Dropped midway when the client leaves.
-    fn handle(&self, inbound: Inbound) -> impl Future<Output = Response<Self::Body>>;
+    /// Answers one request, which stays where it is: it is large. `body` was not polled yet. It never fails: a refusal is
+    /// an answer too. Dropped midway when the client leaves.
+    fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Self::Body>>;
 }
 
 /// A question about a peer's address, asked when it connects.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 
 use crate::{
     acme::Challenges,
@@ -73,12 +74,12 @@ impl Redirect {
 impl Handler for Redirect {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, inbound: Inbound) -> Response<Self::Body> {
-        if let Some(text) = self.challenges.file(&inbound) {
+    async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<Self::Body> {
+        if let Some(text) = self.challenges.file(inbound) {
             return proof(text);
         }
         let mut response = Response::new(Full::default());
-        match self.location(&inbound) {
+        match self.location(inbound) {
             Ok(location) => {
                 *response.status_mut() = StatusCode::PERMANENT_REDIRECT;
                 response.headers_mut().insert(header::LOCATION, location);

@@ -40,7 +40,7 @@ struct Probe(Arc<Shared>);
 impl Handler for Probe {
     type Body = TestBody;
 
-    async fn handle(&self, inbound: Inbound) -> Response<TestBody> {
+    async fn handle(&self, inbound: &mut Inbound, body: Incoming) -> Response<TestBody> {
         let path = inbound.head.uri.path().to_owned();
         let name = inbound.connection.tls.as_ref().and_then(|tls| tls.server_name.clone());
         let seen = match inbound.malformed {
@@ -52,7 +52,7 @@ impl Handler for Probe {
             return answer(StatusCode::BAD_REQUEST, format!("{reason:?}"));
         }
         match path.as_str() {
-            "/echo" => match inbound.body.collect().await {
+            "/echo" => match body.collect().await {
                 Ok(body) => answer(StatusCode::OK, body.to_bytes()),
                 Err(_) => {
                     self.0.seen.lock().unwrap().push("broken".to_owned());
@@ -109,7 +109,7 @@ impl Body for Gibibyte {
 }
 
 /// Answers 101 and echoes in the tunnel.
-fn tunnel(mut inbound: Inbound) -> Response<TestBody> {
+fn tunnel(inbound: &mut Inbound) -> Response<TestBody> {
     let upgrade = inbound.head.extensions.remove::<hyper::upgrade::OnUpgrade>().unwrap();
     spawn_local(async move {
         let mut io = TokioIo::new(upgrade.await.unwrap());
@@ -605,7 +605,7 @@ fn http2_request(method: Method, path: &str, body: impl Into<Bytes>) -> Request<
         .unwrap()
 }
 
-async fn text(response: Response<hyper::body::Incoming>) -> String {
+async fn text(response: Response<Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 

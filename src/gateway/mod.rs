@@ -304,8 +304,8 @@ impl Gateway {
 impl Handler for Gateway {
     type Body = pipeline::Body;
 
-    fn handle(&self, inbound: Inbound) -> impl Future<Output = Response<pipeline::Body>> {
-        self.0.handle(inbound)
+    fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<pipeline::Body>> {
+        self.0.handle(inbound, body)
     }
 }
 
@@ -315,7 +315,7 @@ struct Probes(Arc<Telemetry>);
 impl Handler for Probes {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, inbound: Inbound) -> Response<Full<Bytes>> {
+    async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<Full<Bytes>> {
         self.0.answer(&inbound.head.method, inbound.head.uri.path()).map(Full::new)
     }
 }
@@ -326,7 +326,7 @@ struct Administration(Arc<Live>);
 impl Handler for Administration {
     type Body = admin::Body<Incoming>;
 
-    async fn handle(&self, inbound: Inbound) -> Response<Self::Body> {
+    async fn handle(&self, inbound: &mut Inbound, body: Incoming) -> Response<Self::Body> {
         let (snapshot, shared) = (self.0.snapshot(), &self.0.shared);
         let Some(settings) = &snapshot.admin else {
             // The listener was bound under a configuration that had `[admin]`.
@@ -360,7 +360,7 @@ impl Handler for Administration {
             peer: inbound.connection.peer,
             request_id: inbound.request_id.as_str(),
         };
-        admin::answer(&context, &inbound.head, inbound.malformed, inbound.body).await
+        admin::answer(&context, &inbound.head, inbound.malformed, body).await
     }
 }
 

@@ -19,9 +19,9 @@ use crate::{
     upstream::{self, UpstreamError},
 };
 
-/// The body of an answer that goes to the client.
+/// The body of an answer that goes to the client. Boxed: it is large, and moved many times before it is asked for data.
 #[derive(Debug)]
-pub struct Body(Metered<Content>);
+pub struct Body(Box<Metered<Content>>);
 
 /// The body of an answer before its outcome is known.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ impl Content {
 
     /// Completes it: when the body ends or is dropped, the request is over.
     pub(super) fn with(self, outcome: Outcome) -> Body {
-        Body(Metered::new(self, outcome))
+        Body(Box::new(Metered::new(self, outcome)))
     }
 }
 
@@ -142,7 +142,7 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut self.0).poll_frame(context);
+        let polled = Pin::new(&mut *self.0).poll_frame(context);
         match polled {
             Poll::Ready(Some(Err(BodyError::Ended(reason)))) => self.0.outcome_mut().cut(reason),
             Poll::Ready(Some(Err(BodyError::Upstream(error)))) => self.0.outcome_mut().detail(error.label()),

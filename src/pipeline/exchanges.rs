@@ -103,8 +103,8 @@ enum State {
 
 impl Exchanges {
     /// Watches over one exchange; without a proof there is nothing to do.
-    pub(super) fn watch(self: &Rc<Self>, proof: Option<Proof>, stage: Stage, connection: Arc<Connection>) -> Watched {
-        let state = proof.map_or(State::Unbound, |proof| State::Fresh(proof, stage, connection));
+    pub(super) fn watch(self: &Rc<Self>, proof: Option<Proof>, stage: Stage, connection: &Arc<Connection>) -> Watched {
+        let state = proof.map_or(State::Unbound, |proof| State::Fresh(proof, stage, Arc::clone(connection)));
         Watched { exchanges: Rc::clone(self), state, slots: None }
     }
 

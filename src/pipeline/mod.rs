@@ -86,8 +86,8 @@ impl Worker {
     }
 
     /// Serves one request, on the one snapshot that is current now.
-    pub fn handle(&self, inbound: Inbound) -> impl Future<Output = Response<Body>> {
-        handle(self, inbound)
+    pub fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Body>> {
+        handle(self, inbound, body)
     }
 
     /// Lets go of what only earlier generations used, at each swap: snapshots, and connections to upstreams that are
@@ -118,12 +118,11 @@ impl Worker {
 }
 
 /// The way of every request.
-async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
+async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Response<Body> {
     let snapshot = worker.snapshots.current(&worker.live);
     let snapshot: &Snapshot = &snapshot;
-    // The head stays where it is: it is large.
     let (started, now, malformed) = (inbound.started, inbound.now, inbound.malformed);
-    let proof = if inbound.connection.tls.is_none() { worker.live.shared.challenges.file(&inbound) } else { None };
+    let proof = if inbound.connection.tls.is_none() { worker.live.shared.challenges.file(inbound) } else { None };
     let (head, connection) = (&mut inbound.head, &inbound.connection);
     if let Some(believed) = forwarded::request_id(connection, &head.headers, &snapshot.headers) {
         inbound.request_id = believed;
@@ -174,37 +173,25 @@ async fn handle(worker: &Worker, mut inbound: Inbound) -> Response<Body> {
                 findings.presented = findings.certificates.first().map(|vouched| Arc::clone(&vouched.certificate));
             }
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
-            let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), inbound.connection);
+            let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);
             let request_id = &inbound.request_id;
-            relay(
-                worker,
-                snapshot,
-                permit,
-                findings,
-                caller,
-                head,
-                inbound.body,
-                request_id,
-                now,
-                watched,
-                &mut outcome,
-            )
-            .await
+            relay(worker, snapshot, permit, findings, caller, head, body, request_id, now, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
             let shared = &worker.live.shared;
-            Err(match kept::late(&refusal, snapshot, shared, findings, head, &inbound.body, now) {
-                Some(late) => Box::pin(kept::keep(late, refusal, shared, head, inbound.body, now)).await,
+            Err(match kept::late(&refusal, snapshot, shared, findings, head, &body, now) {
+                Some(late) => Box::pin(kept::keep(late, refusal, shared, head, body, now)).await,
                 None => {
-                    body::discard(inbound.body);
+                    body::discard(body);
                     refusal
                 }
             })
         }
     };
-    let mut response = conclude(snapshot, relayed, findings, &inbound.head, inbound.request_id, outcome);
+    let request_id = std::mem::take(&mut inbound.request_id);
+    let mut response = conclude(snapshot, relayed, findings, &inbound.head, request_id, outcome);
     if let Some(standing) = admitted.standing {
         standing.add_to(response.headers_mut());
     }

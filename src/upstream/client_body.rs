@@ -87,9 +87,12 @@ type Gate = Pin<Box<Sleep>>;
 
 impl RequestBody {
     /// Of `incoming`, which came over HTTP/2 if `http2`, at most `max` bytes; `received` counts them. `None`: there is
-    /// no body.
-    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64, http2: bool) -> Option<Self> {
-        (!http_body::Body::is_end_stream(&incoming)).then(|| Self {
+    /// no body. Boxed: it is large, and most requests have none.
+    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64, http2: bool) -> Option<Box<Self>> {
+        if http_body::Body::is_end_stream(&incoming) {
+            return None;
+        }
+        Some(Box::new(Self {
             received,
             allowance: max,
             http2,
@@ -99,12 +102,12 @@ impl RequestBody {
             trailers: None,
             again: VecDeque::new(),
             kept: Kept::Untouched,
-        })
+        }))
     }
 
     /// Lets trailers pass through `filter`.
-    pub(super) fn with_trailers(self, filter: Option<TrailerFilter>) -> Self {
-        Self { trailers: filter, ..self }
+    pub(super) fn let_trailers_pass(&mut self, filter: TrailerFilter) {
+        self.trailers = Some(filter);
     }
 
     /// Keeps what is taken, within bounds, until the answer's head is there: it may have to be sent again.

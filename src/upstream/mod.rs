@@ -279,23 +279,22 @@ pub async fn forward(
     request: &mut Outgoing,
     limits: &Limits<'_>,
 ) -> Result<Response<Body>, UpstreamError> {
-    let body = match request.body.take() {
+    let mut body = match request.body.take() {
         Some(body) if body.size_hint().lower() > limits.max_body => return Err(UpstreamError::TooLarge),
         Some(body) => RequestBody::new(body, request.received.take(), limits.max_body, request.http2),
         None => None,
     };
-    let body = match request.trailers.take() {
-        None => body,
-        wanted => body.map(|body| body.with_trailers(wanted)),
-    };
+    if let (Some(body), Some(wanted)) = (&mut body, request.trailers.take()) {
+        body.let_trailers_pass(wanted);
+    }
     let entry = upstreams.entry(settings);
     let times = limits.timeouts.map(|timeouts| Box::new(entry.times.on_route(timeouts)));
     let mut journey =
         Journey { upstreams, entry, request, limits, times, tried: Tried::new(), again: Again::default() };
     match journey.lease().await? {
-        Leased::Own(lease) => over_http1(journey, lease, body).await,
+        Leased::Own(lease) => over_http1(&mut journey, lease, body).await,
         // Boxed, as it is larger than what most requests need.
-        Leased::Shared(lease) => Box::pin(http2::forward(journey, lease, body)).await,
+        Leased::Shared(lease) => Box::pin(http2::forward(&mut journey, lease, body)).await,
     }
 }
 
@@ -340,9 +339,9 @@ const fn wish<'a>(request: &Outgoing, times: &'a Times, again: &Again) -> Wish<'
 }
 
 async fn over_http1(
-    mut journey: Journey<'_>,
+    journey: &mut Journey<'_>,
     mut lease: pool::Lease,
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
 ) -> Result<Response<Body>, UpstreamError> {
     let mut outbox = Outbox::new(journey.request, lease.host(journey.request), body);
     if journey.request.expects_continue {
@@ -401,7 +400,7 @@ async fn over_http1(
     if !keeps_alive {
         lease.use_once();
     }
-    let unsent = lease.link().is_sending().then_some(outbox);
+    let unsent = if lease.link().is_sending() { Some(outbox) } else { None };
     Ok(response.map(|()| Body::new(lease, length, unsent)))
 }
 

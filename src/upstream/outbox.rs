@@ -34,7 +34,7 @@ pub(super) struct Outbox {
     /// What follows `data`.
     tail: &'static [u8],
     /// `None`: there is none.
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     /// Whether all of it is taken from the client.
     taken: bool,
     declared: Framing,
@@ -66,8 +66,8 @@ pub(super) enum Sent {
 
 impl Outbox {
     /// `request` as it is written to a server that is called `host`.
-    pub(super) fn new(request: &Outgoing, host: &HeaderValue, body: Option<RequestBody>) -> Self {
-        let framing = match body.as_ref().map(RequestBody::exact_length) {
+    pub(super) fn new(request: &Outgoing, host: &HeaderValue, body: Option<Box<RequestBody>>) -> Self {
+        let framing = match body.as_deref().map(RequestBody::exact_length) {
             None | Some(Some(0)) => Framing::None,
             Some(Some(length)) => Framing::Length(length),
             Some(None) => Framing::Chunked,
@@ -102,7 +102,7 @@ impl Outbox {
     }
 
     /// The body, if a request that was not sent goes another way; with what was taken of it.
-    pub(super) fn into_body(self) -> Option<RequestBody> {
+    pub(super) fn into_body(self) -> Option<Box<RequestBody>> {
         let mut body = self.body;
         if let Some(body) = &mut body {
             body.give_back(self.data);

@@ -38,7 +38,7 @@ pub(super) struct Sending {
     stream: SendStream<Bytes>,
     /// Taken from the client, and not sent.
     data: Bytes,
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     /// What is still to be taken of it, if it says how long it is.
     left: Option<u64>,
     ended: bool,
@@ -51,15 +51,15 @@ pub(super) struct Sending {
 pub(super) async fn exchange(
     seat: &Seat,
     head: Request<()>,
-    body: Option<RequestBody>,
+    body: Option<Box<RequestBody>>,
     patience: &Patience,
-) -> Result<Answered, (Failure, Option<RequestBody>)> {
+) -> Result<Answered, (Failure, Option<Box<RequestBody>>)> {
     let method = head.method().clone();
     let has_body = body.is_some();
     let Ok((mut response, stream)) = seat.sender().send_request(head, !has_body) else {
         return Err((Failure::NotSent, body));
     };
-    let left = body.as_ref().and_then(RequestBody::exact_length);
+    let left = body.as_deref().and_then(RequestBody::exact_length);
     let mut sending = Sending { stream, data: Bytes::new(), body, left, ended: !has_body };
     let mut interim = 0;
     let answered = poll_fn(|cx| poll_answer(&mut response, &mut sending, &mut interim, patience, cx)).await;

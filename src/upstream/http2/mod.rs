@@ -40,9 +40,9 @@ type Lease = SharedLease;
 
 /// Sends the request of `journey` on the connection of `lease`, or on another one if the server did not take it.
 pub(super) async fn forward(
-    mut journey: Journey<'_>,
+    journey: &mut Journey<'_>,
     mut lease: Lease,
-    mut body: Option<RequestBody>,
+    mut body: Option<Box<RequestBody>>,
 ) -> Result<Response<Body>, UpstreamError> {
     if let Some(body) = &mut body {
         body.keep();
@@ -51,12 +51,12 @@ pub(super) async fn forward(
         if let Some(body) = body.as_mut().filter(|_| journey.request.expects_continue) {
             body.close_gate();
         }
-        let head = head::request(journey.request, lease.host(journey.request), lease.is_encrypted(), body.as_ref())?;
+        let head = head::request(journey.request, lease.host(journey.request), lease.is_encrypted(), body.as_deref())?;
         let patience = Rc::new(Patience::new(lease.seat().ticks().clone()));
         patience.begin(journey.times());
         journey.upstreams.watch_over(&patience);
         let (failure, left) = match exchange::exchange(lease.seat(), head, body, &patience).await {
-            Ok(answered) => return conclude(&journey, lease, answered, patience),
+            Ok(answered) => return conclude(journey, lease, answered, patience),
             Err(failed) => failed,
         };
         body = left;
