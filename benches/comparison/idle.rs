@@ -71,8 +71,9 @@ async fn each(target: &Target, running: &Running, connections: u16) -> Result<f6
     Ok((after as f64 - before as f64) / f64::from(connections))
 }
 
-/// Resident KiB once they stay the same for half a second, or after ten.
+/// Resident KiB once all has been idle for four seconds and they stay the same for half a second, or after ten more.
 async fn settled(processes: &[u32]) -> Result<u64> {
+    tokio::time::sleep(Duration::from_secs(4)).await;
     let (mut last, mut same) = (0, 0);
     for _ in 0..100 {
         let now = measure::resident_kib(processes)?;

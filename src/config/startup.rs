@@ -39,6 +39,8 @@ impl Startup {
             write_timeout,
             max_header_bytes,
             max_headers,
+            // No key of its own.
+            rest_after: _,
             // The handler keeps it, by its snapshot.
             max_body: _,
             max_connections,

@@ -5,6 +5,7 @@
 //! a body is ever read as a request. A connection asked to end finishes what it has begun.
 
 use std::{
+    cell::Cell,
     convert::Infallible,
     error::Error,
     future::poll_fn,
@@ -214,7 +215,7 @@ async fn handshake_by_name(spoken: &Spoken, ordered: Option<&Ordered>, socket: S
     Ok(Some((begun.into_stream(Arc::clone(config)).await?, asked.cloned())))
 }
 
-async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
+async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, mut wire: Wire) {
     let limits = context.worker.limits;
     let mut builder = http1::Builder::new();
     // A client that closes its half is taken to have left: what it asked for is cancelled.
@@ -222,26 +223,74 @@ async fn serve_http1<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
     if limits.max_headers > HYPER_HEADERS {
         builder.max_headers(limits.max_headers);
     }
-    let progress = Arc::clone(&context.progress);
-    let client = Arc::clone(&context.connection);
-    let index = AtomicU64::new(0);
-    let service = service_fn(move |request| {
-        let index = index.fetch_add(1, Relaxed) + 1;
-        answer_http1(Rc::clone(&context), index, request)
+    let index = Rc::new(Cell::new(0));
+    // hyper's buffers and the place for a request take more than all the rest of a connection: one that rests has none
+    // of them. Whatever ends it, hyper is there to say it.
+    while let Some(rested) = Box::pin(converse(&context, &builder, &index, wire)).await {
+        wire = rested;
+        if !wakes(&context, &mut wire).await {
+            return;
+        }
+    }
+}
+
+/// Requests and answers until the connection ends, or until it rests: then it is given back.
+async fn converse<H: Handler>(
+    context: &Rc<Exchange<H>>,
+    builder: &http1::Builder,
+    index: &Rc<Cell<u64>>,
+    wire: Wire,
+) -> Option<Wire> {
+    let (progress, client) = (&context.progress, &context.connection);
+    let service = service_fn({
+        let (context, index) = (Rc::clone(context), Rc::clone(index));
+        move |request| {
+            index.set(index.get() + 1);
+            answer_http1(Rc::clone(&context), index.get(), request)
+        }
     });
-    let mut connection = pin!(builder.serve_connection(wire, service).with_upgrades());
+    let mut connection = builder.serve_connection(wire, service).with_upgrades();
     let mut told = false;
     let ended = poll_fn(|cx| {
         progress.remember(cx.waker());
         if client.cutter.is_cut(cx.waker()) {
-            return Poll::Ready(Ok(()));
+            return Poll::Ready(Some(Ok(())));
         }
         if progress.is_closing() && !std::mem::replace(&mut told, true) {
-            connection.as_mut().graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
         }
-        connection.as_mut().poll(cx)
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if progress.rests() => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        }
     });
-    note_end(ended.await);
+    match ended.await {
+        Some(ended) => {
+            note_end(ended);
+            None
+        }
+        None => {
+            context.worker.counters.rests.fetch_add(1, Relaxed);
+            // It holds no bytes, or there would be something to do; if it did, they must not be lost unseen.
+            connection.into_parts().filter(|parts| parts.read_buf.is_empty()).map(|parts| parts.io)
+        }
+    }
+}
+
+/// Waits until there is something to do; `false`: the connection is cut.
+async fn wakes<H: Handler>(context: &Exchange<H>, wire: &mut Wire) -> bool {
+    let (progress, client) = (&context.progress, &context.connection);
+    poll_fn(|cx| {
+        if client.cutter.is_cut(cx.waker()) {
+            Poll::Ready(false)
+        } else if progress.is_closing() {
+            Poll::Ready(true)
+        } else {
+            wire.poll_readable(cx).map(|()| true)
+        }
+    })
+    .await
 }
 
 async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {

@@ -89,6 +89,8 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// Between requests. Default 75 s.
     pub idle_timeout: Duration,
+    /// Without a request, until a connection over HTTP/1.1 gives back the memory that only requests need. Default 2 s.
+    pub rest_after: Duration,
     /// Bytes a second of a request body, over windows in which the gateway waits for bytes. Default 1 KiB/s.
     pub body_min_rate: u64,
     /// The length of such a window, in waited time. Default 30 s.
@@ -115,6 +117,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
+            rest_after: Duration::from_secs(2),
             body_min_rate: 1024,
             body_window: Duration::from_secs(30),
             write_timeout: Duration::from_secs(60),
@@ -418,6 +421,8 @@ pub struct Counters {
     pub timeout_head: AtomicU64,
     /// Closed: `idle_timeout`.
     pub timeout_idle: AtomicU64,
+    /// Connections that gave back memory between requests: `rest_after`.
+    pub rests: AtomicU64,
     /// Cut: `body_min_rate`.
     pub timeout_body: AtomicU64,
     /// Cut: `write_timeout`.

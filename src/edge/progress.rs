@@ -2,7 +2,8 @@
 //!
 //! The IO path writes a few relaxed atomics of [`Progress`]; one coarse sweep per worker reads them for all connections
 //! and decides who is too slow. No timer is ever made for a request. All clocks here run in sweeps: a deadline is kept
-//! to within one sweep. Everything happens on one thread; atomics only because hyper's upgrades want `Send`.
+//! to within one sweep. A connection that has had nothing to do is told that it may rest. Everything happens on one
+//! thread; atomics only because hyper's upgrades want `Send`.
 
 use std::{
     sync::{
@@ -71,6 +72,8 @@ pub(crate) struct Progress {
     bad: OnceLock<(u64, Malformed)>,
     closing: AtomicBool,
     head_overdue: AtomicBool,
+    /// Nothing has been asked for a while.
+    may_rest: AtomicBool,
     gone: AtomicBool,
     waker: OnceLock<Waker>,
 }
@@ -91,6 +94,7 @@ impl Progress {
             bad: OnceLock::new(),
             closing: AtomicBool::new(false),
             head_overdue: AtomicBool::new(false),
+            may_rest: AtomicBool::new(false),
             gone: AtomicBool::new(false),
             waker: OnceLock::new(),
         }
@@ -204,6 +208,19 @@ impl Progress {
         self.head_overdue.load(Relaxed)
     }
 
+    /// Whether the connection has had nothing to do for a while, and has nothing now. Asked once for each such while.
+    pub(crate) fn rests(&self) -> bool {
+        self.may_rest.load(Relaxed) && {
+            self.may_rest.store(false, Relaxed);
+            self.waiting() == Waiting::Message && self.is_idle() && !self.is_closing()
+        }
+    }
+
+    /// Neither is an answer owed, nor is one stuck on its way.
+    fn is_idle(&self) -> bool {
+        self.in_flight.load(Relaxed) == 0 && !self.write_blocked.load(Relaxed)
+    }
+
     /// The socket is closed.
     pub(crate) fn gone(&self) {
         self.gone.store(true, Relaxed);
@@ -235,6 +252,8 @@ pub(crate) struct Watched {
     /// The read side's state when it last changed, and when that was.
     quiet: (Waiting, u64),
     quiet_since: Instant,
+    /// It was told that it may rest.
+    rests: bool,
     sent: u64,
     sent_since: Instant,
     /// How long a body was waited for in this window, and what had come when it began.
@@ -252,6 +271,7 @@ impl Watched {
             task,
             quiet: (Waiting::Nothing, 0),
             quiet_since: now,
+            rests: false,
             sent: 0,
             sent_since: now,
             body_waited: Duration::ZERO,
@@ -280,8 +300,7 @@ impl Watched {
         }
         self.judge_reading(now, elapsed, limits, counters);
         self.judge_writing(now, limits, counters);
-        let idle = progress.in_flight.load(Relaxed) == 0 && !progress.write_blocked.load(Relaxed);
-        if progress.is_closing() && idle {
+        if progress.is_closing() && progress.is_idle() {
             let since = *self.closing_since.get_or_insert(now);
             if now.saturating_duration_since(since) > CLOSE_PATIENCE {
                 self.task.abort();
@@ -300,6 +319,7 @@ impl Watched {
         if self.quiet != quiet || (busy && waiting != Waiting::Close) {
             self.quiet = quiet;
             self.quiet_since = now;
+            self.rests = false;
         }
         let pause = now.saturating_duration_since(self.quiet_since);
         match waiting {
@@ -316,6 +336,10 @@ impl Watched {
             Waiting::Message if pause > limits.idle_timeout && !self.progress.is_closing() => {
                 counters.timeout_idle.fetch_add(1, Relaxed);
                 self.progress.close();
+            }
+            Waiting::Message if pause > limits.rest_after && !std::mem::replace(&mut self.rests, true) => {
+                self.progress.may_rest.store(true, Relaxed);
+                self.progress.wake();
             }
             Waiting::Close if pause > CLOSE_PATIENCE => self.task.abort(),
             Waiting::Body => self.judge_body(elapsed, limits, counters),

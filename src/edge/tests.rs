@@ -404,6 +404,68 @@ fn r19_an_idle_connection_is_closed_without_a_word() {
     assert_eq!(edge.counters.timeout_idle.load(Relaxed), 2);
 }
 
+/// Connections rest as soon as nothing is asked.
+fn restless() -> Limits {
+    // A short window of bodies makes sweeps frequent; no rate is asked.
+    Limits { rest_after: Duration::ZERO, body_window: SHORT, body_min_rate: 0, ..Limits::default() }
+}
+
+fn waits_for_rest(edge: &Edge, number: u64) {
+    eventually("it rests", || edge.counters.rests.load(Relaxed) >= number);
+}
+
+#[test]
+fn a_connection_that_rests_between_requests_is_served_as_before() {
+    let (http, https) = (Edge::http(restless()), Edge::https(restless()));
+    serves_after_rests(&http, http.connect());
+    serves_after_rests(&https, https.connect_tls(&["http/1.1"]));
+}
+
+fn serves_after_rests(edge: &Edge, mut client: impl Read + Write) {
+    const GET: &str = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+    const POST: &str = "POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc";
+    for (written, expect) in [
+        (GET.to_owned(), "fine"),
+        (format!("{GET}{GET}"), "fine"),
+        (format!("\r\n{GET}"), "fine"),
+        (POST.to_owned(), "abc"),
+        (GET.to_owned(), "fine"),
+    ] {
+        let rests = edge.counters.rests.load(Relaxed);
+        client.write_all(written.as_bytes()).unwrap();
+        let (asked, mut answers) = (written.matches("HTTP/1.1").count(), String::new());
+        while answers.matches(expect).count() < asked {
+            answers.push_str(&read_answer(&mut client, expect));
+        }
+        assert_eq!(answers.matches("HTTP/1.1 200 OK").count(), asked, "{answers}");
+        waits_for_rest(edge, rests + 1);
+    }
+    // What is wrong behind a rest belongs to its own request.
+    client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nA b: c\r\n\r\n").unwrap();
+    assert!(read_to_end(&mut client).ends_with("HeaderName"));
+    assert_eq!(edge.seen().len(), 7);
+}
+
+#[test]
+fn whatever_ends_a_connection_ends_one_that_rests() {
+    let edge = Edge::http(restless());
+    let mut leaves = edge.connect();
+    waits_for_rest(&edge, 1);
+    leaves.shutdown(Half::Write).unwrap();
+    assert_eq!(read_to_end(&mut leaves), "");
+
+    let idle = Edge::http(Limits { idle_timeout: SHORT, ..restless() });
+    let mut client = idle.connect();
+    waits_for_rest(&idle, 1);
+    assert_eq!(read_to_end(&mut client), "");
+    assert_eq!(idle.counters.timeout_idle.load(Relaxed), 1);
+
+    let mut client = edge.connect();
+    waits_for_rest(&edge, 2);
+    edge.shutdown.trigger();
+    assert_eq!(read_to_end(&mut client), "");
+}
+
 #[test]
 fn r19_idle_and_head_limits_leave_a_request_under_way_alone() {
     let edge = Edge::http(Limits { idle_timeout: SHORT, header_timeout: SHORT, ..Limits::default() });

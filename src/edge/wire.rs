@@ -180,6 +180,11 @@ impl Wire {
         }
     }
 
+    /// Ready when reading would bring something: bytes, an end or an error.
+    pub(crate) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.stream.poll_fill(cx).map(drop)
+    }
+
     fn poll_bytes(&mut self, cx: &mut Context<'_>, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
         loop {
             if !self.replacement.is_empty() {

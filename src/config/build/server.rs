@@ -360,6 +360,7 @@ fn limits(file: &File) -> Option<edge::Limits> {
         handshake_timeout: seconds(limits.handshake_timeout, 10),
         header_timeout: seconds(limits.header_timeout, 10),
         idle_timeout: seconds(limits.idle_timeout, 75),
+        rest_after: edge::Limits::default().rest_after,
         body_min_rate: limits.body_min_rate.map_or(1024, |rate| rate.0),
         body_window: seconds(limits.body_window, 30),
         write_timeout: seconds(limits.write_timeout, 60),
