@@ -17,6 +17,7 @@ pub mod proxy_protocol;
 mod redirect;
 #[cfg(test)]
 mod tests;
+mod tickets;
 mod tls;
 mod unread;
 mod uploads;
@@ -56,6 +57,7 @@ pub use self::{
     accept::{Bound, bind, raise_descriptor_limit},
     inherited::Inherited,
     redirect::Redirect,
+    tickets::HandedTickets,
     tls::{Group, MinVersion, Ordered, Spoken, TlsSlot},
 };
 use crate::{

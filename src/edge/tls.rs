@@ -14,6 +14,7 @@ use rustls::{
     server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier},
 };
 
+use super::tickets::{HandedTickets, Tickets};
 use crate::{
     acme::Challenges,
     certificate::CertificateResolver,
@@ -84,10 +85,17 @@ impl Group {
 pub struct Spoken {
     min_version: MinVersion,
     groups: Box<[Group]>,
-    plain: Arc<ServerConfig>,
+    plain: Settled,
     asked: Arc<Asked>,
     /// In the order of `asked`'s groups.
-    asking: Box<[(AskedGroup, Arc<ServerConfig>)]>,
+    asking: Box<[(AskedGroup, Settled)]>,
+}
+
+/// One configuration, and the keys of its tickets.
+#[derive(Clone, Debug)]
+struct Settled {
+    config: Arc<ServerConfig>,
+    tickets: Arc<Tickets>,
 }
 
 impl Spoken {
@@ -106,17 +114,17 @@ impl Spoken {
         let groups: Box<[Group]> = if groups.is_empty() { Group::DEFAULT.into() } else { groups.into() };
         let earlier = earlier.filter(|earlier| (earlier.min_version, &earlier.groups) == (min_version, &groups));
         let plain = match earlier {
-            Some(earlier) => Arc::clone(&earlier.plain),
+            Some(earlier) => earlier.plain.clone(),
             None => server_config(Arc::clone(resolver), min_version, &groups, None)?,
         };
         let mut asking = Vec::new();
         for wanted in asked.groups() {
             let known = earlier.and_then(|earlier| earlier.asking.iter().find(|(group, _)| group == wanted));
-            let config = match known {
-                Some((_, config)) => Arc::clone(config),
+            let settled = match known {
+                Some((_, settled)) => settled.clone(),
                 None => server_config(Arc::clone(resolver), min_version, &groups, Some(wanted))?,
             };
-            asking.push((wanted.clone(), config));
+            asking.push((wanted.clone(), settled));
         }
         Ok(Self { min_version, groups, plain, asked, asking: asking.into() })
     }
@@ -126,16 +134,38 @@ impl Spoken {
         &self.asked
     }
 
+    /// The keys of all tickets, for the process that follows this one.
+    pub fn hand_over_tickets(&self) -> Vec<HandedTickets> {
+        self.tickets().map(|(settings, tickets)| tickets.hand_over(settings)).collect()
+    }
+
+    /// Goes on with the keys of the process before, where its settings were the same (R10).
+    pub fn take_over_tickets(&self, handed: &[HandedTickets]) {
+        for (settings, tickets) in self.tickets() {
+            if let Some(handed) = handed.iter().find(|handed| handed.settings == settings) {
+                tickets.take_over(handed);
+            }
+        }
+    }
+
+    /// With the settings that they are for, spelled out.
+    fn tickets(&self) -> impl Iterator<Item = (String, &Tickets)> {
+        let spoken = format!("{:?} {:?}", self.min_version, self.groups);
+        let plain = (spoken.clone(), &*self.plain.tickets);
+        let asking = self.asking.iter().map(move |(group, one)| (format!("{spoken} {group:?}"), &*one.tickets));
+        std::iter::once(plain).chain(asking)
+    }
+
     /// The configuration for everybody, if nobody is asked for a certificate.
     pub(crate) fn for_everybody(&self) -> Option<&Arc<ServerConfig>> {
-        self.asking.is_empty().then_some(&self.plain)
+        self.asking.is_empty().then_some(&self.plain.config)
     }
 
     /// The configuration for who asks for this name, and the word for its settings if a certificate is asked for.
     pub(crate) fn by_name(&self, server_name: Option<&str>) -> (&Arc<ServerConfig>, Option<&Arc<str>>) {
         let wanted = self.asked.on_connection(server_name);
         let asking = wanted.and_then(|wanted| self.asking.iter().find(|(group, _)| group.word == wanted.word));
-        asking.map_or((&self.plain, None), |(group, config)| (config, Some(&group.word)))
+        asking.map_or((&self.plain.config, None), |(group, settled)| (&settled.config, Some(&group.word)))
     }
 }
 
@@ -144,7 +174,7 @@ fn server_config(
     min_version: MinVersion,
     groups: &[Group],
     asked: Option<&AskedGroup>,
-) -> Result<Arc<ServerConfig>, rustls::Error> {
+) -> Result<Settled, rustls::Error> {
     let provider = CryptoProvider {
         kx_groups: groups.iter().map(|group| group.implementation()).collect(),
         ..aws_lc_rs::default_provider()
@@ -163,12 +193,13 @@ fn server_config(
         .with_cert_resolver(resolver);
     config.alpn_protocols = vec![H2.to_vec(), b"http/1.1".to_vec()];
     config.max_early_data_size = 0;
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
+    let tickets = Arc::new(Tickets::new()?);
+    config.ticketer = Arc::clone(&tickets) as _;
     // Tickets carry the state; a cache beside them would be memory and a lock for nothing.
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // Each ticket costs a sealing and 250 bytes at the end of every handshake; resumptions bring new ones.
     config.send_tls13_tickets = 1;
-    Ok(Arc::new(config))
+    Ok(Settled { config: Arc::new(config), tickets })
 }
 
 /// The protocol name of HTTP/2 in ALPN.
