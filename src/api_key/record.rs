@@ -62,6 +62,12 @@ pub(super) fn read(key: &[u8], text: &[u8]) -> Result<Stored, &'static str> {
     }
 }
 
+/// The key that a record is of; `None`: it is of last uses.
+pub(super) fn id(key: &[u8]) -> Option<KeyId> {
+    let id = key.strip_prefix(&[KEY])?;
+    std::str::from_utf8(id).ok().and_then(KeyId::parse)
+}
+
 /// Adds the record of a key.
 pub(super) fn put(batch: Batch, key: &ApiKey, made: &Made) -> Batch {
     let identity = key.identity();

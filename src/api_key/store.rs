@@ -137,8 +137,8 @@ impl Store {
     }
 
     /// Whether a restart remembers keys.
-    pub const fn is_durable(&self) -> bool {
-        self.durable.is_some()
+    pub fn is_durable(&self) -> bool {
+        self.durable.as_ref().is_some_and(Durable::survives)
     }
 
     /// How many there are.
@@ -211,6 +211,32 @@ impl Store {
                 key.was_used(*millis);
             }
         }
+    }
+
+    /// Makes memory hold what another process has changed, which has written it: a key made, or ended.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub fn follow_record(&self, key: &[u8], text: Option<&[u8]>) -> Result<(), &'static str> {
+        let order = self.order();
+        match text {
+            Some(text) => {
+                if let record::Stored::Key(key) = record::read(key, text)? {
+                    let key = Arc::from(key);
+                    order.judge(&key);
+                    self.insert(key);
+                }
+            }
+            None => {
+                if let Some(id) = record::id(key) {
+                    if let Some(known) = self.find(&id) {
+                        known.struck.store(true, Ordering::Release);
+                    }
+                    self.forget(id);
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Notes that a key was used: that is on disk some seconds later.

@@ -33,17 +33,20 @@ use std::{
 };
 
 use redb::{Database, ReadableDatabase, TableDefinition};
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 use zeroize::Zeroizing;
 
 use crate::clock::Clock;
 
+pub mod handover;
 mod names;
 mod patience;
 mod seal;
 mod storage;
 mod writer;
 
+use handover::Held;
 use names::Names;
 use patience::Waiters;
 use seal::Keyring;
@@ -79,9 +82,13 @@ struct Inner {
     clock: Clock,
     writer: Option<JoinHandle<()>>,
     watcher: Option<JoinHandle<()>>,
-    /// Held for the life of the process: two gateways on one directory would each undo what the other wrote.
-    lock: Option<File>,
+    lock: Lock,
+    /// `None`: it is in a directory.
+    held: Option<Held>,
 }
+
+/// Held for as long as the database is open: two gateways on one directory would each undo what the other wrote.
+type Lock = Arc<Mutex<Option<File>>>;
 
 /// What the writer's thread and everybody else know together.
 struct Shared {
@@ -125,7 +132,7 @@ pub struct Counts {
 }
 
 /// A named table. Each subject of the gateway has one of its own.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Table {
     /// Certificates that were ordered, and the account they were ordered with.
     Acme,
@@ -158,10 +165,14 @@ pub struct Batch(Vec<Change>);
 struct Change {
     table: Table,
     key: Box<[u8]>,
+    /// What memory calls it, where `key` is hidden.
+    shown: Option<Box<[u8]>>,
     /// `None`: the record goes. Wiped when dropped, since some records are secrets.
     value: Option<Zeroizing<Vec<u8>>>,
     /// Nothing is written where no record is.
     replaces: bool,
+    /// Another process wants it, and knows of it.
+    foreign: bool,
 }
 
 /// A batch on its way to the disk.
@@ -238,16 +249,27 @@ impl Durable {
         let path = dir.join(DATABASE);
         let syncs = Arc::<AtomicU64>::default();
         let counted = Arc::clone(&syncs);
-        let opener = move || Disk::open(&path, Arc::clone(&counted));
-        Self::start(opener, settings, keys, syncs, Some(lock), clock, Box::new(watch))
+        let lock = Arc::new(Mutex::new(Some(lock)));
+        let (again, home) = (Arc::clone(&lock), dir.clone());
+        let opener = move || {
+            let mut lock = again.lock().unwrap_or_else(PoisonError::into_inner);
+            if lock.is_none() {
+                // It was given away, and nothing came of it.
+                *lock = Some(self::lock(&home).map_err(|OpenError(why)| io::Error::other(why))?);
+            }
+            Disk::open(&path, Arc::clone(&counted))
+        };
+        Self::start(opener, settings, keys, syncs, Some(lock), None, clock, Box::new(watch))
     }
 
+    #[expect(clippy::too_many_arguments, reason = "each of them is one thing that a database in a test has otherwise")]
     fn start<S: redb::StorageBackend>(
         opener: impl Fn() -> io::Result<S> + Send + 'static,
         settings: &Settings,
         keys: Arc<Keyring>,
         syncs: Arc<AtomicU64>,
-        lock: Option<File>,
+        lock: Option<Lock>,
+        held: Option<Held>,
         clock: &Clock,
         watch: Watch,
     ) -> Result<Self, OpenError> {
@@ -267,7 +289,9 @@ impl Durable {
         let reopen = Box::new(move || open_database(&opener, false));
         let waiters = Arc::new(Waiters::new(settings.timeout));
         let (known, queue) = (Arc::clone(&shared), Arc::clone(&waiters));
-        let mut writer = Writer::new(receiver, known, queue, Arc::clone(&keys), reopen, clock.clone());
+        let lock = lock.unwrap_or_default();
+        let mut writer =
+            Writer::new(receiver, known, queue, Arc::clone(&keys), reopen, Arc::clone(&lock), clock.clone());
         let (clock, names) = writer.begin().map_err(|why| cannot_open(dir, &why))?;
         let no_thread = |error: io::Error| {
             OpenError(format!("the threads that write to {} cannot be started: {error}", dir.display()))
@@ -276,7 +300,7 @@ impl Durable {
         let watcher = waiters.watch(Arc::clone(&shared)).map_err(no_thread)?;
         let writer = std::thread::Builder::new().name("durable".to_owned()).spawn(move || writer.run());
         let (writer, watcher) = (Some(writer.map_err(no_thread)?), Some(watcher));
-        Ok(Self(Arc::new(Inner { sender, shared, keys, names, waiters, clock, writer, watcher, lock })))
+        Ok(Self(Arc::new(Inner { sender, shared, keys, names, waiters, clock, writer, watcher, lock, held })))
     }
 
     /// Writes a batch; the future is ready when it is on disk, or after [`Settings::timeout`]. It is written whether or
@@ -294,6 +318,11 @@ impl Durable {
     /// # Errors
     /// [`Unavailable`]: nothing of it holds, and `then` has not run and will not.
     pub fn commit_then<T: Send + 'static>(&self, batch: Batch, then: impl FnOnce() -> T + Send + 'static) -> Commit<T> {
+        self.submit(self.0.names.hide(batch), then)
+    }
+
+    /// The batch as it goes to disk.
+    fn submit<T: Send + 'static>(&self, batch: Batch, then: impl FnOnce() -> T + Send + 'static) -> Commit<T> {
         let (done, answer) = oneshot::channel();
         let shared = &self.0.shared;
         let has_room = || shared.waiting.fetch_add(1, Ordering::AcqRel) < MAX_WAITING;
@@ -306,7 +335,7 @@ impl Durable {
             });
             if let Some(ticket) = self.0.waiters.begin(done) {
                 // Without a receiver everybody who waits was refused.
-                let _ = self.0.sender.send(Message::Commit { batch: self.0.names.hide(batch), ticket });
+                let _ = self.0.sender.send(Message::Commit { batch, ticket });
             }
         } else {
             shared.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -447,7 +476,7 @@ impl Drop for Inner {
         self.sender = nobody;
         if self.shared.stalled.load(Ordering::Acquire) {
             // The thread may hang for good, and must not keep the process from ending. Until then it owns the file.
-            if let Some(lock) = self.lock.take() {
+            if let Some(lock) = self.lock.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 std::mem::forget(lock);
             }
             return self.waiters.close();
@@ -520,21 +549,35 @@ impl Batch {
     /// Writes a record, in the place of any of that key.
     #[must_use]
     pub fn put(mut self, table: Table, key: &[u8], value: Vec<u8>) -> Self {
-        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)), replaces: false });
+        self.0.push(Change {
+            table,
+            key: key.into(),
+            value: Some(Zeroizing::new(value)),
+            replaces: false,
+            shown: None,
+            foreign: false,
+        });
         self
     }
 
     /// Writes a record in the place of one of that key; where none is any more, nothing. For [`Durable::commit`].
     #[must_use]
     pub fn replace(mut self, table: Table, key: &[u8], value: Vec<u8>) -> Self {
-        self.0.push(Change { table, key: key.into(), value: Some(Zeroizing::new(value)), replaces: true });
+        self.0.push(Change {
+            table,
+            key: key.into(),
+            value: Some(Zeroizing::new(value)),
+            replaces: true,
+            shown: None,
+            foreign: false,
+        });
         self
     }
 
     /// Removes a record, if there is one.
     #[must_use]
     pub fn remove(mut self, table: Table, key: &[u8]) -> Self {
-        self.0.push(Change { table, key: key.into(), value: None, replaces: false });
+        self.0.push(Change { table, key: key.into(), value: None, replaces: false, shown: None, foreign: false });
         self
     }
 

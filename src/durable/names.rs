@@ -55,7 +55,7 @@ impl Names {
             let len = u32::try_from(change.key.len()).unwrap_or(u32::MAX).to_be_bytes();
             Zeroizing::new([&len[..], &change.key, &value].concat())
         });
-        Change { key: Cow::Borrowed(name.as_ref()).into(), value, ..change }
+        Change { key: Cow::Borrowed(name.as_ref()).into(), shown: Some(change.key), value, ..change }
     }
 }
 

@@ -64,7 +64,6 @@ impl Keyring {
     }
 
     /// These keys, the newest first.
-    #[cfg(test)]
     pub(super) fn of(keys: &[[u8; 32]]) -> Self {
         Self(keys.iter().filter_map(Key::new).collect())
     }

@@ -31,6 +31,13 @@ impl Disk {
     }
 }
 
+impl Disk {
+    /// A file that is open.
+    pub(super) const fn of(file: std::fs::File, syncs: Arc<AtomicU64>) -> Self {
+        Self { file, syncs }
+    }
+}
+
 impl StorageBackend for Disk {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())

@@ -7,8 +7,9 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::ControlFlow,
     sync::{
-        Arc,
+        Arc, PoisonError,
         atomic::Ordering,
         mpsc::{self, RecvTimeoutError},
     },
@@ -19,7 +20,8 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use zeroize::Zeroizing;
 
 use super::{
-    Batch, Change, Shared, Table, caught,
+    Batch, Change, Lock, Shared, Table, caught,
+    handover::{Answer, Ask, Listener, Passed},
     names::Names,
     patience::{Ticket, Waiters},
     seal::Keyring,
@@ -37,6 +39,14 @@ pub(super) enum Message {
     Later(Batch),
     /// Write what is left and end.
     Close(mpsc::Sender<bool>),
+    /// Flush and let go of the database; hears whether it is.
+    Release(mpsc::Sender<bool>),
+    /// Nobody took it.
+    Resume,
+    /// Somebody took it; they are asked.
+    Follow(Ask),
+    /// Who hears of changes from now on.
+    Tell(Option<Listener>),
 }
 
 /// The thread's own state.
@@ -46,6 +56,8 @@ pub(super) struct Writer {
     waiters: Arc<Waiters>,
     keys: Arc<Keyring>,
     reopen: Box<dyn Fn() -> Result<Database, String> + Send>,
+    lock: Lock,
+    listener: Option<Listener>,
     clock: Clock,
     /// The last write succeeded.
     works: bool,
@@ -123,6 +135,7 @@ impl Writer {
         waiters: Arc<Waiters>,
         keys: Arc<Keyring>,
         reopen: Box<dyn Fn() -> Result<Database, String> + Send>,
+        lock: Lock,
         clock: Clock,
     ) -> Self {
         let now = clock::instant();
@@ -133,6 +146,8 @@ impl Writer {
             waiters,
             keys,
             reopen,
+            lock,
+            listener: None,
             clock,
             works: true,
             later: BTreeMap::new(),
@@ -158,7 +173,14 @@ impl Writer {
             None => {
                 let made = Zeroizing::new(secret::random::<{ Names::SECRET_LEN }>());
                 let value = Some(Zeroizing::new(made.to_vec()));
-                let change = Change { table: Table::Meta, key: NAMES.into(), value, replaces: false };
+                let change = Change {
+                    table: Table::Meta,
+                    key: NAMES.into(),
+                    value,
+                    replaces: false,
+                    shown: None,
+                    foreign: false,
+                };
                 (Zeroizing::new(made.to_vec()), Some(change))
             }
         };
@@ -171,20 +193,32 @@ impl Writer {
     pub(super) fn run(mut self) {
         loop {
             let wait = self.next_later.saturating_duration_since(clock::instant());
-            match self.receiver.recv_timeout(wait) {
-                Ok(Message::Commit { batch, ticket }) => {
-                    let (group, other) = self.gather(Waiting { batch, ticket });
-                    self.commit(group);
-                    match other {
-                        Some(Message::Close(done)) => return self.close(Some(&done)),
-                        Some(Message::Later(batch)) => self.keep(batch),
-                        Some(Message::Commit { .. }) | None => {}
-                    }
-                }
-                Ok(Message::Later(batch)) => self.keep(batch),
-                Ok(Message::Close(done)) => return self.close(Some(&done)),
+            let mut message = match self.receiver.recv_timeout(wait) {
+                Ok(message) => Some(message),
                 Err(RecvTimeoutError::Disconnected) => return self.close(None),
-                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Timeout) => None,
+            };
+            while let Some(next) = message.take() {
+                match next {
+                    Message::Commit { batch, ticket } => {
+                        let (group, other) = self.gather(Waiting { batch, ticket });
+                        self.commit(group);
+                        message = other;
+                    }
+                    Message::Later(batch) => self.keep(batch),
+                    Message::Tell(listener) => self.listener = listener,
+                    Message::Release(done) => {
+                        let released = self.release();
+                        // Whoever asked may have lost patience, and then says so.
+                        let _ = done.send(released);
+                        if released && self.wait_for_successor().is_break() {
+                            return;
+                        }
+                    }
+                    // It was not let go of.
+                    Message::Resume | Message::Follow(_) => {}
+                    Message::Close(done) => return self.close(Some(&done)),
+                }
             }
             if clock::instant() >= self.next_later {
                 self.write_later();
@@ -223,18 +257,20 @@ impl Writer {
         let tickets: Vec<_> = group.iter().map(|one| (Arc::clone(&one.ticket), one.batch.0.len())).collect();
         let changes: Vec<Change> = group.into_iter().flat_map(|waiting| waiting.batch.0).collect();
         let undo = if self.recovered() { self.attempt(&changes) } else { None };
+        // Nobody hears that something has ended while it goes on in the other process.
+        let holds = undo.is_some() && self.tell(&changes);
 
         let (mut rest, mut kept, mut refused) = (changes.as_slice(), Vec::new(), Vec::new());
         let mut answered = 0;
         for (ticket, len) in tickets {
             let (own, after) = rest.split_at_checked(len).unwrap_or_default();
             rest = after;
-            let in_time = ticket.answer(undo.is_some());
+            let in_time = ticket.answer(holds);
             answered += u64::from(in_time);
-            if in_time { &mut kept } else { &mut refused }.extend(own);
+            if in_time && holds { &mut kept } else { &mut refused }.extend(own);
         }
         let counts = &self.shared.counts;
-        let counter = if undo.is_some() { &counts.batches } else { &counts.failures };
+        let counter = if holds { &counts.batches } else { &counts.failures };
         counter.fetch_add(answered, Ordering::Relaxed);
         if let Some(undo) = undo {
             if !self.later.is_empty() {
@@ -248,6 +284,13 @@ impl Writer {
             }
         }
         self.came_back();
+    }
+
+    /// Whether the process before this one knows of these changes, or is gone.
+    fn tell(&self, changes: &[Change]) -> bool {
+        let Some(listener) = &self.listener else { return true };
+        let own: Vec<_> = changes.iter().filter(|change| !change.foreign).map(Passed::of).collect();
+        own.is_empty() || listener(own)
     }
 
     /// Leaves on disk what would be there if what was `refused` had never been written, and `kept` had.
@@ -274,7 +317,7 @@ impl Writer {
         let restored = self.database().and_then(|database| caught(|| restore(&database, &places)));
         match restored {
             Ok(()) => {
-                tracing::warn!("{number} records were taken back: the disk took too long for who waited for them")
+                tracing::warn!("{number} records were taken back: who waited for them had to be refused")
             }
             Err(why) => {
                 // Before anything else is written.
@@ -292,9 +335,7 @@ impl Writer {
     }
 
     fn keep(&mut self, batch: Batch) {
-        for change in batch.0 {
-            self.later.insert((change.table, change.key), change.value);
-        }
+        self.later.extend(later(batch));
         if self.later.len() > MAX_LATER {
             self.write_later();
         }
@@ -317,7 +358,7 @@ impl Writer {
         while part.len() < MAX_GROUP
             && let Some(((table, key), value)) = self.later.pop_first()
         {
-            part.push(Change { table, key, value, replaces: false });
+            part.push(Change { table, key, shown: None, value, replaces: false, foreign: false });
         }
         if part.is_empty() {
             return self.reseal_some();
@@ -378,11 +419,112 @@ impl Writer {
                 if self.keys.is_older(value.value()) {
                     let mut text = Zeroizing::new(Vec::new());
                     self.keys.open(table, key.value(), value.value(), &mut text)?;
-                    changes.push(Change { table, key: key.value().into(), value: Some(text), replaces: true });
+                    changes.push(Change {
+                        table,
+                        key: key.value().into(),
+                        shown: None,
+                        value: Some(text),
+                        replaces: true,
+                        foreign: false,
+                    });
                 }
             }
             Ok(Older { changes, last })
         })
+    }
+
+    /// Whether the database is flushed and closed, and its directory free.
+    fn release(&mut self) -> bool {
+        while self.recovered() && !self.later.is_empty() {
+            self.write_later();
+        }
+        // The time goes along.
+        if !self.works || self.attempt(&[]).is_none() {
+            return false;
+        }
+        let Some(mut database) = self.shared.database().take() else { return false };
+        // Whoever reads it at this moment has to finish.
+        let patience = clock::instant() + READERS_FINISH;
+        loop {
+            match Arc::try_unwrap(database) {
+                Ok(alone) => {
+                    drop(alone);
+                    self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    return true;
+                }
+                Err(shared) if clock::instant() < patience => {
+                    database = shared;
+                    std::thread::sleep(GATHER_GAP);
+                }
+                Err(shared) => {
+                    *self.shared.database() = Some(shared);
+                    return false;
+                }
+            }
+        }
+    }
+
+    /// Lets those who want something wait until it is known who has the database; `Break`: the end has come.
+    fn wait_for_successor(&mut self) -> ControlFlow<()> {
+        let mut held = Vec::new();
+        loop {
+            match self.receiver.recv() {
+                Ok(Message::Commit { batch, ticket }) => held.push(Waiting { batch, ticket }),
+                Ok(Message::Later(batch)) => self.later.extend(later(batch)),
+                Ok(Message::Resume) => {
+                    // Opened as after a failure: as soon as nobody else has it.
+                    (self.works, self.next_attempt) = (false, clock::instant());
+                    self.commit(held);
+                    return ControlFlow::Continue(());
+                }
+                Ok(Message::Follow(ask)) => {
+                    self.pass_on(held, &ask);
+                    self.follow(&ask);
+                    return ControlFlow::Break(());
+                }
+                Ok(Message::Release(done)) => drop(done.send(false)),
+                Ok(Message::Tell(listener)) => self.listener = listener,
+                Ok(Message::Close(done)) => {
+                    // They are refused with the thread's end.
+                    let _ = done.send(true);
+                    return ControlFlow::Break(());
+                }
+                Err(mpsc::RecvError) => return ControlFlow::Break(()),
+            }
+        }
+    }
+
+    /// Asks whoever has the database now, to the end. What could wait until later is theirs to find out.
+    fn follow(&mut self, ask: &Ask) {
+        while let Ok(message) = self.receiver.recv() {
+            let mut message = Some(message);
+            while let Some(next) = message.take() {
+                match next {
+                    Message::Commit { batch, ticket } => {
+                        let (group, other) = self.gather(Waiting { batch, ticket });
+                        self.pass_on(group, ask);
+                        message = other;
+                    }
+                    Message::Later(_) | Message::Tell(_) | Message::Resume | Message::Follow(_) => {}
+                    Message::Release(done) => drop(done.send(false)),
+                    Message::Close(done) => {
+                        let _ = done.send(true);
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn pass_on(&mut self, group: Vec<Waiting>, ask: &Ask) {
+        self.shared.waiting.fetch_sub(u64::try_from(group.len()).unwrap_or(u64::MAX), Ordering::AcqRel);
+        for Waiting { batch, ticket } in group {
+            // Each for itself: what cannot be passed on is nobody else's matter.
+            if ticket.is_open() {
+                ask(batch.0.iter().map(Passed::of).collect(), Answer::to(ticket));
+            }
+        }
+        self.came_back();
     }
 
     fn close(&mut self, done: Option<&mpsc::Sender<bool>>) {
@@ -538,6 +680,11 @@ impl Drop for Writer {
     }
 }
 
+/// By place.
+fn later(batch: Batch) -> impl Iterator<Item = ((Table, Box<[u8]>), Value)> {
+    batch.0.into_iter().map(|change| ((change.table, change.key), change.value))
+}
+
 /// Puts back what was there, the last change first.
 fn restore(database: &Database, undo: &[Sealed]) -> Result<(), String> {
     if undo.is_empty() {
@@ -572,6 +719,9 @@ const GATHER: Duration = Duration::from_millis(16);
 
 /// How long it waits for the next one to come.
 const GATHER_GAP: Duration = Duration::from_millis(2);
+
+/// How long a reader of the database is waited for when it is let go of: a table of a million records takes less.
+const READERS_FINISH: Duration = Duration::from_secs(5);
 
 /// Batches in one transaction.
 const MAX_GROUP: usize = 4096;

@@ -173,6 +173,27 @@ impl Families {
         Ok(Self { memory: Arc::new(memory), durable: Some(durable) })
     }
 
+    /// Makes memory hold what another process has changed, which has written it. `replaces`: it is nothing where there
+    /// is no such family.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub fn follow(&self, key: &[u8], record: Option<&[u8]>, replaces: bool) -> Result<(), &'static str> {
+        let id = FamilyId::from_bytes(key).ok_or("a key is no name of a family")?;
+        let known = self.find(&id);
+        let Some(text) = record else {
+            known.iter().for_each(|known| self.memory.end(known));
+            return Ok(());
+        };
+        let new = Arc::new(record::read(key, text)?);
+        match known {
+            Some(known) => *known.state() = new.state().clone(),
+            None if replaces => {}
+            None => self.memory.insert(&new),
+        }
+        Ok(())
+    }
+
     /// A new family of a session. Where the session has [`MAX_PER_SESSION`] of this client already, its oldest ends.
     ///
     /// # Errors

@@ -189,8 +189,8 @@ impl Revocations {
     }
 
     /// Whether a restart remembers what is struck.
-    pub const fn is_durable(&self) -> bool {
-        self.durable.is_some()
+    pub fn is_durable(&self) -> bool {
+        self.durable.as_ref().is_some_and(Durable::survives)
     }
 
     /// Strikes a target: from this moment on in this process, and for good once the second value, if there is one, is
@@ -246,6 +246,18 @@ impl Revocations {
             let batch = some.iter().fold(Batch::new(), |batch, key: &Vec<u8>| batch.remove(Table::Revocations, key));
             // Nobody waits for it: what stays is tried again the next time.
             drop(durable.commit(batch));
+        }
+        Ok(())
+    }
+
+    /// Makes memory hold what another process has struck and written. Entries that were swept end here by themselves.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub fn follow(&self, record: Option<&[u8]>, now: Timestamp) -> Result<(), &'static str> {
+        if let Some(record) = record {
+            let struck = serde_json::from_slice(record).map_err(|_| "a revocation cannot be read")?;
+            self.restore(&struck, now);
         }
         Ok(())
     }

@@ -225,8 +225,8 @@ impl Store {
     }
 
     /// Whether sessions survive a restart.
-    pub const fn is_durable(&self) -> bool {
-        self.durable.is_some()
+    pub fn is_durable(&self) -> bool {
+        self.durable.as_ref().is_some_and(Durable::survives)
     }
 
     /// The session that a token opens. One that is past its idle or absolute limit is absent, and removed.
@@ -379,6 +379,45 @@ impl Store {
                 durable.later(self.memory.take_seen());
             }
         }
+    }
+
+    /// Makes memory hold what another process has changed, which has written it: a session opened, changed or ended.
+    /// `replaces`: it is nothing where there is no such session.
+    ///
+    /// # Errors
+    /// What is wrong with the record.
+    pub fn follow(
+        &self,
+        key: &[u8],
+        record: Option<&[u8]>,
+        replaces: bool,
+        settings: &Settings,
+        now: Timestamp,
+    ) -> Result<(), &'static str> {
+        let Some(text) = record else {
+            let key = SessionKey::from_bytes(key).ok_or("a key is no session key")?;
+            self.memory.end(&key);
+            return Ok(());
+        };
+        let restored = record::read(key, text, &mut record::Realms::default())?;
+        match self.memory.find(&restored.key) {
+            Some(known) => drop(self.memory.renew(&known, restored.identity)),
+            None if replaces => {}
+            // It had room where it was opened.
+            None => self.memory.restore(
+                restored,
+                &seen::Seen::default(),
+                &Settings { max_sessions: usize::MAX, ..settings.clone() },
+                now,
+            ),
+        }
+        Ok(())
+    }
+
+    /// Ends a session that came by [`Self::follow`] and does not count here; the disk hears of it later.
+    pub fn drop_followed(&self, key: &SessionKey) {
+        self.memory.end(key);
+        self.forget(key);
     }
 
     /// Takes over a session of another store: it waits until its browser brings the old cookie. Until then only its

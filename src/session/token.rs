@@ -110,7 +110,7 @@ impl SessionKey {
     }
 
     /// Reads what [`Self::bytes`] gave.
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(Self)
     }
 

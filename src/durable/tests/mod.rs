@@ -4,6 +4,7 @@ use super::*;
 use crate::clock::instant;
 use platter::Platter;
 
+mod handover;
 mod platter;
 mod torn;
 
@@ -30,6 +31,7 @@ fn on(platter: &Platter) -> (Durable, mpsc::Receiver<bool>) {
         &settings(Path::new("memory")),
         keys,
         Arc::default(),
+        None,
         None,
         &Clock::system(),
         watch,
