@@ -39,11 +39,13 @@ impl Key {
         Self(Secret::new(secret::random()))
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    /// One that was written down.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         bytes.try_into().ok().map(|bytes| Self(Secret::new(bytes)))
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    /// To write it down, sealed.
+    pub fn bytes(&self) -> &[u8] {
         self.0.expose()
     }
 

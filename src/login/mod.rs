@@ -37,6 +37,7 @@ use crate::{
 mod audit;
 mod device;
 mod form;
+mod handover;
 mod native;
 mod resend;
 pub mod return_to;
@@ -53,6 +54,7 @@ mod who;
 
 pub use device::{DEVICE_COOKIE, Devices};
 pub use form::{is_json, read};
+pub use handover::HandedLogins;
 pub use native::{Native, sign_in_natively};
 pub use resend::resend;
 pub use second::Second;

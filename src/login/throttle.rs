@@ -12,22 +12,31 @@
 
 use std::{
     collections::HashMap,
+    fmt,
     net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use ahash::RandomState;
+use serde::{Deserialize, Serialize};
 
-use crate::{client::network, clock::Timestamp, session::BuildKeyHasher};
+use crate::{client::network, clock::Timestamp, secret, session::BuildKeyHasher};
 
 /// Shared by all workers.
 #[derive(Debug)]
 pub struct Throttle {
-    /// Keyed, so that nobody can aim at another's slot.
-    hash: RandomState,
     /// A plain lock, held for a few look-ups by requests that bring a password.
     state: Mutex<State>,
+}
+
+/// All of it, for the process that follows this one.
+#[derive(Deserialize, Serialize)]
+pub(super) struct HandedThrottle {
+    seeds: [u64; 4],
+    /// Times in milliseconds since the epoch.
+    debts: Vec<(u64, u64)>,
+    promises: Vec<(u64, u64)>,
 }
 
 /// Who tries a password.
@@ -54,12 +63,19 @@ enum Buckets {
     Known { device: u64 },
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
+    keyed: Keyed,
     /// For each bucket, when its failures are paid off.
     debts: HashMap<u64, Timestamp, BuildKeyHasher>,
     /// For a name at an address that had to wait for the name's bucket, when it will be let through.
     promises: HashMap<u64, Timestamp, BuildKeyHasher>,
+}
+
+/// A hash that nobody outside can foretell, so that nobody can aim at another's slot.
+struct Keyed {
+    seeds: [u64; 4],
+    hash: RandomState,
 }
 
 /// What failures cost: each adds `price`, and up to `credit` of debt nobody waits.
@@ -71,7 +87,7 @@ struct Tariff {
 impl Throttle {
     /// Nobody has failed yet.
     pub fn new() -> Self {
-        Self { hash: RandomState::new(), state: Mutex::default() }
+        Self { state: Mutex::new(State::with(secret::random::<32>())) }
     }
 
     /// Asks for leave to try a password, and books the attempt as a failure until [`Self::succeeded`] is told.
@@ -80,18 +96,19 @@ impl Throttle {
     /// How long to wait, at most [`MAX_WAIT`].
     pub(super) fn begin(&self, who: Who<'_>, now: Timestamp) -> Result<Attempt, Duration> {
         let login = who.login.to_lowercase();
+        let mut state = self.lock();
+        let hash = &state.keyed.hash;
         let buckets = match who.device {
-            Some(device) => Buckets::Known { device: self.hash.hash_one(("device", device, who.provider, &login)) },
+            Some(device) => Buckets::Known { device: hash.hash_one(("device", device, who.provider, &login)) },
             None => {
                 let network = network(who.address);
                 Buckets::Stranger {
-                    address: self.hash.hash_one(("address", network)),
-                    pair: self.hash.hash_one(("pair", network, who.provider, &login)),
-                    user: self.hash.hash_one(("user", who.provider, &login)),
+                    address: hash.hash_one(("address", network)),
+                    pair: hash.hash_one(("pair", network, who.provider, &login)),
+                    user: hash.hash_one(("user", who.provider, &login)),
                 }
             }
         };
-        let mut state = self.lock();
         match buckets {
             Buckets::Known { device } => state.admit(&[(device, &USER)], now)?,
             Buckets::Stranger { address, pair, user } => {
@@ -133,6 +150,22 @@ impl Throttle {
         }
     }
 
+    /// What another process needs to go on counting.
+    pub(super) fn hand_over(&self) -> HandedThrottle {
+        let state = self.lock();
+        let entries =
+            |table: &HashMap<u64, Timestamp, _>| table.iter().map(|(who, at)| (*who, at.unix_millis())).collect();
+        HandedThrottle { seeds: state.keyed.seeds, debts: entries(&state.debts), promises: entries(&state.promises) }
+    }
+
+    /// Goes on counting where another process stopped.
+    pub(super) fn take_over(&self, HandedThrottle { seeds, debts, promises }: HandedThrottle) {
+        let entries = |list: Vec<(u64, u64)>| {
+            list.into_iter().take(MAX_ENTRIES).map(|(who, at)| (who, Timestamp::from_unix_millis(at))).collect()
+        };
+        *self.lock() = State { keyed: Keyed::new(seeds), debts: entries(debts), promises: entries(promises) };
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it is held.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -145,7 +178,27 @@ impl Default for Throttle {
     }
 }
 
+impl Keyed {
+    fn new(seeds: [u64; 4]) -> Self {
+        let [a, b, c, d] = seeds;
+        Self { seeds, hash: RandomState::with_seeds(a, b, c, d) }
+    }
+}
+
+impl fmt::Debug for Keyed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Keyed")
+    }
+}
+
 impl State {
+    fn with(seeds: [u8; 32]) -> Self {
+        let (eights, _) = seeds.as_chunks::<8>();
+        let mut words = [0; 4];
+        words.iter_mut().zip(eights).for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
+        Self { keyed: Keyed::new(words), debts: HashMap::default(), promises: HashMap::default() }
+    }
+
     /// Whether none of these buckets asks for a wait.
     fn leave(&self, buckets: &[(u64, &Tariff)], now: Timestamp) -> Result<(), Duration> {
         let wait = buckets.iter().map(|(who, tariff)| self.wait(*who, tariff, now)).max().unwrap_or_default();
@@ -250,6 +303,18 @@ mod tests {
 
     fn fail(throttle: &Throttle, from: &str, login: &str, now: Timestamp) -> Result<(), Duration> {
         throttle.begin(who(from, login), now).map(|_| ())
+    }
+
+    #[test]
+    fn what_was_counted_in_one_process_counts_in_the_next() {
+        let (old, new) = (Throttle::new(), Throttle::new());
+        while fail(&old, "192.0.2.1", "alice", NOW).is_ok() {}
+
+        let handed = serde_json::to_vec(&old.hand_over()).unwrap();
+        new.take_over(serde_json::from_slice(&handed).unwrap());
+
+        assert!(fail(&new, "192.0.2.1", "alice", NOW).is_err());
+        assert!(fail(&new, "192.0.2.2", "bob", NOW).is_ok());
     }
 
     /// Debts of an hour that has not come yet, as it seems, make nobody wait, and who goes on failing waits all the same.

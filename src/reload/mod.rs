@@ -33,7 +33,7 @@ mod sessions;
 mod watch;
 
 pub use certificates::{Certificates, load as load_certificates};
-pub use sessions::{Revised, Told, key_makers, revise};
+pub use sessions::{Revised, Told, follows_its_source, key_makers, revise};
 use watch::Watch;
 
 /// Reads the configuration anew: the same files, the environment as it is.

@@ -92,6 +92,14 @@ pub async fn revise(snapshot: &Snapshot, store: &Store, told: Told<'_>) -> Revis
     }
 }
 
+/// Whether a session that another process opened is as its source is here.
+pub fn follows_its_source(snapshot: &Snapshot, session: &Session) -> bool {
+    match Sources::of(snapshot).judge(session) {
+        Fate::Keep => true,
+        Fate::End(_) | Fate::Update(_) => false,
+    }
+}
+
 /// A hash of everything that a session can come from: while it stays, no session has to be looked at.
 pub(super) fn digest(snapshot: &Snapshot) -> [u8; 32] {
     let mut context = Context::new(&SHA256);

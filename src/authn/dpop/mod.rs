@@ -6,7 +6,10 @@
 //! and knows the server's nonces, `replay` remembers which proofs were used. Invariants: nothing but a good proof is
 //! remembered, and nothing that is still good is forgotten, however many come; what a restart forgets counts no more.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    time::Duration,
+};
 
 use http::{HeaderName, HeaderValue, request::Parts};
 
@@ -64,7 +67,10 @@ pub enum NonceRule {
 pub struct Proofs {
     nonces: Nonces,
     replays: Replays,
-    started: Timestamp,
+    /// Milliseconds since the epoch.
+    started: AtomicU64,
+    /// Whether another process judges proofs now.
+    closed: AtomicBool,
 }
 
 /// A request that offers a proof.
@@ -114,7 +120,32 @@ impl Proofs {
     /// None was used yet, of those made since `now`. For about `capacity` proofs; each request says how many may be
     /// remembered.
     pub fn new(now: Timestamp, capacity: usize) -> Self {
-        Self { nonces: Nonces::new(), replays: Replays::new(capacity), started: now }
+        Self {
+            nonces: Nonces::new(),
+            replays: Replays::new(capacity),
+            started: AtomicU64::new(now.unix_millis()),
+            closed: AtomicBool::new(false),
+        }
+    }
+
+    /// From now on no proof counts here: another process judges them, and nobody knows there which were used here, or
+    /// here which are used there. Whoever comes is told to come again.
+    pub fn close(&self) {
+        self.closed.store(true, SeqCst);
+    }
+
+    /// Undoes [`Self::close`]: nobody judges them elsewhere.
+    pub fn open(&self) {
+        self.closed.store(false, SeqCst);
+    }
+
+    /// As if it had begun at `moment`: another process has judged proofs until then.
+    pub fn begin_again(&self, moment: Timestamp) {
+        self.started.store(moment.unix_millis(), SeqCst);
+    }
+
+    fn started(&self) -> Timestamp {
+        Timestamp::from_unix_millis(self.started.load(SeqCst))
     }
 
     /// The nonce that the next proof may hold, for `DPoP-Nonce` (RFC 9449 section 8.2); `None` where none is given out.
@@ -135,13 +166,13 @@ impl Proofs {
         match (rule, &made.nonce) {
             // Whatever was used before the start was issued at most its whole life after it. A nonce of ours tells the
             // new ones; without, all that can be told is that this one was not made before.
-            (NonceRule::Off, _) if made.issued_at.unix_seconds() < self.started.unix_seconds() => {
+            (NonceRule::Off, _) if made.issued_at.unix_seconds() < self.started().unix_seconds() => {
                 Err(Unproven::Proof(ProofError::BeforeStart))
             }
             (NonceRule::Off, _) => Ok(()),
             (NonceRule::Optional | NonceRule::Required, Some(nonce)) if self.nonces.is_good(nonce, now) => Ok(()),
             (NonceRule::Optional | NonceRule::Required, Some(_)) | (NonceRule::Required, None) => Err(Unproven::Nonce),
-            (NonceRule::Optional, None) if made.issued_at < self.started.plus(MAX_AGE) => Err(Unproven::Nonce),
+            (NonceRule::Optional, None) if made.issued_at < self.started().plus(MAX_AGE) => Err(Unproven::Nonce),
             (NonceRule::Optional, None) => Ok(()),
         }
     }
@@ -184,6 +215,9 @@ impl Offer<'_> {
         wait: impl FnOnce() -> Option<Duration>,
     ) -> Result<Thumbprint, Unproven> {
         let field = self.field().map_err(Unproven::Proof)?;
+        if self.proofs.closed.load(SeqCst) {
+            return Err(Unproven::Full);
+        }
         let proof = Proof::read(field, &self.settings.algorithms).map_err(Unproven::Proof)?;
         let made = proof.check_request(self, token, now).map_err(Unproven::Proof)?;
         self.proofs.check_made(&made, self.settings.nonce, now)?;

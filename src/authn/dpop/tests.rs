@@ -56,6 +56,10 @@ fn alice() -> Identity {
 
 /// What becomes of one proof at `now`, for the request of the example.
 fn check(proof: &str, jkt: &str, nonce: NonceRule, started: Timestamp, now: Timestamp) -> Result<(), Unproven> {
+    check_by(&Proofs::new(started, 1000), proof, jkt, nonce, now)
+}
+
+fn check_by(proofs: &Proofs, proof: &str, jkt: &str, nonce: NonceRule, now: Timestamp) -> Result<(), Unproven> {
     let request = Request::builder().uri("https://resource.example.org/protectedresource").header("dpop", proof);
     let (head, ()) = request.body(()).unwrap().into_parts();
     let view = ClientView {
@@ -66,15 +70,9 @@ fn check(proof: &str, jkt: &str, nonce: NonceRule, started: Timestamp, now: Time
         chain: None,
     };
     let path = CanonicalPath::of(&head.uri, Quirks::default()).unwrap();
-    let (settings, proofs) = (settings(nonce), Proofs::new(started, 1000));
-    let offer = Offer {
-        head: &head,
-        view: &view,
-        path: &path,
-        tolerated: Quirks::default(),
-        settings: &settings,
-        proofs: &proofs,
-    };
+    let settings = settings(nonce);
+    let offer =
+        Offer { head: &head, view: &view, path: &path, tolerated: Quirks::default(), settings: &settings, proofs };
     offer.check(Token { text: TOKEN.as_bytes(), key: &thumbprint(jkt), identity: &alice() }, now, || None)
 }
 
@@ -122,6 +120,23 @@ fn what_may_have_been_used_before_the_start_does_not_count() {
     assert_eq!(check(NonceRule::Off, at(ISSUED)), Ok(()));
     assert_eq!(check(NonceRule::Off, at(ISSUED + 1)), before_start);
     assert_eq!(check(NonceRule::Required, at(0)), Err(Unproven::Nonce));
+}
+
+/// A proof that one process has judged counts in no other.
+#[test]
+fn what_another_process_may_have_judged_does_not_count() {
+    let proofs = Proofs::new(at(0), 1000);
+    let check = |nonce| check_by(&proofs, PROOF, JKT, nonce, at(ISSUED));
+
+    proofs.close();
+    assert_eq!(check(NonceRule::Optional), Err(Unproven::Full));
+    proofs.open();
+    for rule in [NonceRule::Optional, NonceRule::Off] {
+        proofs.begin_again(at(ISSUED + 1));
+        assert!(check(rule).is_err_and(|refused| refused != Unproven::Full));
+    }
+    proofs.begin_again(at(ISSUED));
+    assert_eq!(check(NonceRule::Off), Ok(()));
 }
 
 /// RFC 7638 section 3.1, and RFC 8037 appendix A.3 for Ed25519.

@@ -43,7 +43,7 @@ use crate::{
     telemetry::audit::What,
 };
 
-mod pending;
+pub(super) mod pending;
 mod views;
 
 /// What second factors need that outlives every snapshot.

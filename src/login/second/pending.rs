@@ -11,12 +11,15 @@ use std::{
     time::Duration,
 };
 
+use serde::{Deserialize, Serialize};
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
 use super::Known;
 use crate::{
     accounts::User,
     clock::Timestamp,
     factor::totp::Key,
-    login::step_up::StepUp,
+    login::{Settings, step_up::StepUp},
     session::{BuildKeyHasher, SessionKey, SessionToken},
 };
 
@@ -55,6 +58,88 @@ pub(super) enum Stage {
         /// When the invitation was made.
         invited: Timestamp,
     },
+}
+
+/// One that waits, for the process that follows this one.
+#[derive(Deserialize, Serialize, Zeroize, ZeroizeOnDrop)]
+pub(in crate::login) struct HandedWaiting {
+    id: [u8; 32],
+    browser: [u8; 32],
+    provider: String,
+    user: String,
+    user_id: String,
+    /// Of the password that was right.
+    proof: [u8; 16],
+    login: String,
+    /// As in `prompt`.
+    step_up: Option<String>,
+    remember: bool,
+    stage: HandedStage,
+    /// In milliseconds since the epoch.
+    expires: u64,
+    wrong: u8,
+}
+
+#[derive(Deserialize, Serialize, Zeroize)]
+enum HandedStage {
+    Code,
+    Invitation,
+    Enrolment { key: Vec<u8>, invited: u64 },
+}
+
+impl HandedWaiting {
+    fn of(id: &SessionKey, waiting: &Waiting) -> Self {
+        Self {
+            id: *id.bytes(),
+            browser: *waiting.browser.bytes(),
+            provider: waiting.provider.to_string(),
+            user: waiting.user.name.to_string(),
+            user_id: waiting.user.id.to_string(),
+            proof: waiting.user.proof(),
+            login: waiting.login.to_string(),
+            step_up: waiting.step_up.map(|step_up| step_up.as_str().to_owned()),
+            remember: waiting.remember,
+            stage: match &waiting.stage {
+                Stage::Code => HandedStage::Code,
+                Stage::Invitation => HandedStage::Invitation,
+                Stage::Enrolment { key, invited } => {
+                    HandedStage::Enrolment { key: key.bytes().to_vec(), invited: invited.unix_millis() }
+                }
+            },
+            expires: waiting.expires.unix_millis(),
+            wrong: waiting.wrong,
+        }
+    }
+
+    /// `None`: the user is another one here, or is not there.
+    fn read(&self, settings: &Settings) -> Option<(SessionKey, Waiting)> {
+        let provider = settings.provider(Some(&self.provider))?;
+        let user = provider.accounts.find(&self.user)?;
+        if *user.id != *self.user_id || !user.keeps(&self.proof) {
+            return None;
+        }
+        let waiting = Waiting {
+            provider: Arc::clone(&provider.name),
+            user: Arc::clone(user),
+            login: (*self.login).into(),
+            step_up: match &self.step_up {
+                Some(prompt) => Some(StepUp::parse(prompt)?),
+                None => None,
+            },
+            remember: self.remember,
+            stage: match &self.stage {
+                HandedStage::Code => Stage::Code,
+                HandedStage::Invitation => Stage::Invitation,
+                HandedStage::Enrolment { key, invited } => {
+                    Stage::Enrolment { key: Key::from_bytes(key)?, invited: Timestamp::from_unix_millis(*invited) }
+                }
+            },
+            browser: SessionKey::from_bytes(&self.browser)?,
+            expires: Timestamp::from_unix_millis(self.expires),
+            wrong: self.wrong,
+        };
+        Some((SessionKey::from_bytes(&self.id)?, waiting))
+    }
 }
 
 impl Waiting {
@@ -125,6 +210,16 @@ impl Pending {
     pub(super) fn put_back_wrong(&self, id: &SessionToken, mut waiting: Waiting) -> Option<()> {
         waiting.wrong += 1;
         (waiting.wrong < MAX_WRONG).then(|| self.put_back(id, waiting))
+    }
+
+    /// What another process needs to go on with them. Those whose code is judged at this moment are not among them.
+    pub(in crate::login) fn hand_over(&self) -> Vec<HandedWaiting> {
+        self.lock().iter().map(|(id, waiting)| HandedWaiting::of(id, waiting)).collect()
+    }
+
+    /// Goes on with those of another process, whose users are the same here.
+    pub(in crate::login) fn take_over(&self, handed: &[HandedWaiting], settings: &Settings) {
+        self.lock().extend(handed.iter().take(MAX_ENTRIES).filter_map(|handed| handed.read(settings)));
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<SessionKey, Waiting, BuildKeyHasher>> {
