@@ -46,6 +46,7 @@
 //! | How does an API description become routes? | [`openapi`] |
 //! | What is checked before HTTP is parsed? | [`edge`] |
 //! | Which certificate is served, and who orders and renews it? | [`certificate`], [`acme`] |
+//! | How does a new process follow a running one? | [`handover`] |
 //! | What does another configuration open? | [`reload::diff`], [`rehearsal`] |
 //! | What does a reload do, and when is it refused? | [`reload`], [`change`] |
 //!
@@ -55,7 +56,7 @@
 //!
 //! ```text
 //! 9 main, cli(→gateway), gateway
-//! 8 reload
+//! 8 reload, handover(→reload)
 //! 7 config
 //! 6 edge
 //! 5 pipeline, rehearsal
@@ -89,6 +90,8 @@
 //! | A header that `Connection` names is removed after it was set (CVE-2025-48865) | what the client names goes before ours come | `src/headers/hop.rs` | `connection_cannot_take_our_headers_away` |
 //! | Identity left over when the proof sets nothing (CVE-2026-30851) | an absent value is an absent header | `src/headers/identity.rs` | `an_absent_value_is_an_absent_header`, `an_optional_route_lets_a_request_without_a_credential_through_without_identity` |
 //! | `X-Forwarded-*` of a stranger is believed (CVE-2026-40575, CVE-2023-36456) | trust nobody by default; one view of the client | `src/headers/forwarded.rs` | `nothing_that_an_untrusted_client_says_about_itself_is_believed_or_passed_on`, `a_forwarded_host_never_routes` |
+//! | Somebody takes a process over, or what was ended in one of two processes goes on in the other | one user, proved by the system, in a directory of that user alone; nobody hears of a change before it holds in both, and a process that cannot follow is ended | `src/handover/mod.rs` | `nobody_else_gets_anything`, `a_logout_on_either_process_holds_on_both`, `an_old_process_that_hangs_is_ended_before_anybody_hears_of_a_logout`, `an_old_process_ends_with_the_one_that_has_taken_over` |
+//! | An upgrade gives fresh guesses, two successors of a token, a second use of a proof, or a session to who is gone | failures are counted on; what has one place only is refused in the old process; sessions are held against the new configuration | `src/handover/taking.rs` | `what_was_counted_in_one_process_counts_in_the_next`, `a_refresh_token_is_for_the_new_process`, `what_another_process_may_have_judged_does_not_count`, `a_user_who_is_gone_in_the_new_process_gets_no_session_on_the_old_one` |
 //! | A client says by the PROXY protocol that it is another, a load balancer's clients share its address, or a header never ends | read from listed networks only, and there required; before TLS, bounded in bytes and time; limits hold for whom it names | `src/edge/proxy_protocol.rs` | `a_header_of_a_stranger_is_no_request`, `a_load_balancer_that_says_nothing_or_nonsense_is_not_heard_and_counted`, `limits_hold_for_the_client_and_not_for_the_load_balancer`, `a_header_that_does_not_come_is_not_waited_for_longer_than_a_handshake` |
 //! | The backend reads another path than was decided on (CVE-2019-9901, CVE-2025-66490) | one canonical path is matched and sent; the rest is 400 | `src/route/path.rs` | `nginx_believes_the_paths_that_were_decided`, `a_cgi_script_believes_the_paths_that_were_decided`, `tomcat_believes_paths_and_identity_as_they_were_decided` |
 //! | A rewritten path leaves its place, or shows the backend another value than the rule looked at | parameters go over as they are encoded; the result is canonical and judged in every reading | `src/route/rewrite.rs` | `the_path_of_an_upstream_never_leaves_its_place`, `a_rule_is_about_the_path_that_was_sent`, `no_spelling_climbs_out_of_the_prefix` |
@@ -194,6 +197,7 @@ pub mod factor;
 pub mod fetch;
 
 pub mod gateway;
+pub mod handover;
 pub mod headers;
 pub mod host;
 pub mod id;

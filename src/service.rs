@@ -71,6 +71,11 @@ impl Manager {
         self.tell("STOPPING=1\nSTATUS=letting what is under way finish");
     }
 
+    /// Another process is this service from now on. It tells the rest itself.
+    pub fn followed_by(&self, process: u32) {
+        self.tell(&format!("MAINPID={process}\nREADY=1\nSTATUS=serving"));
+    }
+
     /// Nothing hangs.
     pub fn alive(&self) {
         self.tell("WATCHDOG=1");

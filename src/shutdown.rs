@@ -13,8 +13,17 @@ use tokio::sync::{Notify, watch};
 /// The stop signal. Cheap to clone; every clone sees the same signal.
 #[derive(Clone, Debug)]
 pub struct Shutdown {
-    signal: watch::Sender<bool>,
+    signal: watch::Sender<Phase>,
     running: Arc<Running>,
+}
+
+/// How far it is. Never back.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+enum Phase {
+    Running,
+    /// Another process serves who comes now.
+    HandedOver,
+    Stopping,
 }
 
 #[derive(Debug, Default)]
@@ -30,23 +39,47 @@ pub struct Guard(Arc<Running>);
 impl Shutdown {
     /// Nothing has been asked to stop.
     pub fn new() -> Self {
-        Self { signal: watch::Sender::new(false), running: Arc::default() }
+        Self { signal: watch::Sender::new(Phase::Running), running: Arc::default() }
     }
 
     /// Asks everybody to finish: no new connections, no new requests on old ones.
     pub fn trigger(&self) {
-        self.signal.send_replace(true);
+        self.advance(Phase::Stopping);
+    }
+
+    /// As [`Self::trigger`], but another process goes on: whoever is connected is not sent away before they have asked
+    /// once more, and tunnels last until [`Self::trigger`].
+    pub fn hand_over(&self) {
+        self.advance(Phase::HandedOver);
+    }
+
+    /// Whether another process goes on, and there is time.
+    pub fn is_handed_over(&self) -> bool {
+        *self.signal.borrow() == Phase::HandedOver
+    }
+
+    /// Ends when tunnels must, too.
+    pub async fn stopping(&self) {
+        let _ = self.signal.subscribe().wait_for(|phase| *phase == Phase::Stopping).await;
+    }
+
+    fn advance(&self, to: Phase) {
+        self.signal.send_if_modified(|phase| {
+            let later = *phase < to;
+            *phase = to.max(*phase);
+            later
+        });
     }
 
     /// Whether the end was asked for.
     pub fn is_triggered(&self) -> bool {
-        *self.signal.borrow()
+        *self.signal.borrow() > Phase::Running
     }
 
     /// Ends when the end was asked for.
     pub async fn triggered(&self) {
         // The sender lives in `self`, so waiting cannot fail.
-        let _ = self.signal.subscribe().wait_for(|stop| *stop).await;
+        let _ = self.signal.subscribe().wait_for(|phase| *phase > Phase::Running).await;
     }
 
     /// Counts something that must end first: a connection, a tunnel.

@@ -22,7 +22,7 @@ const LAYERS: &[&[&str]] = &[
     &["pipeline", "forward_auth", "rehearsal"],
     &["edge"],
     &["config"],
-    &["reload"],
+    &["reload", "handover"],
     &["main", "cli", "gateway"],
 ];
 
@@ -57,6 +57,7 @@ const ARROWS: &[(&str, &str)] = &[
     ("refresh", "session"),
     ("token", "authn"),
     ("token", "login"),
+    ("handover", "reload"),
     ("main", "cli"),
     ("main", "gateway"),
     ("cli", "gateway"),

@@ -23,6 +23,7 @@ mod reload;
 mod revoke;
 mod run;
 mod sessions;
+mod successor;
 mod token;
 mod typed;
 mod users;
@@ -69,7 +70,7 @@ enum Command {
     /// Let a running gateway read its configuration again, and say what came of it.
     Reload(reload::Arguments),
     /// Start the gateway (the default).
-    Run,
+    Run(run::Arguments),
     /// Say who is signed in, and end sessions, through the admin API.
     Sessions(sessions::Arguments),
     /// Sign a JWT with the secret of a configured issuer, to try things out.
@@ -122,7 +123,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let config = arguments.config;
-    let outcome = match arguments.command.unwrap_or(Command::Run) {
+    let outcome = match arguments.command.unwrap_or_else(|| Command::Run(run::Arguments::default())) {
         Command::Check(arguments) => check::run(&config, &arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Dev(arguments) => dev::run(&arguments),
@@ -132,7 +133,7 @@ pub fn main() -> ExitCode {
         Command::Keys(arguments) => keys::run(&config, &arguments),
         Command::Revoke(arguments) => revoke::run(&config, &arguments),
         Command::Reload(arguments) => reload::run(&config, &arguments),
-        Command::Run => run::run(&config),
+        Command::Run(arguments) => run::run(&config, &arguments),
         Command::Sessions(arguments) => sessions::run(&config, &arguments),
         Command::Token(arguments) => token::run(&config, &arguments),
         Command::Users(arguments) => users::run(&config, &arguments),

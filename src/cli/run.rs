@@ -5,30 +5,44 @@ use std::{convert::Infallible, path::Path, time::Duration};
 use tokio::{
     runtime::Runtime,
     signal::unix::{Signal, SignalKind, signal},
+    sync::watch,
     time::{Interval, MissedTickBehavior},
 };
 
-use super::{Failure, environment, load, welcome};
+use super::{Failure, environment, load, successor, welcome};
 use crate::{
     change::Cause,
     clock::Clock,
     config::{self, Config},
     edge::Inherited,
-    gateway::{self, Running},
+    gateway::{self, Inheritance, Running},
     reload,
     service::Manager,
     telemetry,
 };
 
-pub(super) fn run(path: &Path) -> Result<(), Failure> {
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Arguments {
+    /// Follow the process that runs with the same `server.upgrade_socket`: take over its sockets, sessions and TLS
+    /// tickets, and let it finish what it has begun. Starts as usual if there is none.
+    #[arg(long)]
+    upgrade: bool,
+}
+
+pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let again = path.to_owned();
     let source = Box::new(move || config::load(&again, environment()));
-    serve(load(path)?, path.parent().unwrap_or_else(|| Path::new("")), source)
+    serve_after(load(path)?, path.parent().unwrap_or_else(|| Path::new("")), source, arguments.upgrade)
 }
 
 /// Serves a configuration until SIGTERM or SIGINT, then drains. A second signal ends the process at once. SIGHUP reads
 /// the configuration again from `source`.
 pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Result<(), Failure> {
+    serve_after(config, folder, source, false)
+}
+
+/// As [`serve`]; `follows`: takes over from the process that runs.
+fn serve_after(config: Config, folder: &Path, source: reload::Source, follows: bool) -> Result<(), Failure> {
     let variable = |name: &str| std::env::var(name).ok();
     let manager =
         Manager::find(variable).map_err(|error| Failure::new(format!("NOTIFY_SOCKET is of no use: {error}")))?;
@@ -40,7 +54,7 @@ pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Re
     }
     let welcome = welcome::Welcome::of(&config);
     let signals = Signals::receive()?;
-    let running = gateway::start_with(config, Clock::system(), source, inherited)
+    let running = gateway::start_with(config, Clock::system(), source, Inheritance { inherited, follows })
         .map_err(|error| Failure::new(error.to_string()))?;
     match welcome {
         Some(welcome) => print!("{}", welcome.text(&running, folder)),
@@ -59,8 +73,10 @@ pub(super) fn serve(config: Config, folder: &Path, source: reload::Source) -> Re
         }
     }
     manager.ready(SERVING);
-    signals.wait(&running, &manager);
-    manager.stopping();
+    match signals.wait(&running, &manager) {
+        None => manager.stopping(),
+        Some(process) => manager.followed_by(process),
+    }
     end(running)
 }
 
@@ -79,6 +95,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    upgrade: Signal,
 }
 
 impl Signals {
@@ -92,48 +109,76 @@ impl Signals {
         let terminate = receive(SignalKind::terminate())?;
         let interrupt = receive(SignalKind::interrupt())?;
         let hangup = receive(SignalKind::hangup())?;
+        let upgrade = receive(SignalKind::user_defined2())?;
         drop(entered);
-        Ok(Self { runtime, terminate, interrupt, hangup })
+        Ok(Self { runtime, terminate, interrupt, hangup, upgrade })
     }
 
-    /// Opens log files anew and reloads at each SIGHUP, until the gateway shall stop.
-    fn wait(self, running: &Running, manager: &Manager) {
-        let Self { runtime, mut terminate, mut interrupt, mut hangup } = self;
+    /// Opens log files anew and reloads at each SIGHUP and starts a process to follow at each SIGUSR2, until the
+    /// gateway shall stop; answers the process that has taken over, if that is why.
+    fn wait(self, running: &Running, manager: &Manager) -> Option<u32> {
+        let Self { runtime, mut terminate, mut interrupt, mut hangup, mut upgrade } = self;
+        let mut taken = running.taken();
         let reloads = &running.live().shared.reloads;
-        runtime.block_on(async {
+        let follower = runtime.block_on(async {
             let mut pulse = Pulse::new(manager);
             loop {
                 tokio::select! {
-                    _ = terminate.recv() => return,
-                    _ = interrupt.recv() => return,
+                    _ = terminate.recv() => return None,
+                    _ = interrupt.recv() => return None,
                     _ = hangup.recv() => {}
+                    _ = upgrade.recv() => {
+                        successor::start(taken.is_some());
+                        continue;
+                    }
+                    process = followed(&mut taken) => return Some(process),
                     never = pulse.go_on(running) => match never {},
                 }
                 manager.reloading();
                 // Also when the configuration is refused: whoever rotates logs has renamed the files already.
                 running.live().shared.telemetry.reopen_logs();
                 tokio::select! {
-                    _ = terminate.recv() => return,
-                    _ = interrupt.recv() => return,
+                    _ = terminate.recv() => return None,
+                    _ = interrupt.recv() => return None,
                     // What comes of it is in the log.
                     _ = reloads.reload(Cause::Signal) => {}
                 }
                 manager.ready(SERVING);
             }
         });
+        let handed_over = follower.map(|_| running.live().shared.shutdown.clone());
         // Whoever asks twice does not want to wait for the drain.
         std::thread::spawn(move || {
-            let again = runtime.block_on(async {
-                tokio::select! {
-                    signal = terminate.recv() => signal,
-                    signal = interrupt.recv() => signal,
-                }
-            });
-            if again.is_some() {
+            let mut asked = || {
+                runtime.block_on(async {
+                    tokio::select! {
+                        signal = terminate.recv() => signal,
+                        signal = interrupt.recv() => signal,
+                    }
+                })
+            };
+            if let Some(shutdown) = handed_over
+                && asked().is_some()
+            {
+                shutdown.trigger();
+            }
+            if asked().is_some() {
                 std::process::exit(1);
             }
         });
+        follower
     }
+}
+
+/// The process that has taken over, once one has.
+async fn followed(taken: &mut Option<watch::Receiver<Option<u32>>>) -> u32 {
+    if let Some(taken) = taken
+        && let Ok(taken) = taken.wait_for(Option::is_some).await
+        && let Some(process) = *taken
+    {
+        return process;
+    }
+    std::future::pending().await
 }
 
 /// Tells the service manager's watchdog that we live, for as long as no worker hangs.

@@ -126,6 +126,8 @@ table! {
         state_key_file: Option<At<FilePath>>,
         /// How long a login or logout waits for the disk.
         state_timeout: Option<At<Positive>>,
+        /// Where a process that is to follow this one asks for everything.
+        upgrade_socket: Option<At<FilePath>>,
         /// How long requests may take to finish when the gateway stops.
         drain_timeout: Option<Duration>,
         /// `Strict-Transport-Security`.

@@ -76,6 +76,8 @@ pub struct Startup {
     pub state: Option<durable::Settings>,
     /// `limits.max_cached_tokens` and `limits.max_cached_token_bytes`.
     pub tokens: CacheLimits,
+    /// `server.upgrade_socket`; `None`: no process can follow this one.
+    pub upgrade_socket: Option<PathBuf>,
     /// `[log]`.
     pub log: telemetry::LogSettings,
     /// `telemetry.listen`; `None`: off.

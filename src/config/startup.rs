@@ -18,7 +18,8 @@ impl Startup {
             }
         };
         // Taken apart by name, so that nobody adds a setting without saying here what a reload does with it.
-        let Self { edge, state, tokens, log, telemetry, admin } = self;
+        let Self { edge, state, tokens, upgrade_socket, log, telemetry, admin } = self;
+        compare("server.upgrade_socket", *upgrade_socket == new.upgrade_socket);
         let edge::Settings { listeners, redirect_http, workers, drain_timeout, limits } = edge;
         compare("server.listen", *listeners == new.edge.listeners);
         compare("server.redirect_http", *redirect_http == new.edge.redirect_http);

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -45,6 +45,8 @@ pub struct Bound {
     socket: OwnedFd,
     kind: Kind,
     address: Option<SocketAddr>,
+    /// Set when another process has it, and its file.
+    given: Arc<AtomicBool>,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -81,7 +83,9 @@ impl fmt::Debug for Bound {
 
 impl Drop for Bound {
     fn drop(&mut self) {
-        if let Kind::Unix(Some(path)) = &self.kind {
+        if let Kind::Unix(Some(path)) = &self.kind
+            && !self.given.load(Relaxed)
+        {
             // Before the socket closes, so that it is surely ours.
             let _ = fs::remove_file(path);
         }
@@ -129,7 +133,27 @@ impl Bound {
             socket.set_tcp_nodelay(true)?;
             socket.set_keepalive(true)?;
         }
-        Ok(Self { socket: socket.into(), kind, address })
+        Ok(Self { socket: socket.into(), kind, address, given: Arc::default() })
+    }
+
+    /// A socket of this listener that another process had, with its file, if it has one.
+    ///
+    /// # Errors
+    /// As for one that somebody else opened.
+    pub fn take_over(socket: OwnedFd, listener: &Listener) -> io::Result<Self> {
+        let mut bound = Self::adopt(socket, listener.is_encrypted())?;
+        if let Listener::Unix { path, .. } = listener {
+            bound.kind = Kind::Unix(Some(path.clone()));
+        }
+        Ok(bound)
+    }
+
+    /// The socket for another process, and the mark that it has got it: then the file is its own.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn share(&self) -> io::Result<(OwnedFd, Arc<AtomicBool>)> {
+        Ok((self.socket.try_clone()?, Arc::clone(&self.given)))
     }
 }
 
@@ -376,7 +400,7 @@ fn bind_tcp(address: SocketAddr, kind: Kind) -> io::Result<Bound> {
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     let address = socket.local_addr()?.as_socket();
-    Ok(Bound { socket: socket.into(), kind, address })
+    Ok(Bound { socket: socket.into(), kind, address, given: Arc::default() })
 }
 
 fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
@@ -386,7 +410,8 @@ fn bind_unix(path: &Path, mode: u32) -> io::Result<Bound> {
     // call undoes what the umask took away.
     rustix::fs::fchmod(&socket, rustix::fs::Mode::from_raw_mode(mode))?;
     socket.bind(&socket2::SockAddr::unix(path)?)?;
-    let bound = Bound { socket: socket.into(), kind: Kind::Unix(Some(path.to_owned())), address: None };
+    let bound =
+        Bound { socket: socket.into(), kind: Kind::Unix(Some(path.to_owned())), address: None, given: Arc::default() };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
     rustix::net::listen(&bound.socket, BACKLOG)?;
     Ok(bound)

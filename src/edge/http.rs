@@ -321,7 +321,7 @@ async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
         if client.cutter.is_cut(cx.waker()) {
             return Poll::Ready(Ok(()));
         }
-        if progress.is_closing() && !std::mem::replace(&mut told, true) {
+        if (progress.is_closing() || progress.is_winding_down()) && !std::mem::replace(&mut told, true) {
             connection.as_mut().graceful_shutdown();
         }
         connection.as_mut().poll(cx)
@@ -353,7 +353,8 @@ async fn answer_http1<H: Handler>(
     context.progress.answered(index, granted);
     // hyper closes after a body that was not read to its end, without a word; the client should know.
     let body_is_open = context.progress.body_is_open(index) && !granted;
-    if (body_is_open || malformed.is_some()) && version == Version::HTTP_11 {
+    let last = context.progress.is_winding_down() && !granted;
+    if (body_is_open || malformed.is_some() || last) && version == Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| Tracked { body, silent: false, answer: None, _under_way: under_way }))

@@ -324,16 +324,24 @@ impl Seat {
                 }
             }
         }
-        self.drain(&watched, sweep).await
+        self.drain(&worker, &watched, sweep).await
     }
 
     /// Lets connections finish what they have begun. What is left after the deadline falls with the runtime, and the
     /// answer is `false`.
-    async fn drain(mut self, watched: &RefCell<Vec<Watched>>, mut sweep: Interval) -> bool {
+    async fn drain<H: Handler>(
+        mut self,
+        worker: &Rc<http::Worker<H>>,
+        watched: &RefCell<Vec<Watched>>,
+        mut sweep: Interval,
+    ) -> bool {
+        let deadline = tokio::time::sleep(self.drain_timeout);
+        if self.shutdown.is_handed_over() {
+            self.wind_down(worker, watched, &mut sweep).await;
+        }
         self.arrivals.close();
         while self.arrivals.try_recv().is_ok() {}
         watched.borrow().iter().for_each(Watched::close);
-        let deadline = tokio::time::sleep(self.drain_timeout);
         let mut deadline = std::pin::pin!(deadline);
         while !watched.borrow().is_empty() {
             tokio::select! {
@@ -343,6 +351,45 @@ impl Seat {
             }
         }
         true
+    }
+
+    /// Another process serves who comes now. Who has come here is served: what was accepted before the sockets closed,
+    /// and whoever sends one more request on a connection that waits. Tunnels last as long as there is time.
+    async fn wind_down<H: Handler>(
+        &mut self,
+        worker: &Rc<http::Worker<H>>,
+        watched: &RefCell<Vec<Watched>>,
+        sweep: &mut Interval,
+    ) {
+        watched.borrow().iter().for_each(Watched::wind_down);
+        let shutdown = self.shutdown.clone();
+        let begun = clock::instant();
+        let last_call = self.drain_timeout.saturating_sub(LAST_CALL.min(self.drain_timeout / 4));
+        let idle = last_call / IDLE_SHARE;
+        let (mut accepting, mut idle_closed) = (true, false);
+        while accepting || !watched.borrow().is_empty() {
+            tokio::select! {
+                biased;
+                () = shutdown.stopping() => return,
+                _ = sweep.tick() => self.sweep(watched),
+                arrival = self.arrivals.recv(), if accepting => match arrival {
+                    Some(arrival) => {
+                        let (progress, task) = http::spawn(worker, arrival);
+                        progress.wind_down();
+                        watched.borrow_mut().push(Watched::new(progress, task, clock::instant()));
+                    }
+                    None => accepting = false,
+                },
+            }
+            let waited = begun.elapsed();
+            if waited >= idle && !std::mem::replace(&mut idle_closed, true) {
+                watched.borrow().iter().for_each(Watched::close);
+            }
+            if waited >= last_call {
+                // Now tunnels are told, on every worker.
+                return shutdown.trigger();
+            }
+        }
     }
 
     fn sweep(&self, watched: &RefCell<Vec<Watched>>) {
@@ -502,5 +549,10 @@ impl Counters {
     }
 }
 
+/// The part of that time in which a connection that waits may send one more request, once another process serves who
+/// comes.
+const IDLE_SHARE: u32 = 3;
+/// Before the end of the drain tunnels are told to end.
+const LAST_CALL: Duration = Duration::from_secs(2);
 const SWEEP_LONGEST: Duration = Duration::from_millis(250);
 const SWEEP_SHORTEST: Duration = Duration::from_millis(5);

@@ -71,6 +71,7 @@ pub(crate) struct Progress {
     /// The head that was refused, and why. Nothing is read after it.
     bad: OnceLock<(u64, Malformed)>,
     closing: AtomicBool,
+    winding_down: AtomicBool,
     head_overdue: AtomicBool,
     /// Nothing has been asked for a while.
     may_rest: AtomicBool,
@@ -93,6 +94,7 @@ impl Progress {
             upgrade: AtomicU8::new(0),
             bad: OnceLock::new(),
             closing: AtomicBool::new(false),
+            winding_down: AtomicBool::new(false),
             head_overdue: AtomicBool::new(false),
             may_rest: AtomicBool::new(false),
             gone: AtomicBool::new(false),
@@ -199,6 +201,16 @@ impl Progress {
         }
     }
 
+    /// Asks the connection to end with its next answer; until then it is not idle.
+    pub(crate) fn wind_down(&self) {
+        self.winding_down.store(true, Relaxed);
+        self.wake();
+    }
+
+    pub(crate) fn is_winding_down(&self) -> bool {
+        self.winding_down.load(Relaxed)
+    }
+
     pub(crate) fn is_closing(&self) -> bool {
         self.closing.load(Relaxed)
     }
@@ -284,6 +296,11 @@ impl Watched {
     /// Asks for its end.
     pub(crate) fn close(&self) {
         self.progress.close();
+    }
+
+    /// Asks for its end with its next answer.
+    pub(crate) fn wind_down(&self) {
+        self.progress.wind_down();
     }
 
     /// Judges one connection; `false` when it is no more.

@@ -6,6 +6,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
+    os::unix::net::UnixListener,
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64},
     thread::JoinHandle,
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::{mpsc::Receiver, watch};
 
 use crate::{
     accounts::Hasher,
@@ -28,9 +29,10 @@ use crate::{
     change::{Ask, Reloads},
     clock::{self, Clock, Timestamp},
     config::{Config, Startup, Tls},
-    durable::{Durable, Unavailable},
+    durable::{Durable, Unavailable, handover::InMemory},
     edge::{self, Bound, Counters, Handler, Inherited, Ordered, Peers, Redirect, Spoken, TlsSlot},
     factor::Factors,
+    handover::{Offer, Taking},
     inbound::Inbound,
     listener::OwnListener,
     login, pipeline, rate_limit,
@@ -51,13 +53,15 @@ mod metrics;
 mod readiness;
 mod servers;
 mod sockets;
+mod upgrade;
 
-use sockets::Sockets;
+use sockets::{Sockets, Sources};
 
 /// A gateway at work.
 pub struct Running {
     addresses: Addresses,
     live: Arc<Live>,
+    offer: Option<Arc<Offer>>,
     edges: Vec<edge::Running>,
     control: Option<JoinHandle<()>>,
     reloader: Option<JoinHandle<()>>,
@@ -97,18 +101,27 @@ impl std::error::Error for StartError {}
 /// # Errors
 /// [`StartError`] names the listener, certificate or log that could not be had; nothing is left running.
 pub fn start(config: Config, clock: Clock, source: reload::Source) -> Result<Running, StartError> {
-    start_with(config, clock, source, Inherited::default())
+    start_with(config, clock, source, Inheritance::default())
 }
 
-/// As [`start`], with sockets that were opened before.
+/// What was there before this process.
+#[derive(Default)]
+pub struct Inheritance {
+    /// Sockets that were opened for it.
+    pub inherited: Inherited,
+    /// Whether to follow the process that listens at `server.upgrade_socket`, if one does.
+    pub follows: bool,
+}
+
+/// As [`start`], with what was there before.
 ///
 /// # Errors
-/// As [`start`].
+/// As [`start`]; the process that was to be followed goes on then.
 pub fn start_with(
     config: Config,
     clock: Clock,
     source: reload::Source,
-    inherited: Inherited,
+    inheritance: Inheritance,
 ) -> Result<Running, StartError> {
     let followed = Followed::of(&config);
     let Config { startup, tls, snapshot, .. } = config;
@@ -116,9 +129,16 @@ pub fn start_with(
     let _ = edge::raise_descriptor_limit();
 
     let telemetry = Telemetry::start(&startup.log, clock.now()).map_err(failed("the log cannot be opened"))?;
-    let durable = durable(&startup, &telemetry, &clock)?;
-    let clock = durable.as_ref().map_or(clock, |durable| durable.clock().clone());
-    let sockets = Sockets::open(&startup, !snapshot.headers.trusted_proxies.is_empty(), inherited)?;
+    let mut sources = Sources { inherited: inheritance.inherited, predecessor: None };
+    if inheritance.follows {
+        sources.predecessor = upgrade::predecessor(&startup)?;
+    }
+    // Beside a process that goes on, everything that can fail comes before it has to let go of anything.
+    let early = if sources.predecessor.is_none() { Some(durable(&startup, &telemetry, &clock, None)?) } else { None };
+    let clock = early.as_ref().and_then(Option::as_ref).map_or(clock, |durable| durable.clock().clone());
+    let mut handles = Vec::new();
+    let behind_proxies = !snapshot.headers.trusted_proxies.is_empty();
+    let sockets = Sockets::open(&startup, behind_proxies, &mut sources, &mut handles)?;
     let (addresses, own_listeners) = (sockets.addresses(), sockets.own());
 
     let Certificates { all, authority, warnings } = certificates(tls.as_ref(), &clock)?;
@@ -126,11 +146,23 @@ pub fn start_with(
     let ordered = Ordered { challenges: Arc::default(), resolver: Arc::new(CertificateResolver::new(all)) };
     let tls = tls.map(|settings| slot(&settings, &ordered)).transpose()?;
 
+    let mut taking = sources.predecessor.map(upgrade::release).transpose()?;
+    let durable = match early {
+        Some(durable) => durable,
+        None => durable(&startup, &telemetry, &clock, taking.as_mut().and_then(Taking::memory))?,
+    };
+    let clock = durable.as_ref().map_or(clock, |durable| durable.clock().clone());
     let (reloads, asks) = Reloads::new(clock.now());
     let orders = orders(&ordered, durable.as_ref(), &snapshot, &clock)?;
     let resolver = Arc::clone(&ordered.resolver);
     let live = live(snapshot, &startup, &telemetry, durable, &clock, own_listeners, reloads, ordered.challenges)?;
+    // From here on there is no way back to the process before.
+    let link = taking.map(|taking| upgrade::take(taking, tls.as_deref(), &live)).transpose()?;
+    // Before anything changes here.
+    let before = link.map(|link| upgrade::keep_in_step(link, &live)).transpose();
+    let before = before.map_err(failed("the process before cannot be kept informed"))?;
     follow_sources(&live)?;
+    let (offer, asking) = upgrade::offer(&startup, &live, tls.as_ref(), handles, before)?;
     let counters = Arc::<Counters>::default();
     metrics::register(&live, &counters, &resolver, &orders.1);
 
@@ -145,12 +177,13 @@ pub fn start_with(
     }
     let judge = readiness::Judge::new(Arc::clone(&live), Arc::clone(&resolver));
     judge.judge(None);
-    let control =
-        control(Arc::clone(&live), orders.0, judge).map_err(failed("the control thread cannot be started"))?;
+    let followers = offer.clone().zip(asking);
+    let control = control(Arc::clone(&live), orders.0, judge, followers)
+        .map_err(failed("the control thread cannot be started"))?;
     let reloader = Reloader { live: Arc::clone(&live), startup, resolver, tls, source };
     let reloader = reload(reloader, followed, asks).map_err(failed("the reload thread cannot be started"))?;
     telemetry.readiness().clear(endpoint::STARTING);
-    Ok(Running { addresses, live, edges, control: Some(control), reloader: Some(reloader), authority })
+    Ok(Running { addresses, live, offer, edges, control: Some(control), reloader: Some(reloader), authority })
 }
 
 impl Running {
@@ -162,6 +195,11 @@ impl Running {
     /// The state that its threads share.
     pub const fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// Tells which other process has taken over, once one has; `None`: none can.
+    pub fn taken(&self) -> Option<watch::Receiver<Option<u32>>> {
+        self.offer.as_ref().map(|offer| offer.taken())
     }
 
     /// A number for each worker that grows, several times a second, for as long as the worker does not hang.
@@ -183,7 +221,12 @@ impl Running {
     fn end(&mut self) -> bool {
         let shared = &self.live.shared;
         shared.telemetry.readiness().block(endpoint::DRAINING);
-        shared.shutdown.trigger();
+        if let Some(offer) = &self.offer {
+            offer.withdraw();
+        }
+        if !shared.shutdown.is_handed_over() {
+            shared.shutdown.trigger();
+        }
         let mut drained = true;
         for edge in self.edges.drain(..) {
             drained &= edge.join();
@@ -391,7 +434,8 @@ fn live(
     trust.into_iter().for_each(|trust| upstreams.verify_by(trust));
     let shutdown = Shutdown::new();
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
-    let factors = Factors::open(durable.clone(), startup.state.as_ref().map(|state| state.dir.clone()))
+    let on_disk = durable.clone().filter(Durable::survives);
+    let factors = Factors::open(on_disk, startup.state.as_ref().map(|state| state.dir.clone()))
         .map_err(failed("the second factors in server.state_dir cannot be read"))?;
     let revocations = Revocations::open(durable.clone(), clock.now()).map_err(failed("revocations cannot be read"))?;
     let signing = wait(Signing::open(durable.clone(), clock.now()))?
@@ -454,16 +498,25 @@ fn orders(
 }
 
 /// The database of `server.state_dir`; while it cannot be written, `/readyz` says no.
-fn durable(startup: &Startup, telemetry: &Arc<Telemetry>, clock: &Clock) -> Result<Option<Durable>, StartError> {
-    let Some(settings) = &startup.state else {
-        return Ok(None);
-    };
+/// Without a directory, what a process that follows would want is kept in memory.
+fn durable(
+    startup: &Startup,
+    telemetry: &Arc<Telemetry>,
+    clock: &Clock,
+    handed: Option<InMemory>,
+) -> Result<Option<Durable>, StartError> {
     let watcher = Arc::clone(telemetry);
     let watch = move |works: bool| {
         let readiness = watcher.readiness();
         if works { readiness.clear(endpoint::STATE) } else { readiness.block(endpoint::STATE) }
     };
-    Durable::open(settings, clock, watch).map(Some).map_err(failed("server.state_dir cannot be used"))
+    match &startup.state {
+        Some(settings) => {
+            Durable::open(settings, clock, watch).map(Some).map_err(failed("server.state_dir cannot be used"))
+        }
+        None if startup.upgrade_socket.is_none() => Ok(None),
+        None => Durable::in_memory(handed, clock, watch).map(Some).map_err(failed("there is no memory for state")),
+    }
 }
 
 /// Users may have gone while the gateway was down: what was restored follows its sources as they are now (R29).
@@ -531,11 +584,19 @@ fn failed<E: Into<Box<dyn std::error::Error + Send + Sync>>>(what: impl Into<Str
 }
 
 /// Work that no request waits for: ordering certificates, fetching keys, making our own, judging whether we are ready,
-/// and sweeping ended sessions and revocations in small steps.
-fn control(live: Arc<Live>, orders: acme::Keeper, judge: readiness::Judge) -> io::Result<JoinHandle<()>> {
+/// hearing processes that want to follow, and sweeping ended sessions and revocations in small steps.
+fn control(
+    live: Arc<Live>,
+    orders: acme::Keeper,
+    judge: readiness::Judge,
+    followers: Option<(Arc<Offer>, UnixListener)>,
+) -> io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".into()).spawn(move || {
         let tasks = tokio::task::LocalSet::new();
+        if let Some((offer, asking)) = followers {
+            drop(tasks.spawn_local(upgrade::wait_for_followers(offer, asking)));
+        }
         let (rotating, ordering) = (Arc::clone(&live), Arc::clone(&live));
         drop(tasks.spawn_local(orders.run(move || {
             let snapshot = ordering.snapshot();
@@ -601,7 +662,7 @@ fn warn_of_reports(snapshot: &Snapshot, now: Timestamp) {
 /// On a thread of its own: it reads a whole table. What it does not get to is left for the next time.
 fn sweep_disk(live: &Arc<Live>, now: Timestamp) {
     let revocations = Arc::clone(&live.shared.revocations);
-    if !revocations.is_durable() {
+    if live.shared.durable.is_none() {
         return;
     }
     let spawned = std::thread::Builder::new().name("sweep".into()).spawn(move || {

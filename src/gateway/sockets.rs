@@ -10,6 +10,7 @@ use super::{Addresses, StartError};
 use crate::{
     config::Startup,
     edge::{self, Bound, Inherited},
+    handover::{Handle, Predecessor},
     listener::{Listener, OwnListener},
 };
 
@@ -23,17 +24,41 @@ pub(super) struct Sockets {
 
 impl Sockets {
     /// Opens what is to be opened, and takes over the rest. What was inherited and is not asked for is closed.
-    pub(super) fn open(startup: &Startup, behind_proxies: bool, mut inherited: Inherited) -> Result<Self, StartError> {
-        let mut open = |listener: &Listener, rule: Rule| open(listener, rule, &mut inherited);
+    /// `handles` gets a share of each, under its name, if another process may follow.
+    pub(super) fn open(
+        startup: &Startup,
+        behind_proxies: bool,
+        sources: &mut Sources,
+        handles: &mut Vec<Handle>,
+    ) -> Result<Self, StartError> {
+        let mut open = |purpose: &str, listener: &Listener, rule: Rule| {
+            let name = format!("{purpose} {listener}");
+            let found = open(&name, listener, rule, sources)?;
+            if startup.upgrade_socket.is_some() {
+                for bound in &found {
+                    let (socket, given) = bound.share().map_err(|error| StartError {
+                        what: format!("{listener} cannot be shared with a process that follows"),
+                        cause: error.into(),
+                    })?;
+                    handles.push(Handle { name: name.clone(), socket, given });
+                }
+            }
+            Ok::<_, StartError>(found)
+        };
         let rule = if behind_proxies { Rule::Any } else { Rule::NobodyListensIn };
-        let gateway = startup.edge.listeners.iter().map(|listener| open(listener, rule));
+        let gateway = startup.edge.listeners.iter().map(|listener| open("server.listen", listener, rule));
         let gateway = gateway.collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect();
-        let redirect = startup.edge.redirect_http.map(|at| bind(&Listener::Http(at))).transpose()?;
-        let telemetry = startup.telemetry.as_ref().map(|listener| open(listener, Rule::Any)).transpose()?;
-        let admin = startup.admin.as_ref().map(|listener| open(listener, Rule::NobodyListensIn)).transpose()?;
-        for socket in inherited.rest() {
+        let redirect = startup.edge.redirect_http.map(Listener::Http);
+        let redirect =
+            redirect.as_ref().map(|listener| open("server.redirect_http", listener, Rule::Any)).transpose()?;
+        let telemetry = startup.telemetry.as_ref();
+        let telemetry = telemetry.map(|listener| open("telemetry.listen", listener, Rule::Any)).transpose()?;
+        let admin = startup.admin.as_ref();
+        let admin = admin.map(|listener| open("admin.listen", listener, Rule::NobodyListensIn)).transpose()?;
+        for socket in sources.inherited.rest() {
             tracing::warn!(socket, "a socket that was opened for us is named nowhere in the configuration, and closed");
         }
+        let redirect = redirect.and_then(|mut found| found.pop());
         let (telemetry, admin) = (telemetry.unwrap_or_default(), admin.unwrap_or_default());
         Ok(Self { gateway, redirect, telemetry, admin })
     }
@@ -64,13 +89,29 @@ enum Rule {
     Any,
 }
 
-fn open(listener: &Listener, rule: Rule, inherited: &mut Inherited) -> Result<Vec<Bound>, StartError> {
+/// Where sockets come from that are not made here.
+#[derive(Default)]
+pub(super) struct Sources {
+    pub(super) inherited: Inherited,
+    pub(super) predecessor: Option<Predecessor>,
+}
+
+fn open(name: &str, listener: &Listener, rule: Rule, sources: &mut Sources) -> Result<Vec<Bound>, StartError> {
+    let refused = |error: io::Error| StartError { what: format!("cannot listen on {listener}"), cause: error.into() };
+    let mut given = || sources.predecessor.as_mut().and_then(|predecessor| predecessor.socket(name));
     match listener {
-        Listener::Http(_) | Listener::Https(_) | Listener::Unix { .. } => bind(listener).map(|bound| vec![bound]),
+        Listener::Http(_) | Listener::Https(_) | Listener::Unix { .. } => match given() {
+            Some(socket) => Ok(vec![Bound::take_over(socket, listener).map_err(refused)?]),
+            None => bind(listener).map(|bound| vec![bound]),
+        },
         Listener::Inherited { which, encrypted } => {
-            let refused =
-                |error: io::Error| StartError { what: format!("cannot listen on {listener}"), cause: error.into() };
-            let found = inherited.open(which, *encrypted).map_err(refused)?;
+            let given: Vec<_> = std::iter::from_fn(given).collect();
+            let found = if given.is_empty() {
+                sources.inherited.open(which, *encrypted).map_err(refused)?
+            } else {
+                let taken = given.into_iter().map(|socket| Bound::take_over(socket, listener));
+                taken.collect::<io::Result<_>>().map_err(refused)?
+            };
             match rule {
                 Rule::Any => Ok(found),
                 Rule::NobodyListensIn => match found.iter().find_map(exposed) {

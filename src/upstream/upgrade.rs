@@ -104,7 +104,7 @@ pub(super) fn open(
         let cut = tokio::select! {
             biased;
             _ = told.wait_for(|ended| *ended) => Some(Why::NotPermitted),
-            () = shutdown.triggered() => Some(Why::GoingAway),
+            () = shutdown.stopping() => Some(Why::GoingAway),
             // Both sides know.
             _ = copying => None,
             () = unmoved(&moved, idle) => Some(Why::GoingAway),

@@ -2,14 +2,11 @@
 
 use std::{
     net::TcpListener,
-    os::{
-        linux::net::SocketAddrExt,
-        unix::net::{SocketAddr, UnixDatagram, UnixListener, UnixStream},
-    },
+    os::unix::net::{UnixListener, UnixStream},
     process::Command,
 };
 
-use crate::support::{Gateway, Upstream, patience, process::Launch, program};
+use crate::support::{Gateway, Upstream, process::Launch, program, service::Manager};
 
 fn open(upstream: &Upstream, listen: &str) -> Gateway {
     Gateway::new().server(&format!("listen = {listen}")).route("/{*rest}", upstream).auth(&["none"])
@@ -92,32 +89,18 @@ fn a_socket_that_is_not_there_is_named_at_the_start() {
 #[test]
 fn a_service_manager_hears_of_the_start_reloads_the_end_and_that_nothing_hangs() {
     let upstream = Upstream::start();
-    let name = format!("portcullis-activation-{}", std::process::id());
-    let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-    socket.set_read_timeout(Some(patience())).unwrap();
-    let heard = |wanted: &str| {
-        let mut buffer = [0; 512];
-        loop {
-            let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{wanted}: {error}"));
-            let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if text.starts_with(wanted) {
-                return text;
-            }
-        }
-    };
-    let environment = [("NOTIFY_SOCKET", format!("@{name}")), ("WATCHDOG_USEC", "2400000".to_owned())];
-    let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+    let manager = Manager::new("activation");
     let gateway = Gateway::new().route("/{*rest}", &upstream).auth(&["none"]);
-    let mut gateway = gateway.launch(Launch { environment, ..Launch::default() });
+    let mut gateway = gateway.launch(Launch { environment: manager.environment(), ..Launch::default() });
 
-    heard("READY=1");
-    heard("WATCHDOG=1");
-    heard("WATCHDOG=1");
+    manager.hears("READY=1");
+    manager.hears("WATCHDOG=1");
+    manager.hears("WATCHDOG=1");
     gateway.reload();
-    assert!(heard("RELOADING=1").contains("MONOTONIC_USEC="));
-    heard("READY=1");
+    assert!(manager.hears("RELOADING=1").contains("MONOTONIC_USEC="));
+    manager.hears("READY=1");
     gateway.terminate();
-    heard("STOPPING=1");
+    manager.hears("STOPPING=1");
     assert_eq!(gateway.wait().code(), Some(0));
 }
 

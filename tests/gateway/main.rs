@@ -80,6 +80,9 @@ mod process;
 /// Sockets that a service manager opens, and what it is told.
 mod activation;
 
+/// A new process takes over from a running one.
+mod upgrade;
+
 /// The README's units for systemd and its container file.
 mod packaging;
 

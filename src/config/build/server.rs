@@ -53,6 +53,7 @@ impl Build<'_> {
             },
             state: state?,
             tokens: cached_tokens(file)?,
+            upgrade_socket: server.upgrade_socket.as_ref().map(|at| at.place.resolve(&at.value.0)),
             log: log?,
             telemetry: telemetry?,
             admin: None,

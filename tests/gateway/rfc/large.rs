@@ -22,7 +22,7 @@ fn whole() -> usize {
 }
 
 /// `/down/N` answers with so many bytes; `/up/N` takes so many and says how many came.
-fn upstream() -> SocketAddr {
+pub(crate) fn upstream() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port is free");
     let address = listener.local_addr().expect("a bound socket has an address");
     thread::spawn(move || {

@@ -7,7 +7,7 @@ mod claims;
 mod faults;
 mod http2;
 mod jws;
-mod large;
+pub(crate) mod large;
 mod long_run;
 mod requests;
 mod tls;

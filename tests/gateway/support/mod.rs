@@ -17,6 +17,7 @@ pub(crate) mod pki;
 pub(crate) mod process;
 pub(crate) mod program;
 pub(crate) mod provider;
+pub(crate) mod service;
 pub(crate) mod tokens;
 pub(crate) mod upstream;
 pub(crate) mod upstream_http2;

@@ -30,6 +30,29 @@ pub(crate) struct Process {
     directory: TempDir,
 }
 
+/// A process that another one has followed. Dropping it kills it.
+pub(crate) struct Old(Child);
+
+impl Old {
+    pub(crate) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// How it has ended, once it has; without a number where something ended it.
+    #[track_caller]
+    pub(crate) fn wait(mut self) -> Option<i32> {
+        eventually("the old process leaves", || self.0.try_wait().expect("a child can be asked").is_some());
+        self.0.wait().expect("it has ended").code()
+    }
+}
+
+impl Drop for Old {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// How a program is started beside its configuration.
 #[derive(Default)]
 pub(crate) struct Launch {
@@ -76,16 +99,29 @@ impl Process {
         (self.child, self.addresses, self.lines) = spawn(&self.config, &self.environment, Launch::default());
     }
 
+    /// Starts the program once more, to follow the process that runs; answers that one. What is asked next is of the
+    /// new one.
+    #[track_caller]
+    pub(crate) fn upgrade(&mut self) -> Old {
+        let launch = Launch { arguments: vec!["--upgrade".to_owned()], ..Launch::default() };
+        let (child, addresses, lines) = spawn(&self.config, &self.environment, launch);
+        (self.addresses, self.lines) = (addresses, lines);
+        Old(std::mem::replace(&mut self.child, child))
+    }
+
     /// A client of its telemetry listener.
     pub(crate) fn telemetry(&self) -> Client {
         Client::plain(self.addresses.telemetry.expect("telemetry listens"))
     }
 
-    /// Waits until its diagnostics say this.
+    /// Waits until its diagnostics say this, and answers the line.
     #[track_caller]
-    pub(crate) fn says(&self, text: &str) {
-        while !self.lines.recv_timeout(patience()).unwrap_or_else(|_| panic!("it does not say: {text}")).contains(text)
-        {
+    pub(crate) fn says(&self, text: &str) -> String {
+        loop {
+            let line = self.lines.recv_timeout(patience()).unwrap_or_else(|_| panic!("it does not say: {text}"));
+            if line.contains(text) {
+                return line;
+            }
         }
     }
 
