@@ -514,6 +514,7 @@ impl Handler for Bare {
             host: head.headers.get(http::header::HOST).expect("a host").clone(),
             lines: head.headers.iter().collect(),
             caller: None,
+            attempts: 0,
             expects_continue: false,
             body: None,
             takes_trailers: false,

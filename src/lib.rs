@@ -30,6 +30,7 @@
 //! | Which path does an upstream get, and how does its answer lead back? | [`route::rewrite`], [`headers::prefix`] |
 //! | Which connection does a request go out on, and what does it share? | [`upstream`], its `pool` and `http2` |
 //! | Which server takes a request, which are out, and where are they? | [`upstream`], its `balance`, [`upstream::health`], `names` and `eyeballs` |
+//! | When is a request sent again, and who waits for an upstream? | [`upstream`], its `retry` and `queue` |
 //! | When does a gateway say that it is ready? | [`gateway`], its `readiness` |
 //! | Why did this request get 401, 403, 502? | [`refusal`] |
 //! | How is a session stored, how does it end? | [`session`] |
@@ -121,6 +122,7 @@
 //! | A client over HTTP/2 that opens no window holds answers and upstreams (CVE-2019-9517) | an answer that is not taken ends by `write_timeout` | `src/edge/unread.rs` | `an_answer_over_http2_that_its_client_does_not_take_is_cut` |
 //! | A tunnel that nobody allowed, or bytes before the upstream agreed (h2c smuggling) | only a checked WebSocket handshake; a tunnel begins after the matching 101 | `src/upstream/upgrade.rs` | `anything_but_a_sound_websocket_handshake_is_an_ordinary_request`, `bytes_of_the_client_wait_for_the_101`, `a_101_that_does_not_answer_the_handshake_is_a_bad_gateway` |
 //! | A backend that breaks, goes away or floods: half an answer that looks whole, a request done twice, many waiting for one | what is not complete is reset; only what was not processed is sent again; windows, heads and turns are bounded | `src/upstream/http2/mod.rs` | `what_a_server_going_away_did_not_process_is_sent_again_and_nothing_else`, `a_reset_is_an_error_before_the_head_and_visible_behind_it`, `a_client_that_does_not_read_makes_its_stream_wait_and_no_other`, `a_flood_of_pings_keeps_nobody_from_running` |
+//! | What may have had an effect is sent twice, or retries multiply an outage | idempotent and without a body only, never behind a byte of the answer; one budget for all workers | `src/upstream/retry.rs` | `what_may_have_had_an_effect_is_not_sent_again`, `an_answer_that_has_begun_is_not_begun_again`, `an_outage_is_not_multiplied` |
 //! | Another site uses somebody's cookie, for a post, a tunnel, a login or a logout | `Sec-Fetch-Site`, else `Origin`; a form token for the login | `src/csrf.rs` | `an_unsafe_request_with_a_session_counts_from_our_own_pages_only`, `another_site_cannot_open_a_tunnel_with_somebodys_session`, `a_token_in_a_cookie_counts_for_changes_from_our_own_pages_only`, `a_login_form_without_its_token_is_refused` |
 //! | Session fixation (GHSA-f24x-5g9q-753f) | a new id at every login, never one of the client's choice | `src/login/sign_in.rs` | `a_session_id_of_the_clients_choice_is_never_taken`, `each_login_makes_a_new_session_and_ends_the_one_before` |
 //! | A crash or a restart brings a session back that was ended, or loses one | on disk before the answer, one order for disk and memory | `src/durable/writer.rs` | `what_was_acknowledged_holds_after_a_kill_under_load`, `what_was_acknowledged_holds_after_storage_lost_what_was_not_synced`, `a_sync_comes_before_the_first_byte_of_the_answer` |

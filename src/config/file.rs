@@ -638,6 +638,8 @@ table! {
         response_timeout: Option<Positive>,
         /// Longest pause between two bytes of the answer.
         read_timeout: Option<Positive>,
+        /// When requests are sent again.
+        retries: Option<At<Retries>>,
         /// How long an unused connection is kept.
         idle_timeout: Option<Positive>,
         /// Unused connections kept for each server and worker.
@@ -684,6 +686,22 @@ table! {
         time: Option<Positive>,
         /// At most.
         max_time: Option<Positive>,
+    }
+
+    /// `retries` of an upstream.
+    struct Retries {
+        /// How often one request is sent again at most.
+        attempts: Option<Number<1, 10>>,
+        /// Failures that are a reason.
+        on: Option<Vec<RetryReason>>,
+        /// Answers that are.
+        statuses: Option<Vec<At<StatusCode>>>,
+        /// Of a hundred requests, so many again.
+        budget: Option<Number<0, 100>>,
+        /// In a second, so many in any case.
+        min_per_second: Option<Number<0, 100_000>>,
+        /// What is waited before the first at most.
+        backoff: Option<Duration>,
     }
 
     /// A server, written as a table.
@@ -734,6 +752,8 @@ table! {
         read_timeout: Option<Positive>,
         /// To the last byte of the answer; 0: as long as it takes.
         total_timeout: Option<Duration>,
+        /// Whether what the upstream may have had is ever sent again.
+        retry: Option<bool>,
         /// Requests in a time.
         rate_limit: Option<RateLimit>,
         /// Requests at once.
@@ -925,6 +945,15 @@ pub(super) enum Bound {
     Certificate,
 }
 choices!(Bound { "none" => Self::Nothing, "dpop" => Self::Key, "mtls" => Self::Certificate, });
+
+/// A failure after which a request may be sent again.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum RetryReason {
+    Connect,
+    Reset,
+    Timeout,
+}
+choices!(RetryReason { "connect" => Self::Connect, "reset" => Self::Reset, "timeout" => Self::Timeout, });
 
 /// `factor` of a user.
 #[derive(Clone, Copy, Debug)]

@@ -391,13 +391,17 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
         ("portcullis_upstream_connects_total", "Connections made."),
         ("portcullis_upstream_connect_failures_total", "Attempts to connect that failed."),
         ("portcullis_upstream_reused_total", "Requests on a connection that had served before."),
-        ("portcullis_upstream_retries_total", "Requests sent again because a used connection had died."),
+        ("portcullis_upstream_retries_total", "Requests sent again that a server was sent before."),
         ("portcullis_upstream_connections", "Connections open now."),
         ("portcullis_upstream_requests_under_way", "Requests under way now."),
         ("portcullis_upstream_tunnels", "Tunnels open now."),
     ];
     for settings in &live.snapshot().upstreams {
-        for server in &live.shared.upstreams.state(settings).servers {
+        let state = live.shared.upstreams.state(settings);
+        exposition
+            .counter("portcullis_upstream_retries_over_budget_total", "Requests not sent again for want of budget.")
+            .value(&[("upstream", &*settings.name)], state.budget.exhausted.load(Relaxed));
+        for server in &state.servers {
             let place = live.shared.upstreams.place(server, settings);
             exposition
                 .gauge("portcullis_upstream_server_in", "Whether a server may get requests: 1, or 0 and why not.")

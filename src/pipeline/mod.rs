@@ -304,6 +304,7 @@ async fn relay(
                 host,
                 lines,
                 caller,
+                attempts: 0,
                 expects_continue,
                 body,
                 received,
@@ -315,10 +316,13 @@ async fn relay(
             let limits = upstream::Limits {
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
                 timeouts: route.limits.timeouts.as_deref(),
+                retries: !route.limits.no_retry,
                 ..upstream::Limits::default()
             };
             let forwarding = upstream::forward(&worker.upstreams, settings, &mut request, &limits);
-            let mut response = match watched.until_ended(forwarding).await {
+            let forwarded = watched.until_ended(forwarding).await;
+            outcome.attempts(request.attempts);
+            let mut response = match forwarded {
                 Ok(answered) => answered.inspect_err(|error| outcome.detail(error.label()))?,
                 Err(_) if watched.goes_on(&worker.live) => return Err(Refusal::Unavailable),
                 Err(ended) => return Err(ended.into()),

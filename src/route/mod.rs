@@ -87,6 +87,8 @@ pub struct RouteLimits {
     pub max_body: Option<u64>,
     /// How long the steps of an exchange may take.
     pub timeouts: Option<Box<Timeouts>>,
+    /// Whether nothing that the upstream may have had is ever sent again.
+    pub no_retry: bool,
     /// Whether an answer of known length that has begun outlasts the session or token behind it (R28).
     pub keep_downloads: bool,
     /// Whether trailers of its requests go upstream (R18).

@@ -116,6 +116,8 @@ struct Facts {
     subject: Option<HeaderValue>,
     upstream: Option<(Arc<str>, Duration)>,
     detail: Option<&'static str>,
+    /// More than one.
+    attempts: Option<u32>,
 }
 
 impl Outcome {
@@ -141,6 +143,7 @@ impl Outcome {
                 subject: None,
                 upstream: None,
                 detail: None,
+                attempts: None,
             })
         });
         Self {
@@ -226,6 +229,15 @@ impl Outcome {
     pub fn detail(&mut self, detail: &'static str) {
         if let Some(facts) = &mut self.facts {
             facts.detail = Some(detail);
+        }
+    }
+
+    /// How often it was sent to an upstream: told where it is more than once.
+    pub const fn attempts(&mut self, attempts: u32) {
+        if attempts > 1
+            && let Some(facts) = &mut self.facts
+        {
+            facts.attempts = Some(attempts);
         }
     }
 
@@ -373,6 +385,9 @@ impl Outcome {
         if let Some((upstream, elapsed)) = &facts.upstream {
             line.text("upstream", upstream.as_bytes());
             line.millis("upstream_ms", *elapsed);
+        }
+        if let Some(attempts) = facts.attempts {
+            line.number("attempts", attempts.into());
         }
         line.millis("duration_ms", elapsed);
         line.number("bytes_in", self.bytes_in);

@@ -39,6 +39,7 @@ mod names;
 mod outbox;
 mod patience;
 mod pool;
+mod retry;
 mod servers;
 mod ticks;
 mod times;
@@ -53,6 +54,7 @@ pub use self::{
     client_body::TrailerFilter,
     connect::{TrustError, system_trust, trust},
     pool::Upstreams,
+    retry::{Budget, Retries},
     servers::{Counters, ServerState, Shared, UpstreamState},
     upgrade::Tunnel,
 };
@@ -62,6 +64,7 @@ use self::{
     health::{Place, Rules, Standing},
     outbox::Outbox,
     pool::{Entry, Failure, Leased, Tried, Wish},
+    retry::Course,
     times::Times,
 };
 
@@ -93,6 +96,8 @@ pub struct Settings {
     pub response_timeout: Duration,
     /// Longest pause between two bytes of the answer (R16). Time in which the client does not read does not count.
     pub read_timeout: Duration,
+    /// When a request is sent again that a server may have had; `None`: once, on a connection that had died.
+    pub retries: Option<Retries>,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
     /// Unused connections kept for each server and worker.
@@ -181,6 +186,8 @@ pub struct Outgoing {
     pub lines: Lines,
     /// Who asks, where the upstream is sticky.
     pub caller: Option<Caller>,
+    /// How often it was sent.
+    pub attempts: u32,
     /// Whether the client waits for `100 Continue` before it sends its body.
     pub expects_continue: bool,
     /// The client's body, not yet polled; `None` without one.
@@ -215,6 +222,8 @@ pub struct Limits<'a> {
     pub max_body: u64,
     /// What the route says instead of the upstream.
     pub timeouts: Option<&'a Timeouts>,
+    /// Whether what a server may have had is ever sent again.
+    pub retries: bool,
     /// Without a byte in either direction of a tunnel.
     pub tunnel_idle: Duration,
 }
@@ -222,7 +231,7 @@ pub struct Limits<'a> {
 impl Default for Limits<'_> {
     /// 1 GiB of body, the upstream's own timeouts, tunnels idle for an hour.
     fn default() -> Self {
-        Self { max_body: 1 << 30, timeouts: None, tunnel_idle: Duration::from_secs(3600) }
+        Self { max_body: 1 << 30, timeouts: None, retries: true, tunnel_idle: Duration::from_secs(3600) }
     }
 }
 
@@ -289,12 +298,24 @@ pub async fn forward(
     }
     let entry = upstreams.entry(settings);
     let times = limits.timeouts.map(|timeouts| Box::new(entry.times.on_route(timeouts)));
-    let mut journey =
-        Journey { upstreams, entry, request, limits, times, tried: Tried::new(), again: Again::default() };
+    let (tried, again) = (Tried::new(), Again::default());
+    let mut journey = Journey { upstreams, entry, request, limits, times, tried, again, course: None };
+    if let Some(retries) = &journey.entry.retries {
+        journey.entry.budget().count(upstreams.now_millis());
+        if retry::may_repeat(&journey, body.is_some()) {
+            let retries = Rc::clone(retries);
+            return Box::pin(retry::forward(&mut journey, &retries)).await;
+        }
+    }
+    attempt(&mut journey, body).await
+}
+
+/// Sends the request once, but for what no server had.
+async fn attempt(journey: &mut Journey<'_>, body: Option<Box<RequestBody>>) -> Result<Response<Body>, UpstreamError> {
     match journey.lease().await? {
-        Leased::Own(lease) => over_http1(&mut journey, lease, body).await,
+        Leased::Own(lease) => over_http1(journey, lease, body).await,
         // Boxed, as it is larger than what most requests need.
-        Leased::Shared(lease) => Box::pin(http2::forward(&mut journey, lease, body)).await,
+        Leased::Shared(lease) => Box::pin(http2::forward(journey, lease, body)).await,
     }
 }
 
@@ -308,23 +329,42 @@ struct Journey<'a> {
     times: Option<Box<Times>>,
     tried: Tried,
     again: Again,
+    /// Where it may be sent to several servers.
+    course: Option<Box<Course>>,
 }
 
 impl Journey<'_> {
     /// The way to a server that was not tried yet.
     async fn lease(&mut self) -> Result<Leased, UpstreamError> {
-        let Self { upstreams, entry, request, times, tried, again, .. } = self;
-        let wish = wish(request, times.as_deref().unwrap_or(&entry.times), again);
-        entry.lease(upstreams, tried, wish).await
+        let Self { upstreams, entry, request, times, tried, again, course, .. } = self;
+        let wish = wish(request, times.as_deref().unwrap_or(&entry.times), again, course.as_deref());
+        let leased = entry.lease(upstreams, tried, wish).await?;
+        self.request.attempts += 1;
+        if let Some(course) = &mut self.course {
+            course.note(self.entry.index_of(&leased));
+        }
+        Ok(leased)
     }
 
     /// The way to the server of `lease` once more, whose connection has died.
-    async fn lease_again(&self, lease: pool::Lease) -> Result<Leased, UpstreamError> {
+    async fn lease_again(&mut self, lease: pool::Lease) -> Result<Leased, UpstreamError> {
+        self.request.attempts += 1;
         self.entry.lease_again(self.upstreams, lease, self.wish()).await
     }
 
     fn wish(&self) -> Wish<'_> {
-        wish(self.request, self.times(), &self.again)
+        wish(self.request, self.times(), &self.again, self.course.as_deref())
+    }
+
+    /// From the beginning, preferably at a server that was not asked yet.
+    fn begin_again(&mut self) {
+        let last = self.course.as_mut().and_then(|course| course.begin_again());
+        let last = last.or_else(|| self.tried.last().copied());
+        if let Some(last) = last {
+            self.entry.note_retry(last);
+        }
+        self.tried.clear();
+        self.again = Again::default();
     }
 
     fn times(&self) -> &Times {
@@ -333,9 +373,10 @@ impl Journey<'_> {
 }
 
 /// A tunnel takes its connection with it.
-const fn wish<'a>(request: &Outgoing, times: &'a Times, again: &Again) -> Wish<'a> {
+fn wish<'a>(request: &Outgoing, times: &'a Times, again: &Again, course: Option<&'a Course>) -> Wish<'a> {
     let offer = if request.websocket.is_some() { Offer::Http1 } else { Offer::All };
-    Wish { caller: request.caller, offer, fresh: again.unsent >= STALE_MAX, times }
+    let asked = course.map_or(&[][..], Course::done);
+    Wish { caller: request.caller, offer, asked, fresh: again.unsent >= STALE_MAX, times }
 }
 
 async fn over_http1(
@@ -354,7 +395,7 @@ async fn over_http1(
                 journey.entry.note_failure(journey.upstreams, lease.server(), why);
                 return Err(why);
             }
-            Err(Failure::Died) if !journey.again.retried => {
+            Err(Failure::Died) if !journey.again.retried && journey.limits.retries => {
                 journey.again.retried = true;
                 journey.lease_again(lease).await?
             }

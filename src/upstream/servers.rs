@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{Place, Rules, Server, Settings, Standing, connect::bare, names::Name};
+use super::{Budget, Place, Rules, Server, Settings, Standing, connect::bare, names::Name};
 use crate::{clock, host::Authority, listener::OwnListener};
 
 /// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
@@ -39,6 +39,8 @@ pub struct UpstreamState {
     pub name: Arc<str>,
     /// Its servers, in the order of the configuration.
     pub servers: Box<[Arc<ServerState>]>,
+    /// What may be sent to it again; the same for all upstreams of the name, whose servers may change.
+    pub budget: Arc<Budget>,
 }
 
 /// One server as all workers see it.
@@ -62,7 +64,8 @@ pub struct Counters {
     pub connect_failures: AtomicU64,
     /// Requests sent on a connection that had served before.
     pub reused: AtomicU64,
-    /// Requests sent again because a used connection had died.
+    /// Requests that it was sent, and that were sent again: because a used connection had died, or by
+    /// [`Retries`](super::Retries).
     pub retries: AtomicU64,
     /// Connections open now, tunnels included.
     pub open: AtomicU64,
@@ -123,7 +126,10 @@ impl Shared {
             index
                 .map_or_else(|| Arc::new(ServerState::new(&member.server, &settings.name)), |index| known.remove(index))
         });
-        let state = Arc::new(UpstreamState { name: Arc::clone(&settings.name), servers: servers.collect() });
+        let servers = servers.collect();
+        let latest = states.iter().rfind(|state| state.name == settings.name);
+        let budget = latest.map(|state| Arc::clone(&state.budget)).unwrap_or_default();
+        let state = Arc::new(UpstreamState { name: Arc::clone(&settings.name), servers, budget });
         states.retain(|state| Arc::strong_count(state) > 1);
         states.push(Arc::clone(&state));
         state

@@ -64,7 +64,8 @@ impl Times {
         }
     }
 
-    fn left(&self) -> Option<Duration> {
+    /// How long all may still take; `None`: as long as it takes.
+    pub(super) fn left(&self) -> Option<Duration> {
         Some(self.end?.saturating_duration_since(clock::instant()))
     }
 }

@@ -169,6 +169,7 @@ impl Build<'_> {
             limits: RouteLimits {
                 max_body: max_body.map(|size| size.0),
                 timeouts: timeouts(options, inherited),
+                no_retry: options.retry.or_else(|| inherited?.retry) == Some(false),
                 keep_downloads: keep_downloads.unwrap_or(false),
                 request_trailers: request_trailers.unwrap_or(false),
             },

@@ -7,14 +7,14 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::{Build, server};
 use crate::{
     config::{
         Place,
         decode::{At, Text},
-        file::{self, File, OddNames, PathQuirk, SubjectForm},
+        file::{self, File, OddNames, PathQuirk, RetryReason, SubjectForm},
         scalar::{Name, Positive, ServerUrl},
     },
     headers,
@@ -24,7 +24,7 @@ use crate::{
     secret::Secret,
     session,
     upstream::{
-        HostPolicy, Member, Server, Settings,
+        HostPolicy, Member, Retries, Server, Settings,
         health::{Check, Eject, Rules},
         tls::{self, ServerTls, TlsError},
     },
@@ -46,7 +46,8 @@ impl Build<'_> {
             }
             let servers = self.servers(file, &upstream.value, &own);
             let tls = upstream.value.tls.as_ref().and_then(|at| self.upstream_tls(at, &servers)).map(Arc::new);
-            upstreams.push(Arc::new(Settings { tls, ..settings(&name.value, &upstream.value, servers) }));
+            let retries = upstream.value.retries.as_ref().and_then(|at| self.retries(at));
+            upstreams.push(Arc::new(Settings { tls, retries, ..settings(&name.value, &upstream.value, servers) }));
         }
         Some(upstreams)
     }
@@ -90,6 +91,40 @@ impl Build<'_> {
             servers.push(Member { weight: weight.unwrap_or(NonZeroU32::MIN), ..server.into() });
         }
         servers.into()
+    }
+
+    fn retries(&mut self, At { value: written, place }: &At<file::Retries>) -> Option<Retries> {
+        let on = written.on.as_deref().unwrap_or(&[RetryReason::Connect, RetryReason::Reset]);
+        let statuses: Box<[StatusCode]> = match &written.statuses {
+            None => [StatusCode::BAD_GATEWAY, StatusCode::SERVICE_UNAVAILABLE, StatusCode::GATEWAY_TIMEOUT].into(),
+            Some(written) => written.iter().map(|at| at.value).collect(),
+        };
+        for At { value: status, place } in written.statuses.iter().flatten() {
+            if !status.is_server_error() {
+                let problem = self.findings.problem(place, format!("the status {}", status.as_u16()), "500 to 599");
+                problem.help("any other answer says that the server did what it was asked for, or will not");
+            }
+        }
+        if on.is_empty() && statuses.is_empty() {
+            self.findings.problem(place, "no reason to send anything again", "some of `on`, or of `statuses`");
+            return None;
+        }
+        let (budget, min_per_second) =
+            (count(written.budget.map_or(20, |n| n.0)), count(written.min_per_second.map_or(3, |n| n.0)));
+        if budget == 0 && min_per_second == 0 {
+            self.findings.problem(place, "a budget for nothing", "`budget` or `min_per_second` above 0");
+            return None;
+        }
+        Some(Retries {
+            attempts: count(written.attempts.map_or(1, |number| number.0)),
+            connect: on.contains(&RetryReason::Connect),
+            reset: on.contains(&RetryReason::Reset),
+            timeout: on.contains(&RetryReason::Timeout),
+            statuses,
+            budget,
+            min_per_second,
+            backoff: written.backoff.unwrap_or(Duration::from_millis(25)),
+        })
     }
 
     /// How TLS is spoken to the servers of one upstream.
@@ -233,6 +268,7 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
         connect_timeout: seconds(upstream.connect_timeout, 3),
         response_timeout: seconds(upstream.response_timeout, 30),
         read_timeout: seconds(upstream.read_timeout, 60),
+        retries: None,
         idle_timeout: seconds(upstream.idle_timeout, 60),
         max_idle: upstream.max_idle.map_or(64, |number| usize::try_from(number.0).unwrap_or(usize::MAX)),
     }
@@ -240,7 +276,6 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
 
 fn rules(upstream: &file::Upstream) -> Rules {
     let default = Rules::default();
-    let count = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
     let eject = upstream.eject.as_ref().map_or_else(
         || default.eject.clone(),
         |written| Eject {
@@ -272,6 +307,10 @@ fn rules(upstream: &file::Upstream) -> Rules {
         slow_start: upstream.slow_start.unwrap_or(default.slow_start),
         panic_below: upstream.panic_threshold.map_or(default.panic_below, |number| count(number.0)),
     }
+}
+
+fn count(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 fn quirks(written: &[PathQuirk]) -> Quirks {

@@ -162,6 +162,7 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
     compare("connect_timeout", old.connect == new.connect);
     compare("response_timeout", old.response == new.response);
     compare("read_timeout", old.read == new.read);
+    compare("retry", before.limits.no_retry == after.limits.no_retry);
     compare("total_timeout", old.total == new.total);
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {
         compare("touch", before.touch == after.touch);

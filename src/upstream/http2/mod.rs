@@ -65,7 +65,7 @@ pub(super) async fn forward(
                 journey.entry.note_failure(journey.upstreams, lease.server(), why);
                 return Err(why);
             }
-            Failure::Died if journey.again.retried => {
+            Failure::Died if journey.again.retried || !journey.limits.retries => {
                 let why = UpstreamError::Invalid("no_answer");
                 journey.entry.note_failure(journey.upstreams, lease.server(), why);
                 return Err(why);

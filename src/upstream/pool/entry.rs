@@ -20,8 +20,8 @@ use super::{
 use crate::{
     clock,
     upstream::{
-        Caller, HostPolicy, Outgoing, Rules, Settings, UpstreamError, UpstreamState, balance::Balancer, connect::Offer,
-        link::Link, ticks::ticks, times::Times,
+        Budget, Caller, HostPolicy, Outgoing, Retries, Rules, Settings, UpstreamError, UpstreamState,
+        balance::Balancer, connect::Offer, link::Link, ticks::ticks, times::Times,
     },
 };
 
@@ -37,6 +37,8 @@ pub(in crate::upstream) struct Entry {
     judges: bool,
     host: HostValue,
     pub(in crate::upstream) times: Times,
+    /// When a request is sent again that a server may have had.
+    pub(in crate::upstream) retries: Option<Rc<Retries>>,
     idle_ticks: u64,
     max_idle: usize,
 }
@@ -58,6 +60,8 @@ pub(in crate::upstream) struct Wish<'a> {
     pub(in crate::upstream) caller: Option<Caller>,
     /// Whether it can share a connection.
     pub(in crate::upstream) offer: Offer,
+    /// Servers that are asked only if there is no other.
+    pub(in crate::upstream) asked: &'a [usize],
     /// Whether a connection that was idle will not do: too many were found dead.
     pub(in crate::upstream) fresh: bool,
     /// How long it may take.
@@ -99,6 +103,7 @@ impl Entry {
                 HostPolicy::Upstream => HostValue::Server,
             },
             times: Times::of(settings),
+            retries: settings.retries.clone().map(Rc::new),
             idle_ticks: ticks(settings.idle_timeout),
             max_idle: settings.max_idle,
         }
@@ -127,7 +132,7 @@ impl Entry {
         tried: &mut Tried,
         wish: Wish<'_>,
     ) -> Result<Leased, UpstreamError> {
-        let Some(index) = self.pick(all, tried, wish.caller) else { return Err(none_left(tried)) };
+        let Some(index) = self.pick(all, tried, wish) else { return Err(none_left(tried)) };
         if !wish.fresh
             && let Some(server) = self.servers.get(index)
             && let Some(link) = server.idle_connection(wish.offer, all.0.ticks.now())
@@ -138,8 +143,29 @@ impl Entry {
         Box::pin(self.connect(all, tried, wish, index)).await
     }
 
-    fn pick(&self, all: &Upstreams, tried: &[usize], caller: Option<Caller>) -> Option<usize> {
-        self.balancer.pick(&self.state, tried, caller, || all.0.shared.now_millis())
+    fn pick(&self, all: &Upstreams, tried: &[usize], wish: Wish<'_>) -> Option<usize> {
+        let among = |left_out: &[usize]| self.balancer.pick(&self.state, left_out, wish.caller, || all.now_millis());
+        if !wish.asked.is_empty() {
+            let left_out: Tried = tried.iter().chain(wish.asked).copied().collect();
+            if let Some(index) = among(&left_out) {
+                return Some(index);
+            }
+        }
+        among(tried)
+    }
+
+    /// What may be sent to it again, by all workers.
+    pub(in crate::upstream) fn budget(&self) -> &Budget {
+        &self.state.budget
+    }
+
+    /// Which of its servers a connection leads to.
+    pub(in crate::upstream) fn index_of(&self, leased: &Leased) -> Option<usize> {
+        let server = match leased {
+            Leased::Own(lease) => lease.server(),
+            Leased::Shared(lease) => lease.server(),
+        };
+        self.servers.iter().position(|one| Rc::ptr_eq(one, &server.0))
     }
 
     async fn connect(
@@ -165,7 +191,7 @@ impl Entry {
                     }
                     server.state().failed(&self.rules, all.0.shared.now_millis());
                     tried.push(index);
-                    next = self.pick(all, tried, wish.caller);
+                    next = self.pick(all, tried, wish);
                 }
             }
         }
@@ -191,6 +217,13 @@ impl Entry {
         match reached {
             Reached::Own(io) => Leased::Own(self.lend(all.link(io, &server.0), server)),
             Reached::Shared(seat) => Leased::Shared(SharedLease::new(seat, Rc::clone(self), server)),
+        }
+    }
+
+    /// A request that a server had goes out once more.
+    pub(in crate::upstream) fn note_retry(&self, server: usize) {
+        if let Some(server) = self.servers.get(server) {
+            server.counters().retries.fetch_add(1, Relaxed);
         }
     }
 

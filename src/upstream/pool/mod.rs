@@ -93,6 +93,11 @@ impl Upstreams {
         entries.len() == current.len()
     }
 
+    /// The present moment, as all workers count it.
+    pub(super) fn now_millis(&self) -> u64 {
+        self.0.shared.now_millis()
+    }
+
     pub(super) fn shutdown(&self) -> &Shutdown {
         &self.0.shutdown
     }

@@ -49,6 +49,7 @@ pub(super) fn settings(servers: Vec<Server>) -> Settings {
         connect_timeout: Duration::from_secs(3),
         response_timeout: Duration::from_secs(10),
         read_timeout: Duration::from_secs(10),
+        retries: None,
         idle_timeout: Duration::from_secs(60),
         max_idle: 8,
     }
@@ -148,6 +149,7 @@ async fn serve(
         host: head.headers.remove("host").unwrap_or(HeaderValue::from_static("a.example")),
         lines: head.headers.iter().collect(),
         caller: None,
+        attempts: 0,
         expects_continue: head.headers.contains_key("expect"),
         body: Some(body),
         received: None,

@@ -6,6 +6,7 @@ mod balance;
 mod health;
 mod names;
 mod readiness;
+mod retries;
 mod times;
 mod tls;
 
