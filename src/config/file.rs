@@ -640,6 +640,12 @@ table! {
         read_timeout: Option<Positive>,
         /// When requests are sent again.
         retries: Option<At<Retries>>,
+        /// Requests at once, to all its servers together.
+        max_requests: Option<Number<1, 1_000_000>>,
+        /// Requests that wait for their turn.
+        max_pending: Option<At<Number<0, 1_000_000>>>,
+        /// How long they wait.
+        queue_timeout: Option<At<Positive>>,
         /// How long an unused connection is kept.
         idle_timeout: Option<Positive>,
         /// Unused connections kept for each server and worker.

@@ -401,6 +401,14 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
         exposition
             .counter("portcullis_upstream_retries_over_budget_total", "Requests not sent again for want of budget.")
             .value(&[("upstream", &*settings.name)], state.budget.exhausted.load(Relaxed));
+        exposition
+            .gauge("portcullis_upstream_pending", "Requests that wait for their turn.")
+            .value(&[("upstream", &*settings.name)], state.queue.pending());
+        let mut refused =
+            exposition.counter("portcullis_upstream_queue_refused_total", "Requests that got no turn, by reason.");
+        for (reason, count) in [("full", &state.queue.full), ("timeout", &state.queue.timed_out)] {
+            refused.value(&[("upstream", &*settings.name), ("reason", reason)], count.load(Relaxed));
+        }
         for server in &state.servers {
             let place = live.shared.upstreams.place(server, settings);
             exposition

@@ -486,6 +486,7 @@ fn preflight(findings: &Findings, head: &Parts) -> Response<Content> {
 impl From<UpstreamError> for Refusal {
     fn from(error: UpstreamError) -> Self {
         match error {
+            UpstreamError::Busy(_) => Self::UpstreamBusy,
             UpstreamError::ClientBody => Self::BodyIncomplete,
             UpstreamError::Invalid(_) => Self::UpstreamInvalid,
             UpstreamError::OutOfTime | UpstreamError::Timeout(_) => Self::UpstreamTimeout,

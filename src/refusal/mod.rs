@@ -126,6 +126,8 @@ pub enum Refusal {
     },
 
     // The upstream failed.
+    /// The upstream has as many requests as it may, and nobody could wait longer.
+    UpstreamBusy,
     /// No connection to the upstream.
     UpstreamUnreachable,
     /// The upstream's answer is no valid answer (R16).
@@ -323,9 +325,12 @@ impl Refusal {
             Self::TooMany { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::UpstreamUnavailable | Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::UpstreamBusy
+            | Self::UpstreamUnavailable
+            | Self::NotWritten
+            | Self::Unavailable
+            | Self::ProofsFull
+            | Self::StoreFull => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -365,6 +370,7 @@ impl Refusal {
             Self::IdentityTooLarge => "identity_too_large",
             Self::TooMany { .. } => "too_many_requests",
             Self::RateLimited { .. } => "rate_limited",
+            Self::UpstreamBusy => "upstream_busy",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -414,6 +420,7 @@ impl Refusal {
             | Self::CrossSite
             | Self::IdentityTooLarge
             | Self::TooMany { .. }
+            | Self::UpstreamBusy
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid
             | Self::UpstreamTimeout
@@ -454,9 +461,11 @@ impl Refusal {
             | Self::WeakLogin { .. } => Concern::Caller,
             Self::Unavailable | Self::ProofsFull => Concern::CallerUnjudged,
             Self::NotWritten | Self::StoreFull => Concern::Gateway,
-            Self::UpstreamUnreachable | Self::UpstreamInvalid | Self::UpstreamTimeout | Self::UpstreamUnavailable => {
-                Concern::Upstream
-            }
+            Self::UpstreamBusy
+            | Self::UpstreamUnreachable
+            | Self::UpstreamInvalid
+            | Self::UpstreamTimeout
+            | Self::UpstreamUnavailable => Concern::Upstream,
             Self::Malformed(_)
             | Self::BadPath(_)
             | Self::BadHost(_)
@@ -526,6 +535,7 @@ impl Refusal {
             Self::IdentityTooLarge => Text::IdentityTooLarge,
             Self::TooMany { .. } => Text::TooMany,
             Self::RateLimited { .. } => Text::RateLimited,
+            Self::UpstreamBusy => Text::UpstreamBusy,
             Self::UpstreamUnreachable | Self::UpstreamUnavailable => Text::UpstreamUnreachable,
             Self::UpstreamInvalid => Text::UpstreamInvalid,
             Self::UpstreamTimeout => Text::UpstreamTimeout,
@@ -592,7 +602,12 @@ impl Refusal {
             Self::TooMany { retry_after } | Self::RateLimited { retry_after, .. } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
-            Self::UpstreamUnavailable | Self::NotWritten | Self::Unavailable | Self::ProofsFull | Self::StoreFull => {
+            Self::UpstreamBusy
+            | Self::UpstreamUnavailable
+            | Self::NotWritten
+            | Self::Unavailable
+            | Self::ProofsFull
+            | Self::StoreFull => {
                 headers.insert(RETRY_AFTER, Self::RETRY_AFTER);
             }
             Self::Malformed(_) => {

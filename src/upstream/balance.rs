@@ -190,7 +190,7 @@ const ROUNDS_AHEAD_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use std::{collections::HashMap, num::NonZeroU32};
+    use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
     use proptest::prelude::*;
 
@@ -212,6 +212,8 @@ mod tests {
             let state = UpstreamState {
                 name: "u".into(),
                 servers: servers.iter().map(|server| ServerState::new(server, &"u".into()).into()).collect(),
+                budget: Arc::default(),
+                queue: Arc::default(),
             };
             let members = servers
                 .into_iter()

@@ -39,6 +39,7 @@ mod names;
 mod outbox;
 mod patience;
 mod pool;
+mod queue;
 mod retry;
 mod servers;
 mod ticks;
@@ -54,6 +55,7 @@ pub use self::{
     client_body::TrailerFilter,
     connect::{TrustError, system_trust, trust},
     pool::Upstreams,
+    queue::{Queue, QueueLimits},
     retry::{Budget, Retries},
     servers::{Counters, ServerState, Shared, UpstreamState},
     upgrade::Tunnel,
@@ -64,6 +66,7 @@ use self::{
     health::{Place, Rules, Standing},
     outbox::Outbox,
     pool::{Entry, Failure, Leased, Tried, Wish},
+    queue::Turn,
     retry::Course,
     times::Times,
 };
@@ -98,6 +101,8 @@ pub struct Settings {
     pub read_timeout: Duration,
     /// When a request is sent again that a server may have had; `None`: once, on a connection that had died.
     pub retries: Option<Retries>,
+    /// How many requests it has at once, and how many wait; `None`: as many as come.
+    pub queue: Option<QueueLimits>,
     /// How long an unused connection is kept.
     pub idle_timeout: Duration,
     /// Unused connections kept for each server and worker.
@@ -238,6 +243,8 @@ impl Default for Limits<'_> {
 /// Why there is no answer, or no end of one. Each carries a word for logs, from a closed set.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum UpstreamError {
+    /// It has as many requests as it may, and nobody could wait longer (503).
+    Busy(&'static str),
     /// The client's body broke off; there is mostly nobody left to answer.
     ClientBody,
     /// The upstream's answer is no valid answer, or broke off (502).
@@ -259,7 +266,11 @@ impl UpstreamError {
     pub const fn label(self) -> &'static str {
         match self {
             Self::ClientBody => "client_body",
-            Self::Invalid(why) | Self::Timeout(why) | Self::Unavailable(why) | Self::Unreachable(why) => why,
+            Self::Busy(why)
+            | Self::Invalid(why)
+            | Self::Timeout(why)
+            | Self::Unavailable(why)
+            | Self::Unreachable(why) => why,
             Self::OutOfTime => "total_timeout",
             Self::TooLarge => "too_large",
         }
@@ -299,7 +310,11 @@ pub async fn forward(
     let entry = upstreams.entry(settings);
     let times = limits.timeouts.map(|timeouts| Box::new(entry.times.on_route(timeouts)));
     let (tried, again) = (Tried::new(), Again::default());
-    let mut journey = Journey { upstreams, entry, request, limits, times, tried, again, course: None };
+    let mut journey = Journey { upstreams, entry, request, limits, times, tried, again, course: None, turn: None };
+    if let Some(limits) = journey.entry.queue {
+        // Boxed, as it is only for upstreams that have one.
+        Box::pin(journey.wait_for_turn(limits)).await?;
+    }
     if let Some(retries) = &journey.entry.retries {
         journey.entry.budget().count(upstreams.now_millis());
         if retry::may_repeat(&journey, body.is_some()) {
@@ -331,9 +346,17 @@ struct Journey<'a> {
     again: Again,
     /// Where it may be sent to several servers.
     course: Option<Box<Course>>,
+    /// Where the upstream has a queue; goes on with the answer.
+    turn: Option<Rc<Turn>>,
 }
 
 impl Journey<'_> {
+    async fn wait_for_turn(&mut self, limits: QueueLimits) -> Result<(), UpstreamError> {
+        let turn = self.entry.queue().turn(&limits, self.times().left()).await;
+        self.turn = Some(Rc::new(turn.map_err(|why| self.times().judge(why))?));
+        Ok(())
+    }
+
     /// The way to a server that was not tried yet.
     async fn lease(&mut self) -> Result<Leased, UpstreamError> {
         let Self { upstreams, entry, request, times, tried, again, course, .. } = self;
@@ -424,6 +447,7 @@ async fn over_http1(
     };
 
     let answer::Final { mut response, length, keeps_alive } = head;
+    lease.hold(journey.turn.clone());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let websocket = journey.request.websocket.take().ok_or(UpstreamError::Invalid("unasked_101"));
         let websocket = websocket

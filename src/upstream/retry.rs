@@ -53,7 +53,8 @@ impl Retries {
             Err(UpstreamError::Timeout(_)) => self.timeout,
             Err(UpstreamError::Invalid("broken_head" | "no_answer" | "reset")) => self.reset,
             Err(
-                UpstreamError::ClientBody
+                UpstreamError::Busy(_)
+                | UpstreamError::ClientBody
                 | UpstreamError::Invalid(_)
                 | UpstreamError::OutOfTime
                 | UpstreamError::TooLarge

@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 
-use super::{Budget, Place, Rules, Server, Settings, Standing, connect::bare, names::Name};
+use super::{Budget, Place, Queue, Rules, Server, Settings, Standing, connect::bare, names::Name};
 use crate::{clock, host::Authority, listener::OwnListener};
 
 /// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
@@ -41,6 +41,8 @@ pub struct UpstreamState {
     pub servers: Box<[Arc<ServerState>]>,
     /// What may be sent to it again; the same for all upstreams of the name, whose servers may change.
     pub budget: Arc<Budget>,
+    /// The requests that it has; the same, too.
+    pub queue: Arc<Queue>,
 }
 
 /// One server as all workers see it.
@@ -128,8 +130,9 @@ impl Shared {
         });
         let servers = servers.collect();
         let latest = states.iter().rfind(|state| state.name == settings.name);
-        let budget = latest.map(|state| Arc::clone(&state.budget)).unwrap_or_default();
-        let state = Arc::new(UpstreamState { name: Arc::clone(&settings.name), servers, budget });
+        let shared = latest.map(|state| (Arc::clone(&state.budget), Arc::clone(&state.queue)));
+        let (budget, queue) = shared.unwrap_or_default();
+        let state = Arc::new(UpstreamState { name: Arc::clone(&settings.name), servers, budget, queue });
         states.retain(|state| Arc::strong_count(state) > 1);
         states.push(Arc::clone(&state));
         state

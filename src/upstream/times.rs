@@ -59,7 +59,9 @@ impl Times {
     /// Why a step ended, if `why` is what it says of itself: not its own bound, if all are over.
     pub(super) fn judge(&self, why: UpstreamError) -> UpstreamError {
         match why {
-            UpstreamError::Timeout(_) if self.left().is_some_and(|left| left.is_zero()) => UpstreamError::OutOfTime,
+            UpstreamError::Busy(_) | UpstreamError::Timeout(_) if self.left().is_some_and(|left| left.is_zero()) => {
+                UpstreamError::OutOfTime
+            }
             why => why,
         }
     }

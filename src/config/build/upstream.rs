@@ -24,7 +24,7 @@ use crate::{
     secret::Secret,
     session,
     upstream::{
-        HostPolicy, Member, Retries, Server, Settings,
+        HostPolicy, Member, QueueLimits, Retries, Server, Settings,
         health::{Check, Eject, Rules},
         tls::{self, ServerTls, TlsError},
     },
@@ -46,8 +46,14 @@ impl Build<'_> {
             }
             let servers = self.servers(file, &upstream.value, &own);
             let tls = upstream.value.tls.as_ref().and_then(|at| self.upstream_tls(at, &servers)).map(Arc::new);
+            let queue = self.queue(&upstream.value);
             let retries = upstream.value.retries.as_ref().and_then(|at| self.retries(at));
-            upstreams.push(Arc::new(Settings { tls, retries, ..settings(&name.value, &upstream.value, servers) }));
+            upstreams.push(Arc::new(Settings {
+                tls,
+                retries,
+                queue,
+                ..settings(&name.value, &upstream.value, servers)
+            }));
         }
         Some(upstreams)
     }
@@ -91,6 +97,21 @@ impl Build<'_> {
             servers.push(Member { weight: weight.unwrap_or(NonZeroU32::MIN), ..server.into() });
         }
         servers.into()
+    }
+
+    fn queue(&mut self, upstream: &file::Upstream) -> Option<QueueLimits> {
+        let Some(max_requests) = upstream.max_requests else {
+            let (pending, timeout) = (upstream.max_pending.as_ref(), upstream.queue_timeout.as_ref());
+            for place in pending.map(|at| &at.place).into_iter().chain(timeout.map(|at| &at.place)) {
+                self.findings.problem(place, "no `max_requests`", "it, or nobody waits for a turn");
+            }
+            return None;
+        };
+        Some(QueueLimits {
+            max_requests: count(max_requests.0),
+            max_pending: count(upstream.max_pending.as_ref().map_or(1024, |at| at.value.0)),
+            timeout: upstream.queue_timeout.as_ref().map_or(Duration::from_secs(5), |at| at.value.0),
+        })
     }
 
     fn retries(&mut self, At { value: written, place }: &At<file::Retries>) -> Option<Retries> {
@@ -269,6 +290,7 @@ fn settings(name: &str, upstream: &file::Upstream, servers: Box<[Member]>) -> Se
         response_timeout: seconds(upstream.response_timeout, 30),
         read_timeout: seconds(upstream.read_timeout, 60),
         retries: None,
+        queue: None,
         idle_timeout: seconds(upstream.idle_timeout, 60),
         max_idle: upstream.max_idle.map_or(64, |number| usize::try_from(number.0).unwrap_or(usize::MAX)),
     }

@@ -89,11 +89,12 @@ pub(super) async fn forward(
 
 fn conclude(
     journey: &Journey<'_>,
-    lease: Lease,
+    mut lease: Lease,
     answered: exchange::Answered,
     patience: Rc<Patience>,
 ) -> Result<Response<Body>, UpstreamError> {
     let exchange::Answered { head, stream, sending } = answered;
+    lease.hold(journey.turn.clone());
     let (response, length) =
         head::answer(head, &journey.request.method, stream.is_end_stream()).inspect_err(|&why| {
             journey.entry.note_failure(journey.upstreams, lease.server(), why);

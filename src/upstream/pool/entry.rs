@@ -20,8 +20,8 @@ use super::{
 use crate::{
     clock,
     upstream::{
-        Budget, Caller, HostPolicy, Outgoing, Retries, Rules, Settings, UpstreamError, UpstreamState,
-        balance::Balancer, connect::Offer, link::Link, ticks::ticks, times::Times,
+        Budget, Caller, HostPolicy, Outgoing, Queue, QueueLimits, Retries, Rules, Settings, UpstreamError,
+        UpstreamState, balance::Balancer, connect::Offer, link::Link, ticks::ticks, times::Times,
     },
 };
 
@@ -39,6 +39,8 @@ pub(in crate::upstream) struct Entry {
     pub(in crate::upstream) times: Times,
     /// When a request is sent again that a server may have had.
     pub(in crate::upstream) retries: Option<Rc<Retries>>,
+    /// How many requests it has at once.
+    pub(in crate::upstream) queue: Option<QueueLimits>,
     idle_ticks: u64,
     max_idle: usize,
 }
@@ -104,6 +106,7 @@ impl Entry {
             },
             times: Times::of(settings),
             retries: settings.retries.clone().map(Rc::new),
+            queue: settings.queue,
             idle_ticks: ticks(settings.idle_timeout),
             max_idle: settings.max_idle,
         }
@@ -157,6 +160,11 @@ impl Entry {
     /// What may be sent to it again, by all workers.
     pub(in crate::upstream) fn budget(&self) -> &Budget {
         &self.state.budget
+    }
+
+    /// The requests that it has, of all workers.
+    pub(in crate::upstream) fn queue(&self) -> &Arc<Queue> {
+        &self.state.queue
     }
 
     /// Which of its servers a connection leads to.
@@ -241,7 +249,8 @@ impl Entry {
             UpstreamError::Invalid(_) | UpstreamError::Timeout(_) | UpstreamError::Unreachable(_) if self.judges => {
                 server.0.state().standing.failed(&self.rules, all.0.shared.now_millis());
             }
-            UpstreamError::ClientBody
+            UpstreamError::Busy(_)
+            | UpstreamError::ClientBody
             | UpstreamError::Invalid(_)
             | UpstreamError::OutOfTime
             | UpstreamError::Timeout(_)

@@ -18,6 +18,7 @@ use crate::upstream::{
     Counters, Outgoing, UpstreamError, answer, http2,
     link::{Broken, Link},
     outbox::Outbox,
+    queue::Turn,
     times::Times,
 };
 
@@ -26,6 +27,7 @@ pub(in crate::upstream) struct Lease {
     link: Rc<Link>,
     entry: Rc<Entry>,
     server: UnderWay,
+    turn: Option<Rc<Turn>>,
     once: bool,
 }
 
@@ -34,6 +36,7 @@ pub(in crate::upstream) struct SharedLease {
     seat: http2::Seat,
     entry: Rc<Entry>,
     server: UnderWay,
+    turn: Option<Rc<Turn>>,
 }
 
 /// Why no answer's head came.
@@ -52,7 +55,7 @@ pub(in crate::upstream) enum Failure {
 impl Lease {
     /// On `link`, by the settings of `entry`.
     pub(super) const fn new(link: Rc<Link>, entry: Rc<Entry>, server: UnderWay) -> Self {
-        Self { link, entry, server, once: false }
+        Self { link, entry, server, turn: None, once: false }
     }
 
     /// Cuts the connection; the request stays under way at the server.
@@ -78,6 +81,11 @@ impl Lease {
     /// The `Host` that it is sent.
     pub(in crate::upstream) fn host<'a>(&'a self, request: &'a Outgoing) -> &'a HeaderValue {
         self.entry.host_of(&self.server.0, request)
+    }
+
+    /// Keeps its turn until it ends.
+    pub(in crate::upstream) fn hold(&mut self, turn: Option<Rc<Turn>>) {
+        self.turn = turn;
     }
 
     /// This is the connection's last exchange.
@@ -108,7 +116,7 @@ impl Lease {
 
     /// The answer was read to its end: the connection goes back if the request was sent to its end, too.
     pub(in crate::upstream) fn finish(self) {
-        let Self { link, entry, server, once } = self;
+        let Self { link, entry, server, once, turn: _turn } = self;
         link.idle();
         if !once && !link.is_sending() {
             let expires = link.patience().ticks().now().saturating_add(entry.idle_ticks());
@@ -120,12 +128,17 @@ impl Lease {
 impl SharedLease {
     /// On `seat`'s connection, by the settings of `entry`.
     pub(super) const fn new(seat: http2::Seat, entry: Rc<Entry>, server: UnderWay) -> Self {
-        Self { seat, entry, server }
+        Self { seat, entry, server, turn: None }
     }
 
     /// The server, and that a request is under way there.
     pub(in crate::upstream) const fn server(&self) -> &UnderWay {
         &self.server
+    }
+
+    /// Keeps its turn until it ends.
+    pub(in crate::upstream) fn hold(&mut self, turn: Option<Rc<Turn>>) {
+        self.turn = turn;
     }
 
     /// The place on the connection.

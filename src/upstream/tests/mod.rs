@@ -50,6 +50,7 @@ pub(super) fn settings(servers: Vec<Server>) -> Settings {
         response_timeout: Duration::from_secs(10),
         read_timeout: Duration::from_secs(10),
         retries: None,
+        queue: None,
         idle_timeout: Duration::from_secs(60),
         max_idle: 8,
     }
@@ -174,7 +175,7 @@ async fn serve(
                 UpstreamError::Invalid(_) | UpstreamError::Unreachable(_) => 502,
                 UpstreamError::OutOfTime | UpstreamError::Timeout(_) => 504,
                 UpstreamError::TooLarge => 413,
-                UpstreamError::Unavailable(_) => 503,
+                UpstreamError::Busy(_) | UpstreamError::Unavailable(_) => 503,
             };
             Response::builder().status(status).header("x-error", format!("{why:?}")).body(Body::empty()).unwrap()
         }

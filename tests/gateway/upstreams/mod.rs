@@ -5,6 +5,7 @@ use crate::support::{Gateway, Reply, Upstream};
 mod balance;
 mod health;
 mod names;
+mod queue;
 mod readiness;
 mod retries;
 mod times;
