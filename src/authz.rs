@@ -238,7 +238,7 @@ mod tests {
     use crate::{
         identity::{IdentityParts, Via},
         policy::{ClaimPath, Csrf, Requirements},
-        route::{RouteLimits, Target},
+        route::{Destination, RouteLimits, Target},
     };
 
     fn alice() -> IdentityParts {
@@ -271,7 +271,7 @@ mod tests {
             access: Access::Authenticated(AccessRule { session: true, optional, require, ..AccessRule::default() }),
             csrf: Csrf::SameOrigin,
             cors: None,
-            target: Target::Upstream(0),
+            target: Target::Upstream(Destination::One(0)),
             limits: RouteLimits::default(),
             rate_limits: Default::default(),
             report_until: None,

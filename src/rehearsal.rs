@@ -137,12 +137,14 @@ impl Rehearsal {
     ) -> Result<(StatusCode, Option<Sent>), Refusal> {
         let route = Arc::clone(permit.route());
         match (&route.target, &findings.view, findings.sent_path()) {
-            (Target::Upstream(index), Some(view), Some(path)) => {
+            (Target::Upstream(destination), Some(view), Some(path)) => {
+                // Of several the first: what is sent differs in whom the assertion is for, and nothing else.
+                let index = destination.upstreams().next().unwrap_or_default();
                 let id = RequestId::generate();
                 let settings = &snapshot.headers;
                 let assertion = settings.assertion.as_ref().zip(permit.identity());
                 let said =
-                    assertion.and_then(|(settings, caller)| assertion::rehearsed(caller, *index, settings, self.now));
+                    assertion.and_then(|(settings, caller)| assertion::rehearsed(caller, index, settings, self.now));
                 let proofs = Proofs { assertion: said.as_deref(), ..Proofs::default() };
                 let outbound = headers::rewrite(&self.head, permit, proofs, view, path, &id, settings)?;
                 let sent = Sent { target: outbound.target().clone(), headers: outbound.lines().to_map() };

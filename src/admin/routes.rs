@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::Context;
 use crate::{
     policy::{Access, Requirement},
-    route::{Redirect, Route, Target},
+    route::{Destination, Redirect, Route, Target},
 };
 
 /// All routes, our own endpoints among them.
@@ -60,6 +60,15 @@ fn target(context: &Context<'_>, target: &Target) -> Value {
             json!({ "redirect": to.to_str().unwrap_or_default(), "status": status.as_u16() })
         }
         Target::Respond { status, .. } => json!({ "respond": status.as_u16() }),
-        Target::Upstream(index) => json!({ "upstream": context.upstreams.get(*index).map(|name| &**name) }),
+        Target::Upstream(destination) => {
+            let name = |index: usize| context.upstreams.get(index).map(|name| &**name);
+            match destination {
+                Destination::One(index) => json!({ "upstream": name(*index) }),
+                Destination::Split(split) => {
+                    let side = |(index, weight): &(usize, u32)| Some((name(*index)?.to_owned(), json!(weight)));
+                    json!({ "split": split.sides().iter().filter_map(side).collect::<serde_json::Map<_, _>>() })
+                }
+            }
+        }
     }
 }

@@ -19,7 +19,7 @@ use crate::{
     change::Ask,
     clock::Timestamp,
     policy::{Access, Csrf},
-    route::{RouteLimits, Target},
+    route::{Destination, RouteLimits, Target},
     session::{Lookup, OldCookie, SameSite, SessionToken},
     telemetry::{LogSettings, LogSink, Telemetry},
 };
@@ -553,7 +553,7 @@ async fn the_route_table_is_told() {
         access: Access::Public { pass_authorization: false },
         csrf: Csrf::default(),
         cors: None,
-        target: Target::Upstream(0),
+        target: Target::Upstream(Destination::One(0)),
         limits: RouteLimits::default(),
         rate_limits: Default::default(),
         report_until: None,

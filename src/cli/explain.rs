@@ -17,7 +17,7 @@ use crate::{
     policy::{Access, AccessRule},
     refusal::Refusal,
     rehearsal::{Outcome, Rehearsal},
-    route::{Route, Target},
+    route::{Destination, Route, Target},
 };
 
 #[derive(Debug, clap::Args)]
@@ -259,8 +259,16 @@ fn destination(route: &Route, findings: &Findings, config: &Config) -> String {
             None => redirect.status.to_string(),
         },
         Target::Respond { status, .. } => format!("a fixed {status}"),
-        Target::Upstream(index) => {
-            config.snapshot.upstreams.get(*index).map_or_else(String::new, |u| format!("upstream {}", u.name))
+        Target::Upstream(destination) => {
+            let name = |index: usize| config.snapshot.upstreams.get(index).map_or("", |upstream| &upstream.name);
+            match destination {
+                Destination::One(index) => format!("upstream {}", name(*index)),
+                Destination::Split(split) => {
+                    let side = |(index, weight): &(usize, u32)| format!("{} ({weight})", name(*index));
+                    let sides: Vec<String> = split.sides().iter().map(side).collect();
+                    format!("one upstream, by weight: {}", sides.join(", "))
+                }
+            }
         }
     }
 }

@@ -808,6 +808,8 @@ table! {
         options: Flat<RouteOptions>,
         /// Whether its rules are only reported yet.
         mode: Option<At<Mode>>,
+        /// Upstreams with their weights.
+        split: Option<At<Named<Number<0, 1_000_000>>>>,
         /// A fixed answer.
         respond: Option<At<Respond>>,
         /// A redirect.

@@ -8,7 +8,7 @@ use crate::{
     client::Scheme,
     identity::{Factor, IdentityParts, Via},
     policy::{AccessRule, Csrf},
-    route::{RouteLimits, Target},
+    route::{Destination, RouteLimits, Target},
 };
 
 /// Settings as shipped.
@@ -58,7 +58,7 @@ pub(super) fn public_route() -> Route {
         access: Access::Public { pass_authorization: false },
         csrf: Csrf::default(),
         cors: None,
-        target: Target::Upstream(0),
+        target: Target::Upstream(Destination::One(0)),
         limits: RouteLimits::default(),
         rate_limits: Default::default(),
         report_until: None,

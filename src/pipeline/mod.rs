@@ -40,7 +40,7 @@ use crate::{
         WorkerTelemetry,
         outcome::{Began, Outcome},
     },
-    upstream::{self, Caller, Outgoing, TrailerFilter, Tunnel, UpstreamError, WebSocket},
+    upstream::{self, Outgoing, TrailerFilter, Tunnel, UpstreamError, WebSocket},
 };
 
 mod body;
@@ -52,6 +52,7 @@ mod tokens;
 
 use body::Content;
 use exchanges::{Exchanges, Stage, Watched};
+use spread::Way;
 
 pub use body::{Body, BodyError};
 
@@ -168,7 +169,7 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
             }
             // Where rules are only reported, nothing is cut for them either.
             let upstream = matches!(permit.route().target, Target::Upstream(_)) && permit.grounds() == Grounds::Met;
-            let caller = spread::caller(&permit.route().target, snapshot, findings);
+            let way = spread::way(&permit.route().target, snapshot, findings);
             if snapshot.headers.client_certificate != ClientCertificates::None && upstream {
                 findings.presented = findings.certificates.first().map(|vouched| Arc::clone(&vouched.certificate));
             }
@@ -176,7 +177,7 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);
             let request_id = &inbound.request_id;
-            relay(worker, snapshot, permit, findings, caller, head, body, request_id, now, watched, &mut outcome).await
+            relay(worker, snapshot, permit, findings, way, head, body, request_id, now, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
@@ -262,7 +263,7 @@ async fn relay(
     snapshot: &Snapshot,
     permit: Permit,
     findings: &Findings,
-    caller: Option<Caller>,
+    way: Way,
     head: &mut Parts,
     body: Incoming,
     request_id: &RequestId,
@@ -275,8 +276,9 @@ async fn relay(
     };
     let route = Arc::clone(permit.route());
     match &route.target {
-        Target::Upstream(index) => {
-            let Some(settings) = snapshot.upstreams.get(*index) else {
+        Target::Upstream(_) => {
+            let Way { upstream: index, caller } = way;
+            let Some(settings) = snapshot.upstreams.get(index) else {
                 return Err(Refusal::NoRoute);
             };
             let http2 = head.version == http::Version::HTTP_2;
@@ -284,7 +286,7 @@ async fn relay(
             let assertion = match (&snapshot.headers.assertion, permit.identity()) {
                 (Some(settings), Some(caller)) => {
                     let (generation, keys) = (snapshot.headers.generation, &worker.live.shared.signing.assertion);
-                    Some(worker.assertions.of(caller, *index, settings, generation, keys, now)?)
+                    Some(worker.assertions.of(caller, index, settings, generation, keys, now)?)
                 }
                 (Some(_) | None, _) => None,
             };
@@ -329,7 +331,7 @@ async fn relay(
             };
             watched.answered();
             // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of it.
-            outcome.upstream(*index, &settings.name, outcome.elapsed());
+            outcome.upstream(index, &settings.name, outcome.elapsed());
             let websocket_accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if websocket_accepted {
                 outcome.protocol("websocket");

@@ -1,24 +1,45 @@
-//! Who asks, for upstreams that keep a caller with one server.
+//! Where a request goes that is permitted: which upstream of its route, and who asks, for upstreams that keep a caller
+//! with one server.
 //!
-//! In: what was proved while deciding. Out: a number, or none where all callers are alike. What a client merely says of
-//! itself does not count: a session, an identity and an address are what the gateway knows.
+//! In: what was proved while deciding. Out: an upstream, and a number, or none where all callers are alike. What a client
+//! merely says of itself does not count: a session, an identity and an address are what the gateway knows.
 
 use super::{Findings, Snapshot, Target};
 use crate::{
     client,
+    route::Destination,
+    secret,
     upstream::{Caller, Sticky},
 };
 
-/// Who asks, if the upstream that the request goes to is sticky.
+/// The upstream that the request goes to, by its index, and who asks, if that upstream is sticky.
 #[inline]
-pub(super) fn caller(target: &Target, snapshot: &Snapshot, findings: &Findings) -> Option<Caller> {
+pub(super) fn way(target: &Target, snapshot: &Snapshot, findings: &Findings) -> Way {
     match target {
-        Target::Upstream(index) => {
-            let by = snapshot.upstreams.get(*index)?.sticky?;
-            Some(known_by(by, findings))
+        Target::Upstream(destination) => {
+            let upstream = upstream(destination, findings);
+            let sticky = snapshot.upstreams.get(upstream).and_then(|settings| settings.sticky);
+            Way { upstream, caller: sticky.map(|by| known_by(by, findings)) }
         }
-        Target::Own(_) | Target::Redirect { .. } | Target::Respond { .. } => None,
+        Target::Own(_) | Target::Redirect { .. } | Target::Respond { .. } => Way::default(),
     }
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Way {
+    /// Index of an upstream; of no meaning where the route's target is none.
+    pub(super) upstream: usize,
+    /// Who asks, if it is sticky.
+    pub(super) caller: Option<Caller>,
+}
+
+/// Whoever is known stays on one side, whichever way they are known: a session and a token of the same person do.
+fn upstream(destination: &Destination, findings: &Findings) -> usize {
+    destination.upstream(|| match &findings.identity {
+        Some(identity) => Caller::of(&[b"split", identity.realm().as_bytes(), identity.subject().as_bytes()]).number(),
+        None => u64::from_le_bytes(secret::random::<8>()),
+    })
 }
 
 #[cold]

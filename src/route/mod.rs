@@ -32,7 +32,10 @@ pub mod path;
 mod readings;
 pub mod rewrite;
 pub mod siblings;
+mod split;
 mod trie;
+
+pub use self::split::{Destination, Split};
 
 /// One `[[route]]`, or one of our own endpoints, ready to use.
 #[derive(Debug)]
@@ -125,8 +128,8 @@ pub enum Target {
         /// The body.
         body: bytes::Bytes,
     },
-    /// An upstream, by its index in the snapshot.
-    Upstream(usize),
+    /// An upstream.
+    Upstream(Destination),
 }
 
 /// Where a redirect leads.

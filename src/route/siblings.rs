@@ -164,7 +164,7 @@ impl fmt::Display for SiblingWarning {
 
 fn same_upstream(one: &Route, other: &Route) -> bool {
     match (&one.target, &other.target) {
-        (Target::Upstream(one), Target::Upstream(other)) => one == other,
+        (Target::Upstream(one), Target::Upstream(other)) => one.meets(other),
         (Target::Upstream(_) | Target::Own(_) | Target::Redirect(_) | Target::Respond { .. }, _) => false,
     }
 }

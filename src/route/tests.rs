@@ -19,7 +19,7 @@ pub(super) fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], me
         access: Access::Public { pass_authorization: false },
         csrf: Csrf::default(),
         cors: None,
-        target: Target::Upstream(0),
+        target: Target::Upstream(Destination::One(0)),
         limits: RouteLimits::default(),
         rate_limits: Default::default(),
         report_until: None,
@@ -335,10 +335,13 @@ fn a_backend_blind_to_the_last_slash_takes_both_spellings_for_one_route() {
 #[test]
 fn a_quirk_counts_only_for_the_upstream_that_declares_it() {
     let routes = vec![
-        Route { target: Target::Upstream(1), ..route(0, "tomcat", &[], &["/java/{*rest}"], &[]) },
+        Route { target: Target::Upstream(Destination::One(1)), ..route(0, "tomcat", &[], &["/java/{*rest}"], &[]) },
         route(1, "plain", &[], &["/{*rest}"], &[]),
     ];
-    let quirks = |route: &Route| Quirks { semicolon: matches!(route.target, Target::Upstream(1)), ..Quirks::default() };
+    let quirks = |route: &Route| Quirks {
+        semicolon: matches!(route.target, Target::Upstream(Destination::One(1))),
+        ..Quirks::default()
+    };
     let table = RouteTable::build(routes.into_iter().map(Arc::new).collect(), &hosts(), quirks).unwrap();
 
     assert_eq!(found(&table, "GET", "a.example/java/a;b"), "tomcat rest=a;b");
@@ -374,7 +377,10 @@ fn check_warns_of_siblings_that_land_on_a_laxer_route() {
             admin(route(1, "report", &[], &["/report"], &[Method::GET])),
             requiring(route(2, "report-any", &[], &["/report"], &[]), &[]),
             requiring(route(3, "app", &[], &["/{*rest}"], &[]), &[]),
-            Route { target: Target::Upstream(1), ..route(4, "static", &["b.example"], &["/{*rest}"], &[]) },
+            Route {
+                target: Target::Upstream(Destination::One(1)),
+                ..route(4, "static", &["b.example"], &["/{*rest}"], &[])
+            },
         ]
     };
     let kinds = |quirks| {

@@ -162,6 +162,11 @@ impl Caller {
     pub fn of(parts: &[&[u8]]) -> Self {
         Self(hash(parts))
     }
+
+    /// The number.
+    pub const fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// The same in every process, and evenly spread whatever callers may choose of it.

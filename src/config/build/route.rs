@@ -17,18 +17,18 @@ use crate::{
     authn::dpop::{DPOP, DPOP_NONCE},
     clock::{Clock, Timestamp},
     config::{
-        decode::{At, OneOrMany},
+        decode::{At, Named, OneOrMany},
         file::{self, Cache, File, RouteOptions, SubjectForm},
         place::Place,
         report::{did_you_mean, one_of},
         requirement::Rule,
-        scalar::{AuthName, CorsOrigin, Positive, RequestRate, RoutePath},
+        scalar::{AuthName, CorsOrigin, Number, Positive, RequestRate, RoutePath},
     },
     host::Host,
     identity::Factor,
     policy::{Access, AccessRule, Cors, Csrf, ProofRule, Requirement, Requirements},
     rate_limit::{self, Concurrency, Counted, Rate},
-    route::{Own, Route, RouteLimits, RouteTable, Target, Timeouts},
+    route::{Destination, Own, Route, RouteLimits, RouteTable, Split, Target, Timeouts, path::Quirks},
     upstream,
 };
 
@@ -105,7 +105,11 @@ impl Build<'_> {
         upstreams: &[Arc<upstream::Settings>],
     ) -> Option<RouteTable> {
         let quirks = |route: &Route| match &route.target {
-            Target::Upstream(index) => upstreams.get(*index).map(|upstream| upstream.path_quirks).unwrap_or_default(),
+            // A path is decided on as every side could read it.
+            Target::Upstream(destination) => destination
+                .upstreams()
+                .filter_map(|index| upstreams.get(index))
+                .fold(Default::default(), |all: Quirks, upstream| all.union(upstream.path_quirks)),
             Target::Own(_) | Target::Redirect(_) | Target::Respond { .. } => Default::default(),
         };
         let conflicts = match RouteTable::build(routes, known_hosts, quirks) {
@@ -577,45 +581,66 @@ impl Build<'_> {
         }
     }
 
-    /// Where it goes: exactly one of `upstream`, `respond`, `redirect`. An upstream of the defaults yields to the others.
+    /// Where it goes: exactly one of `upstream`, `split`, `respond`, `redirect`. An upstream of the defaults yields to the
+    /// others.
     fn target(&mut self, route: &file::Route, place: &Place, around: &Surroundings<'_>) -> Option<Target> {
         let own = route.options.upstream.as_ref();
-        match (own, &route.respond, &route.redirect) {
-            (_, None, None) => {
-                let Some(name) = own.or_else(|| around.defaults?.upstream.as_ref()) else {
-                    self.findings
-                        .problem(place, "no target", "exactly one of `upstream`, `respond` or `redirect`")
-                        .depends(&["route_defaults"]);
-                    return None;
-                };
-                self.upstream_index(name, around.upstreams).map(Target::Upstream)
-            }
-            (None, Some(At { value, .. }), None) => Some(Target::Respond {
-                status: value.status,
-                content_type: value
-                    .content_type
-                    .clone()
-                    .unwrap_or_else(|| HeaderValue::from_static("text/plain; charset=utf-8")),
-                body: value.body.clone().unwrap_or_default().into(),
-            }),
-            (None, None, Some(written)) => Some(Target::Redirect(self.redirect(written))),
-            (Some(_), _, _) | (None, Some(_), Some(_)) => {
-                let found = "more than one of `upstream`, `respond` and `redirect`";
-                self.findings.problem(place, found, "exactly one of them");
-                None
-            }
+        let written = [own.is_some(), route.split.is_some(), route.respond.is_some(), route.redirect.is_some()];
+        if written.into_iter().filter(|written| *written).count() > 1 {
+            let found = "more than one of `upstream`, `split`, `respond` and `redirect`";
+            self.findings.problem(place, found, "exactly one of them");
+            return None;
         }
+        if let Some(At { value, .. }) = &route.respond {
+            let plain = || HeaderValue::from_static("text/plain; charset=utf-8");
+            return Some(Target::Respond {
+                status: value.status,
+                content_type: value.content_type.clone().unwrap_or_else(plain),
+                body: value.body.clone().unwrap_or_default().into(),
+            });
+        }
+        if let Some(redirect) = &route.redirect {
+            return Some(Target::Redirect(self.redirect(redirect)));
+        }
+        if let Some(split) = &route.split {
+            return self.split(split, around.upstreams).map(Destination::Split).map(Target::Upstream);
+        }
+        let Some(name) = own.or_else(|| around.defaults?.upstream.as_ref()) else {
+            self.findings
+                .problem(place, "no target", "exactly one of `upstream`, `split`, `respond` or `redirect`")
+                .depends(&["route_defaults"]);
+            return None;
+        };
+        let At { value, place } = name;
+        self.upstream_index(value.0.as_str(), place, around.upstreams).map(Destination::One).map(Target::Upstream)
     }
 
-    fn upstream_index(&mut self, at: &At<crate::config::scalar::NonEmpty>, upstreams: &[&str]) -> Option<usize> {
-        let name = at.value.0.as_str();
+    fn split(&mut self, split: &At<Named<Number<0, 1_000_000>>>, upstreams: &[&str]) -> Option<Split> {
+        let named = &split.value.0;
+        self.unique("side", named.iter().map(|(name, _)| (&*name.value, &name.place)));
+        let mut sides = Vec::new();
+        for (At { value: name, place }, weight) in named {
+            let weight = u32::try_from(weight.value.0).unwrap_or(u32::MAX);
+            sides.extend(self.upstream_index(name, place, upstreams).map(|index| (index, weight)));
+        }
+        if sides.len() < named.len() {
+            return None;
+        }
+        let split_of = Split::new(sides.into());
+        if split_of.is_none() {
+            self.findings.problem(&split.place, "no upstream that gets anything", "a weight above 0");
+        }
+        split_of
+    }
+
+    fn upstream_index(&mut self, name: &str, place: &Place, upstreams: &[&str]) -> Option<usize> {
         let index = upstreams.iter().position(|upstream| *upstream == name);
         if index.is_none() {
             let expected = match upstreams {
                 [] => String::from("an [upstream.NAME]"),
                 names => one_of(names.iter().copied()),
             };
-            let problem = self.findings.problem(&at.place, format!("the upstream {name:?}"), expected);
+            let problem = self.findings.problem(place, format!("the upstream {name:?}"), expected);
             problem.depends(&["upstream"]);
             if let Some(meant) = did_you_mean(name, upstreams.iter().copied()) {
                 problem.help(format!("did you mean {meant:?}?"));

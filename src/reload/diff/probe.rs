@@ -21,6 +21,7 @@ use crate::{
         path::{CanonicalPath, PathPattern},
     },
     state::Snapshot,
+    upstream,
 };
 
 /// One request, but for who sends it.
@@ -159,14 +160,17 @@ fn place(route: &Route, findings: &Findings, snapshot: &Snapshot) -> (String, St
             (format!("{redirect:?} {location}"), format!("{} to {location}", redirect.status.as_u16()))
         }
         Target::Respond { status, .. } => (format!("{:?}", route.target), format!("a fixed {}", status.as_u16())),
-        Target::Upstream(index) => match snapshot.upstreams.get(*index) {
-            None => ("nowhere".to_owned(), "nowhere".to_owned()),
-            Some(upstream) => {
-                // How requests are spread among the same servers opens and closes nothing.
+        Target::Upstream(destination) => {
+            let upstreams: Vec<_> = destination.upstreams().filter_map(|index| snapshot.upstreams.get(index)).collect();
+            // How requests are spread among the same servers opens and closes nothing; neither do weights.
+            let servers = |upstream: &Arc<upstream::Settings>| {
                 let servers: Vec<_> = upstream.servers.iter().map(|member| &member.server).collect();
-                (format!("{servers:?} {:?}", upstream.host), format!("let through to {}", upstream.name))
-            }
-        },
+                format!("{servers:?} {:?}", upstream.host)
+            };
+            let names: Vec<&str> = upstreams.iter().map(|upstream| &*upstream.name).collect();
+            let places: Vec<String> = upstreams.iter().copied().map(servers).collect();
+            (places.join(" or "), format!("let through to {}", names.join(" or ")))
+        }
     }
 }
 

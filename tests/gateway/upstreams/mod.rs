@@ -8,6 +8,7 @@ mod names;
 mod queue;
 mod readiness;
 mod retries;
+mod split;
 mod times;
 mod tls;
 
