@@ -236,6 +236,12 @@ fn judge(
     let found = find(snapshot, view, path, &head.method)?;
     let route = findings.route.insert(Arc::clone(found.route));
     let route = Arc::clone(route);
+    if let Some(maintenance) = &snapshot.maintenance
+        && !matches!(route.target, Target::Own(_))
+        && maintenance.closes(&view.authority.host, view.address)
+    {
+        return Err(Refusal::Maintenance { retry_after: maintenance.retry_after });
+    }
     let rewritten = found.rewritten(path).map_err(|error| Refusal::BadPath(error.label()))?;
     findings.rewritten = rewritten.map(Box::new);
     let address = view.address;

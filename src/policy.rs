@@ -1,11 +1,11 @@
 //! What a route asks of its callers, as data. `config` makes these, `authz` alone evaluates them.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderName, HeaderValue};
 use ipnet::IpNet;
 
-use crate::identity::Factor;
+use crate::{host::Host, identity::Factor};
 
 /// How one gets through a route.
 #[derive(Clone, Debug)]
@@ -296,6 +296,25 @@ pub struct Cors {
     pub credentials: bool,
     /// `Access-Control-Max-Age`.
     pub max_age: Duration,
+}
+
+/// `[maintenance]`: hosts that serve nobody for a while, but for some.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Maintenance {
+    /// Which hosts; `None`: all.
+    pub hosts: Option<Box<[Host]>>,
+    /// Addresses that are served all the same.
+    pub except: Box<[IpNet]>,
+    /// When to come again.
+    pub retry_after: Duration,
+}
+
+impl Maintenance {
+    /// Whether this client is not served on this host now.
+    pub fn closes(&self, host: &Host, client: IpAddr) -> bool {
+        self.hosts.as_ref().is_none_or(|hosts| hosts.contains(host))
+            && !self.except.iter().any(|network| network.contains(&client))
+    }
 }
 
 /// What one source of identities may say of its subjects (R5).

@@ -30,7 +30,7 @@ use crate::{
     change::Reloads,
     clock::Clock,
     durable::Durable,
-    headers, login, mtls, page, rate_limit,
+    headers, login, mtls, page, policy, rate_limit,
     refresh::Families,
     revocation::Revocations,
     route::RouteTable,
@@ -72,6 +72,8 @@ pub struct Snapshot {
     pub look: page::Look,
     /// `[identity]` and trusted proxies.
     pub headers: headers::Settings,
+    /// `[maintenance]`; `None`: every host is served.
+    pub maintenance: Option<policy::Maintenance>,
     /// `[upstream.*]`.
     pub upstreams: Vec<Arc<upstream::Settings>>,
     /// `[admin]`; `None`: off.

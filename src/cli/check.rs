@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
-    let config = load(path)?;
+    let mut config = load(path)?;
     for warning in &config.warnings {
         println!("warning: {warning}");
     }
@@ -34,6 +34,8 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     if let Some(acme) = &config.snapshot.acme {
         println!("{}", ordered(acme));
     }
+    // Tests are about the rules, which are the same when the maintenance is over.
+    config.snapshot.maintenance = None;
     let failed = failures(&config);
     for failure in &failed {
         println!("failed: {failure}");

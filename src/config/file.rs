@@ -80,6 +80,8 @@ table! {
         user: Tried<List<User>>,
         /// How upstreams learn who is calling.
         identity: Tried<Section<Identity>>,
+        /// Hosts that serve nobody for a while.
+        maintenance: Tried<Option<At<Maintenance>>>,
         /// Where permitted requests go.
         upstream: Tried<Named<Upstream>>,
         /// What every route starts from.
@@ -692,6 +694,16 @@ table! {
         time: Option<Positive>,
         /// At most.
         max_time: Option<Positive>,
+    }
+
+    /// `[maintenance]`.
+    struct Maintenance {
+        /// Which hosts.
+        hosts: MaintainedHosts,
+        /// Addresses that are served all the same.
+        except: Vec<At<IpNet>>,
+        /// When to come again.
+        retry_after: Option<Positive>,
     }
 
     /// `retries` of an upstream.
@@ -1319,6 +1331,26 @@ table! {
         groups: Vec<NonEmpty>,
         /// Scopes that may pass; an API key has none without it.
         scopes: Option<Vec<NonEmpty>>,
+    }
+}
+
+/// `maintenance.hosts`.
+#[derive(Clone, Debug)]
+pub(super) enum MaintainedHosts {
+    All,
+    Some(Vec<At<Host>>),
+}
+
+impl Decode for MaintainedHosts {
+    fn expected() -> String {
+        String::from("\"all\", or a list of hosts")
+    }
+
+    fn decode(node: &Node, findings: &mut Findings) -> Option<Self> {
+        if node.text() == Some("all") {
+            return Some(Self::All);
+        }
+        Vec::decode(node, findings).map(Self::Some)
     }
 }
 

@@ -299,6 +299,7 @@ texts! {
     IdentityTooLarge "identity_too_large" "Your account has more roles or groups than can be passed on.",
     TooMany "too_many_requests" "Too many attempts. Please wait a little.",
     RateLimited "rate_limited" "Too many requests. Please wait a little.",
+    Maintenance "maintenance" "This site is being worked on. Please come back later.",
     UpstreamBusy "upstream_busy" "The service behind this gateway has too much to do. Please try again in a moment.",
     UpstreamUnreachable "upstream_unreachable" "The service behind this gateway cannot be reached.",
     UpstreamInvalid "upstream_invalid" "The service behind this gateway gave no valid answer.",

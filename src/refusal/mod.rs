@@ -62,6 +62,12 @@ pub enum Refusal {
     /// Plain http where only https may carry a session (R20).
     NotEncrypted,
 
+    /// The host serves nobody for a while, and was told so by whoever runs it.
+    Maintenance {
+        /// When to come again.
+        retry_after: Duration,
+    },
+
     // The client is not known.
     /// A credential is needed and none was sent.
     NoCredential,
@@ -325,7 +331,8 @@ impl Refusal {
             Self::TooMany { .. } | Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::UpstreamUnreachable | Self::UpstreamInvalid => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::UpstreamBusy
+            Self::Maintenance { .. }
+            | Self::UpstreamBusy
             | Self::UpstreamUnavailable
             | Self::NotWritten
             | Self::Unavailable
@@ -370,6 +377,7 @@ impl Refusal {
             Self::IdentityTooLarge => "identity_too_large",
             Self::TooMany { .. } => "too_many_requests",
             Self::RateLimited { .. } => "rate_limited",
+            Self::Maintenance { .. } => "maintenance",
             Self::UpstreamBusy => "upstream_busy",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamInvalid => "upstream_invalid",
@@ -419,6 +427,7 @@ impl Refusal {
             | Self::WeakLogin { .. }
             | Self::CrossSite
             | Self::IdentityTooLarge
+            | Self::Maintenance { .. }
             | Self::TooMany { .. }
             | Self::UpstreamBusy
             | Self::UpstreamUnreachable
@@ -486,6 +495,7 @@ impl Refusal {
             | Self::WrongCode
             | Self::Token(_)
             | Self::IdentityTooLarge
+            | Self::Maintenance { .. }
             | Self::TooMany { .. }
             | Self::RateLimited { .. } => Concern::Request,
         }
@@ -535,6 +545,7 @@ impl Refusal {
             Self::IdentityTooLarge => Text::IdentityTooLarge,
             Self::TooMany { .. } => Text::TooMany,
             Self::RateLimited { .. } => Text::RateLimited,
+            Self::Maintenance { .. } => Text::Maintenance,
             Self::UpstreamBusy => Text::UpstreamBusy,
             Self::UpstreamUnreachable | Self::UpstreamUnavailable => Text::UpstreamUnreachable,
             Self::UpstreamInvalid => Text::UpstreamInvalid,
@@ -599,7 +610,9 @@ impl Refusal {
             Self::MethodNotAllowed { allow } => {
                 headers.insert(ALLOW, allow.clone());
             }
-            Self::TooMany { retry_after } | Self::RateLimited { retry_after, .. } => {
+            Self::TooMany { retry_after }
+            | Self::RateLimited { retry_after, .. }
+            | Self::Maintenance { retry_after } => {
                 headers.insert(RETRY_AFTER, HeaderValue::from(retry_after.as_secs().max(1)));
             }
             Self::UpstreamBusy

@@ -102,6 +102,7 @@ impl Refusal {
             | Self::IdentityTooLarge
             | Self::TooMany { .. }
             | Self::RateLimited { .. }
+            | Self::Maintenance { .. }
             | Self::UpstreamBusy
             | Self::UpstreamUnreachable
             | Self::UpstreamInvalid

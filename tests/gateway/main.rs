@@ -62,6 +62,9 @@ mod protocols;
 /// gRPC with a real client and server: all kinds of call, and refusals in its own words.
 mod grpc;
 
+/// Hosts that serve nobody for a while.
+mod maintenance;
+
 /// Which route and method.
 mod route;
 

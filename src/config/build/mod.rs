@@ -20,6 +20,7 @@ mod acme;
 mod assertion;
 mod edits;
 mod look;
+mod maintenance;
 mod mtls;
 mod route;
 mod secret;
@@ -106,6 +107,7 @@ impl Build<'_> {
             session.as_ref().map(|session| session.bind).unwrap_or_default(),
         );
         let acme = self.acme(&file, &known_hosts);
+        let maintenance = self.maintenance(&file, &known_hosts);
         let tests = self.test_cases(&file, &sources);
 
         if let Some(headers) = &headers {
@@ -136,6 +138,7 @@ impl Build<'_> {
             login: login?,
             look: look?,
             headers: headers?,
+            maintenance: maintenance?,
             upstreams: upstreams?,
             admin,
             token: token?,
