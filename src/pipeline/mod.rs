@@ -186,6 +186,10 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
                 Some(late) => Box::pin(kept::keep(late, refusal, shared, head, body, now)).await,
                 None => {
                     body::discard(body);
+                    if let Refusal::TooMany { .. } = refusal {
+                        // Whoever sends one forged token after the other is not to be answered as fast as it can send.
+                        Box::pin(tokio::time::sleep(FORGERS_WAIT)).await;
+                    }
                     refusal
                 }
             })
@@ -504,6 +508,9 @@ impl From<CannotSign> for Refusal {
         Self::Unavailable
     }
 }
+
+/// How long the answer waits for whom `limits.verify_rate` refuses: a connection, or a stream of one, has ten in a second.
+const FORGERS_WAIT: Duration = Duration::from_millis(100);
 
 /// How often a worker looks whether requests of an earlier generation have ended.
 const SETTLE_EVERY: Duration = Duration::from_secs(1);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use portcullis::clock::instant;
 use serde_json::json;
 
 use super::{started, with};
@@ -42,6 +43,29 @@ fn a_forger_waits_and_nobody_else_does() {
 
     gateway.advance(Duration::from_secs(1));
     send(&gateway, "192.0.2.1", &issuer.sign(&claims("carol"))).expect(200);
+}
+
+/// Nor as fast as it can send: each answer takes a moment, on every connection.
+#[test]
+fn a_forger_that_is_refused_is_not_answered_at_once() {
+    let (upstream, issuer, stranger) = (Upstream::start(), Issuer::es256(), Issuer::es256());
+    let gateway = Gateway::with("[limits]\nverify_rate = 1").issuer(&issuer).route("/{*rest}", &upstream).start();
+    let claims = |subject: String| Issuer::claims(&subject, &[], gateway.now());
+    let known = issuer.sign(&claims("alice".to_owned()));
+    let (client, mut connection) = (gateway.client(), gateway.client().connect());
+    connection.send(&client.get("/x").bearer(&known)).expect(200);
+    let forge = |number: usize| issuer.sign_with(&stranger, &claims(format!("m{number}")));
+    for number in 0..6 {
+        connection.send(&client.get("/x").bearer(&forge(number))).expect(401);
+    }
+
+    let begun = instant();
+    for number in 6..11 {
+        connection.send(&client.get("/x").bearer(&forge(number))).expect(429);
+    }
+
+    assert!(begun.elapsed() >= Duration::from_millis(450), "{:?}", begun.elapsed());
+    connection.send(&client.get("/x").bearer(&known)).expect(200);
 }
 
 /// IPv6: a /64 is one client.
