@@ -8,6 +8,7 @@ use std::{cell::Cell, fmt};
 
 use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
+use smallvec::SmallVec;
 
 /// Why bytes are not an object in strict JSON.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -33,6 +34,40 @@ pub(super) fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) | Value::Array(_) => {
             Err(JsonError::NotAnObject)
         }
+    }
+}
+
+/// A small object of texts, as headers of tokens nearly always are: names and values in place, without a map. `None`: it is
+/// something else, or nothing that [`object`] reads either, which then says what it is.
+pub(super) fn texts(bytes: &[u8]) -> Option<Texts<'_>> {
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let members = reader.deserialize_map(InPlace).ok()?;
+    reader.end().ok()?;
+    Some(members)
+}
+
+/// Names and values of [`texts`].
+pub(super) type Texts<'a> = SmallVec<[(&'a str, &'a str); MAX_TEXTS]>;
+
+/// Texts without escapes, no name twice.
+struct InPlace;
+
+impl<'de> Visitor<'de> for InPlace {
+    type Value = Texts<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a small object of texts")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Texts<'de>, A::Error> {
+        let mut texts = Texts::new();
+        while let Some((name, value)) = members.next_entry::<&str, &str>()? {
+            if texts.len() == MAX_TEXTS || texts.iter().any(|(other, _)| *other == name) {
+                return Err(A::Error::custom("something else"));
+            }
+            texts.push((name, value));
+        }
+        Ok(texts)
     }
 }
 
@@ -121,6 +156,9 @@ impl<'de> Visitor<'de> for Strict<'_> {
     }
 }
 
+/// Headers of access tokens have two or three.
+const MAX_TEXTS: usize = 6;
+
 /// Levels of objects and arrays, the outermost included.
 const MAX_DEPTH: usize = 16;
 
@@ -162,12 +200,44 @@ mod tests {
         assert_eq!(object(b"{\"a\":\"\xff\"}"), Err(JsonError::Syntax));
     }
 
+    #[test]
+    fn only_small_objects_of_plain_texts_are_read_in_place() {
+        let read = |text: &'static str| texts(text.as_bytes()).map(|texts| texts.to_vec());
+        assert_eq!(read(r#" {"alg":"ES256", "typ":"JWT"} "#), Some(vec![("alg", "ES256"), ("typ", "JWT")]));
+        assert_eq!(read("{}"), Some(vec![]));
+        for other in [
+            r#"{"a":"1","a":"1"}"#,
+            r#"{"a":"\u0061"}"#,
+            r#"{"\u0061":"a"}"#,
+            r#"{"a":1}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":"1"}x"#,
+            r#"{"a":"1",}"#,
+            r#"{"a":"1","b":"2","c":"3","d":"4","e":"5","f":"6","g":"7"}"#,
+            "[]",
+            "\"a\"",
+            "",
+        ] {
+            assert_eq!(read(other), None, "{other}");
+        }
+    }
+
     proptest! {
         #[test]
         fn what_is_accepted_reads_as_serde_json_reads_it(text in r#"[{}\[\]":,a-c0-9 .e\\-]{0,40}"#) {
             if let Ok(members) = object(text.as_bytes()) {
                 let plain: Value = serde_json::from_str(&text).unwrap();
                 prop_assert_eq!(Value::Object(members), plain);
+            }
+        }
+
+        #[test]
+        fn what_is_read_in_place_is_what_a_map_holds(text in r#"\{(" ?[a-c]{0,2}" ?: ?("[a-c\\\\u0061]{0,3}"|1|null),? ?){0,8}\}"#) {
+            if let Some(texts) = texts(text.as_bytes()) {
+                let members: Map<String, Value> =
+                    texts.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+                prop_assert_eq!(members.len(), texts.len());
+                prop_assert_eq!(object(text.as_bytes()), Ok(members));
             }
         }
 

@@ -519,7 +519,10 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     let header_len = decode(parts.header, &mut json)?;
     decode(parts.payload, &mut json)?;
     let (header, payload) = json.split_at_checked(header_len).ok_or(JwtError::Encoding)?;
-    let header = Header::read(&json::object(header)?)?;
+    let header = match json::texts(header) {
+        Some(texts) => Header::read(&Parameters::Texts(texts))?,
+        None => Header::read(&Parameters::Any(json::object(header)?))?,
+    };
     let claims = json::object(payload)?;
     let iss = text(&claims, "iss")?.ok_or(JwtError::MissingClaim("iss"))?;
     let accepted = allowed.iter().filter_map(|&index| Some((index, issuers.get(index)?)));
@@ -617,19 +620,42 @@ struct Header {
     is_access_token: bool,
 }
 
+/// The members of a header.
+enum Parameters<'a> {
+    Any(Map<String, Value>),
+    /// Nearly always.
+    Texts(json::Texts<'a>),
+}
+
+impl Parameters<'_> {
+    fn has(&self, name: &str) -> bool {
+        match self {
+            Self::Any(members) => members.contains_key(name),
+            Self::Texts(texts) => texts.iter().any(|(one, _)| *one == name),
+        }
+    }
+
+    fn text(&self, name: &'static str) -> Result<Option<&str>, JwtError> {
+        match self {
+            Self::Any(members) => match members.get(name) {
+                None => Ok(None),
+                Some(Value::String(text)) => Ok(Some(text)),
+                Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+                    Err(JwtError::ParameterType(name))
+                }
+            },
+            Self::Texts(texts) => Ok(texts.iter().find(|(one, _)| *one == name).map(|(_, text)| *text)),
+        }
+    }
+}
+
 impl Header {
-    fn read(header: &Map<String, Value>) -> Result<Self, JwtError> {
-        let parameter = |name: &'static str| match header.get(name) {
-            None => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                Err(JwtError::ParameterType(name))
-            }
-        };
-        if header.contains_key("crit") {
+    fn read(header: &Parameters<'_>) -> Result<Self, JwtError> {
+        let parameter = |name| header.text(name);
+        if header.has("crit") {
             return Err(JwtError::Critical);
         }
-        if let Some(name) = FORBIDDEN.into_iter().find(|name| header.contains_key(*name)) {
+        if let Some(name) = FORBIDDEN.into_iter().find(|name| header.has(name)) {
             return Err(JwtError::ForbiddenHeader(name));
         }
         let nested = parameter("cty")?.is_some_and(|cty| media_type(cty).eq_ignore_ascii_case("jwt"));
