@@ -13,7 +13,10 @@ use std::{
 
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, header::COOKIE};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Request, StatusCode, Uri,
+    header::{CONTENT_TYPE, COOKIE},
+};
 use portcullis::{
     authn::{
         Answer, Judge, authenticate_bearer,
@@ -168,13 +171,27 @@ pub(crate) fn claims(data: &[u8]) {
         let mut changed = claims.clone();
         steps.set(&mut changed, Value::Bool(true));
         assert_eq!(steps.find(&changed), Some(&Value::Bool(true)), "what was set is found");
+        let nowhere = ClaimPath::steps([""; 0]);
+        nowhere.set(&mut changed, Value::Null);
+        assert_eq!(
+            (nowhere.find(&changed), steps.find(&changed)),
+            (None, Some(&Value::Bool(true))),
+            "it leads nowhere"
+        );
         let exact = ClaimPath::steps([path]);
         assert_eq!(exact.find(claims), claims.get(path), "one exact step is a name");
+    }
+    let only = |value: &str| RequiredClaim { path: steps.clone(), equals: [value.into()].into() };
+    let strict = Issuer { required_claims: [only("r")].into(), access_tokens_only: true, ..issuer() };
+    let now = Timestamp::from_unix_seconds(JWT_NOW);
+    if jwt::verify(signed_as(ACCESS_HEADER, claims).as_bytes(), &[strict], &[0], now).is_ok() {
+        let told = |name: &str| naive.as_ref().map(|claims| claims[name].clone()).unwrap_or_default();
+        assert!(["client_id", "jti", "sub"].iter().all(|name| told(name).is_string()) && told("iat").is_number());
+        assert_eq!(walked, Some(&Value::from("r")));
     }
     let required = RequiredClaim { path: steps.clone(), equals: Box::default() };
     let mapping = ClaimMapping { roles: steps, ..ClaimMapping::default() };
     let issuer = Issuer { required_claims: [required].into(), claims: mapping, ..issuer() };
-    let now = Timestamp::from_unix_seconds(JWT_NOW);
     let Ok(verified) = jwt::verify(signed(claims).as_bytes(), &[issuer], &[0], now) else { return };
 
     let naive = naive.as_ref().unwrap_or(&Value::Null);
@@ -195,7 +212,8 @@ pub(crate) fn claims(data: &[u8]) {
         Some(Value::Array(roles)) => roles.iter().filter_map(Value::as_str).collect(),
         Some(other) => panic!("no roles: {other}"),
     };
-    assert!(identity.roles().eq(roles));
+    // A list of a header has no place for an empty item (R13).
+    assert!(identity.roles().eq(roles.into_iter().filter(|role| !role.is_empty())));
 }
 
 /// R2: a credential that is found stands in the input, and nothing ambient counts beside something explicit. Each line
@@ -241,7 +259,13 @@ pub(crate) fn credential(data: &[u8]) {
 
 /// A token that says this, signed with the secret that the fuzz targets share.
 pub(crate) fn signed(claims: &str) -> String {
-    let input = format!("eyJhbGciOiJIUzI1NiJ9.{}", URL_SAFE_NO_PAD.encode(claims));
+    signed_as(r#"{"alg":"HS256"}"#, claims)
+}
+
+const ACCESS_HEADER: &str = r#"{"alg":"HS256","typ":"at+jwt"}"#;
+
+fn signed_as(header: &str, claims: &str) -> String {
+    let input = format!("{}.{}", URL_SAFE_NO_PAD.encode(header), URL_SAFE_NO_PAD.encode(claims));
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, JWT_SECRET), input.as_bytes());
     format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag))
 }
@@ -299,10 +323,11 @@ fn rule() -> AccessRule {
 /// R24: whatever an issuer publishes, what is taken of it are some keys, not too many.
 pub(crate) fn jwks(data: &[u8]) {
     let public: Vec<Algorithm> = Algorithm::ALL.into_iter().filter(|one| !one.name().starts_with("HS")).collect();
+    let secrets = KeySet::from_jwk_set(data, &[Algorithm::HS256, Algorithm::HS384]);
     if let Ok(keys) = KeySet::from_jwk_set(data, &public) {
         assert!((1..=256).contains(&keys.len()));
         // A set that is taken with all algorithms names no shared secret, whatever else it holds.
-        assert!(KeySet::from_jwk_set(data, &[Algorithm::HS256]).is_err());
+        assert!(secrets.is_err());
     }
     if let Some(url) = std::str::from_utf8(data).ok().and_then(|text| text.parse::<fetch::Url>().ok()) {
         assert_eq!(url.to_string().parse::<fetch::Url>(), Ok(url));
@@ -312,6 +337,25 @@ pub(crate) fn jwks(data: &[u8]) {
 /// R3, R21: only the boolean `true` makes a token active, and what is said of it is judged like a JWT's claims.
 pub(crate) fn introspection(data: &[u8]) {
     introspected(data);
+    let said = introspection::read_body(data);
+    let mut fields = HeaderMap::new();
+    for (status, kind, counts) in [
+        (200, "application/json", true),
+        (200, "Application/JSON ;charset=utf-8", true),
+        (200, "text/html", false),
+        (201, "application/json", false),
+        (401, "application/json", false),
+    ] {
+        fields.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+        let status = StatusCode::from_u16(status).unwrap_or_default();
+        match introspection::read(status, &fields, data) {
+            read if counts => assert_eq!(read, said),
+            read => assert!(read.is_err(), "nothing follows from {status} and {kind}"),
+        }
+    }
+    fields.append(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    assert!(introspection::read(StatusCode::OK, &fields, data).is_err(), "two kinds are none");
+    assert!(introspection::read(StatusCode::OK, &HeaderMap::new(), data).is_err(), "nor is no kind");
 }
 
 /// Whether an answer makes a token good.
