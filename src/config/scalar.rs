@@ -625,7 +625,7 @@ impl Text for LogLevel {
     }
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
-        match tracing_subscriber::EnvFilter::builder().parse(text) {
+        match text.parse::<tracing_subscriber::filter::Targets>() {
             Ok(_) if !text.is_empty() => Ok(Self(text.to_owned())),
             Ok(_) => Err(Unreadable::default()),
             Err(error) => Err(Unreadable::because(error.to_string())),

@@ -23,7 +23,11 @@ use std::{
 };
 
 use tokio::sync::Notify;
-use tracing_subscriber::{EnvFilter, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, ParseError, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 use super::{
     LogFormat, LogSettings, LogSink,
@@ -89,13 +93,14 @@ impl std::error::Error for LogError {
 /// # Errors
 /// [`LogError`] when the level is no filter, or when it was called before.
 pub fn install_diagnostics(settings: &LogSettings) -> Result<(), LogError> {
-    let filter = EnvFilter::builder()
-        .parse(&settings.level)
-        .map_err(|error| LogError::BadLevel { level: settings.level.clone(), reason: error.to_string() })?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(false);
+    let bad = |error: ParseError| LogError::BadLevel { level: settings.level.clone(), reason: error.to_string() };
+    let filter: Targets = settings.level.parse().map_err(bad)?;
+    // What passes is the filter's to say alone.
+    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    let builder = builder.with_writer(io::stderr).with_ansi(false);
     let installed = match settings.format {
-        LogFormat::Json => builder.json().flatten_event(true).finish().try_init(),
-        LogFormat::Text => builder.finish().try_init(),
+        LogFormat::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
+        LogFormat::Text => builder.finish().with(filter).try_init(),
     };
     installed.map_err(|_| LogError::AlreadyInstalled)
 }
