@@ -408,6 +408,7 @@ impl RouteTable {
         }
     }
 
+    #[inline]
     fn search<'a>(&'a self, site: &'a Site, path: &str, blind: Blind) -> Option<Match<'a>> {
         if !path.starts_with('/') {
             return None;
@@ -416,6 +417,7 @@ impl RouteTable {
         own.or_else(|| self.any_host.tree(blind.case).find(path, blind))
     }
 
+    #[inline]
     fn hit<'a>(&'a self, site: &'a Site, path: &str, method: &Method, blind: Blind) -> Result<Hit<'a>, Miss> {
         let Some(Match { terminal: Some(terminal), rival, ranges }) = self.search(site, path, blind) else {
             return Err(Miss::NoRoute);

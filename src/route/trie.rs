@@ -126,6 +126,7 @@ impl Node {
         self.child_beginning(text.as_bytes(), beginning(text.as_bytes()))
     }
 
+    #[inline]
     fn child_beginning(&self, text: &[u8], beginning: u64) -> Option<&Self> {
         if self.literals.len() <= FEW {
             let is_it = |known: &&Literal| {
@@ -279,6 +280,9 @@ impl Terminal {
 
     /// The route for a method: one that names it, else, for HEAD, one that names GET, else one that names none.
     pub(super) fn pick(&self, method: &Method) -> Pick<'_> {
+        if let [only] = &*self.entries {
+            return if rank(&only.route, method) == 0 { Pick::None } else { Pick::One(only) };
+        }
         let mut best = Pick::None;
         let mut best_rank = 0;
         for entry in &self.entries {
