@@ -15,13 +15,14 @@ use std::{
     time::Duration,
 };
 
-use super::patience;
+use super::{patience, program::free_address};
 
 /// A running backend. Dropping it closes its sockets.
 pub(crate) struct Upstream {
     address: SocketAddr,
     shared: Arc<Shared>,
     arrivals: Mutex<mpsc::Receiver<Seen>>,
+    accepts: Option<thread::JoinHandle<()>>,
 }
 
 /// One request as it came.
@@ -72,10 +73,11 @@ struct Shared {
 impl Upstream {
     /// Listens on a free port.
     pub(crate) fn start() -> Self {
-        Self::listen(TcpListener::bind("127.0.0.1:0").expect("a port is free"))
+        // Nobody else comes to its address once it has gone.
+        Self::start_at(free_address())
     }
 
-    /// Listens at an address that was free a moment ago, for an upstream that comes back.
+    /// Listens where another has listened, for an upstream that comes back.
     pub(crate) fn start_at(address: SocketAddr) -> Self {
         Self::listen(TcpListener::bind(address).expect("the port is still free"))
     }
@@ -96,7 +98,7 @@ impl Upstream {
             arrived,
         });
         let accepting = Arc::clone(&shared);
-        thread::spawn(move || {
+        let accepts = thread::spawn(move || {
             for stream in listener.incoming() {
                 let Ok(stream) = stream else { continue };
                 if accepting.is_ended.load(Ordering::SeqCst) {
@@ -115,7 +117,7 @@ impl Upstream {
                 });
             }
         });
-        Self { address, shared, arrivals: Mutex::new(arrivals) }
+        Self { address, shared, arrivals: Mutex::new(arrivals), accepts: Some(accepts) }
     }
 
     pub(crate) const fn address(&self) -> SocketAddr {
@@ -202,8 +204,12 @@ impl Drop for Upstream {
     fn drop(&mut self) {
         self.shared.is_ended.store(true, Ordering::SeqCst);
         self.close_connections();
-        // Wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
+        // Wakes the thread that accepts; nothing is accepted any more once it has ended.
+        if TcpStream::connect(self.address).is_ok()
+            && let Some(accepts) = self.accepts.take()
+        {
+            let _ = accepts.join();
+        }
     }
 }
 

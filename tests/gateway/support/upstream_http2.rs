@@ -18,7 +18,7 @@ impl Http2Upstream {
     pub(crate) fn start<A: Future<Output = ()> + 'static>(
         answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> A + Send + 'static,
     ) -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port is free");
+        let listener = std::net::TcpListener::bind(super::program::free_address()).expect("a port is free");
         listener.set_nonblocking(true).expect("a socket can be asked without waiting");
         let address = listener.local_addr().expect("a bound socket has an address");
         let (running, ended) = oneshot::channel::<()>();
