@@ -234,6 +234,10 @@ fn judge(
         return Ok(Verdict::Preflight);
     }
     let found = find(snapshot, view, path, &head.method)?;
+    if headers::asks_for_stream(head) && !found.route.opens_tunnels() {
+        // What is no tunnel is no answer to it: it is a CONNECT like any other (R11).
+        find(snapshot, view, path, &Method::CONNECT)?;
+    }
     let route = findings.route.insert(Arc::clone(found.route));
     let route = Arc::clone(route);
     if let Some(maintenance) = &snapshot.maintenance

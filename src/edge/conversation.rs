@@ -68,9 +68,9 @@ impl Conversation {
         }
     }
 
-    /// Whether the client may send of a body and has not.
-    pub(crate) fn awaits_body(&self) -> bool {
-        self.uploads.are_awaited()
+    /// Whether the client may send of a body and has not. `tunnels` of its streams owe none.
+    pub(crate) fn awaits_body(&self, tunnels: u32) -> bool {
+        self.uploads.are_awaited(tunnels)
     }
 
     /// Whether a request's head has begun and not ended.
@@ -259,7 +259,7 @@ mod tests {
             let mut talk = fresh();
             let mut feed = |bytes: Vec<u8>, expect: bool| {
                 bytes.chunks(piece).for_each(|piece| hear(&mut talk, piece).unwrap());
-                assert_eq!(talk.awaits_body(), expect, "{piece}");
+                assert_eq!(talk.awaits_body(0), expect, "{piece}");
             };
             feed(frame(HEADERS, END_STREAM, 1, b"abc"), false);
             feed(frame(HEADERS, 0, 3, b"abc"), true);
@@ -277,11 +277,11 @@ mod tests {
         let mut talk = fresh();
         hear(&mut talk, &frame(HEADERS, 0, 1, b"abc")).unwrap();
         hear(&mut talk, &frame(DATA, 0, 1, &[0; 100])).unwrap();
-        assert!(!talk.awaits_body());
+        assert!(!talk.awaits_body(0));
 
         say(&mut talk, &frame(WINDOW_UPDATE, 0, 1, &50_u32.to_be_bytes()));
 
-        assert!(talk.awaits_body());
+        assert!(talk.awaits_body(0));
     }
 
     #[test]
@@ -290,11 +290,11 @@ mod tests {
             let mut talk = fresh();
             hear(&mut talk, &frame(HEADERS, 0, 1, b"abc")).unwrap();
             say(&mut talk, &frame(HEADERS, 0, 1, b"early"));
-            assert!(talk.awaits_body());
+            assert!(talk.awaits_body(0));
 
             say(&mut talk, &answer);
 
-            assert!(!talk.awaits_body());
+            assert!(!talk.awaits_body(0));
         }
     }
 

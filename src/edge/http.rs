@@ -56,6 +56,7 @@ use crate::{
     id::RequestId,
     inbound::{Inbound, Malformed},
     mtls::ClientCertificate,
+    upstream::Tunnel,
 };
 
 /// What all connections of one worker share.
@@ -311,6 +312,9 @@ async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
         .max_send_buf_size(HTTP2_SEND_BUFFER)
         .keep_alive_interval(HTTP2_PING)
         .keep_alive_timeout(HTTP2_PING_TIMEOUT);
+    if H::TUNNELS {
+        builder.enable_connect_protocol();
+    }
     let progress = Arc::clone(&context.progress);
     let client = Arc::clone(&context.connection);
     let service = service_fn(move |request| answer_http2(Rc::clone(&context), request));
@@ -357,7 +361,7 @@ async fn answer_http1<H: Handler>(
     if (body_is_open || malformed.is_some() || last) && version == Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Tracked { body, silent: false, answer: None, _under_way: under_way }))
+    Ok(response.map(|body| Tracked { body, silent: false, answer: None, _under_way: Some(under_way) }))
 }
 
 async fn answer_http2<H: Handler>(
@@ -370,10 +374,22 @@ async fn answer_http2<H: Handler>(
     }
     let under_way = UnderWay::begin(&context);
     context.worker.counters.requests_http2.fetch_add(1, Relaxed);
+    let stream = (request.method() == Method::CONNECT).then(|| TunnelStream::begin(&context));
     // hyper leaves the body out of an answer to HEAD in HTTP/1 only; a client takes one in HTTP/2 for a broken stream.
     let silent = request.method() == Method::HEAD;
     let (mut inbound, body) = context.inbound(request, malformed);
     let mut response = context.worker.handler.handle(&mut inbound, body).await;
+    let under_way = match response.extensions().get::<Tunnel>().cloned() {
+        // The stream goes on without an answer, and the connection is not idle until it has ended.
+        Some(tunnel) => {
+            drop(spawn_local(async move {
+                tunnel.closed().await;
+                drop((under_way, stream));
+            }));
+            None
+        }
+        None => Some(under_way),
+    };
     if let Some(length) = response.body().size_hint().exact().filter(|length| silent && *length > 0) {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
@@ -420,6 +436,22 @@ impl Drop for UnderWay {
     }
 }
 
+/// A stream that is a tunnel, or asks to be.
+struct TunnelStream(Arc<Progress>);
+
+impl TunnelStream {
+    fn begin<H>(context: &Exchange<H>) -> Self {
+        context.progress.begin_tunnel();
+        Self(Arc::clone(&context.progress))
+    }
+}
+
+impl Drop for TunnelStream {
+    fn drop(&mut self) {
+        self.0.end_tunnel();
+    }
+}
+
 /// A response body that tells when it is done with.
 pub(crate) struct Tracked<B> {
     body: B,
@@ -427,7 +459,7 @@ pub(crate) struct Tracked<B> {
     silent: bool,
     /// Over HTTP/2: whether it waits for its client.
     answer: Option<Answer>,
-    _under_way: UnderWay,
+    _under_way: Option<UnderWay>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {

@@ -61,6 +61,8 @@ pub(crate) struct Progress {
     received: AtomicU64,
     /// Requests whose answer is not complete.
     in_flight: AtomicU32,
+    /// Streams that are tunnels, or ask to be.
+    tunnels: AtomicU32,
     /// Heads passed, refused ones included.
     heads: AtomicU64,
     /// The head whose body is not complete; 0: none.
@@ -88,6 +90,7 @@ impl Progress {
             sent: AtomicU64::new(0),
             received: AtomicU64::new(0),
             in_flight: AtomicU32::new(0),
+            tunnels: AtomicU32::new(0),
             heads: AtomicU64::new(0),
             body_of: AtomicU64::new(0),
             upgrade_of: AtomicU64::new(0),
@@ -192,6 +195,21 @@ impl Progress {
 
     pub(crate) fn end_request(&self) {
         self.in_flight.store(self.in_flight.load(Relaxed).saturating_sub(1), Relaxed);
+    }
+
+    /// A stream asks to be a tunnel: from here on its pauses are its owner's matter.
+    pub(crate) fn begin_tunnel(&self) {
+        self.tunnels.store(self.tunnels.load(Relaxed) + 1, Relaxed);
+        self.wake();
+    }
+
+    pub(crate) fn end_tunnel(&self) {
+        self.tunnels.store(self.tunnels.load(Relaxed).saturating_sub(1), Relaxed);
+        self.wake();
+    }
+
+    pub(crate) fn tunnels(&self) -> u32 {
+        self.tunnels.load(Relaxed)
     }
 
     /// Asks the connection to end when its requests are answered.

@@ -371,7 +371,7 @@ impl Wire {
         match &self.mode {
             _ if self.refused => Waiting::Nothing,
             // First the body: a head left open beside it must not spare it its rate.
-            Mode::Http2(conversation) if conversation.awaits_body() => Waiting::Body,
+            Mode::Http2(conversation) if conversation.awaits_body(self.progress.tunnels()) => Waiting::Body,
             Mode::Http2(conversation) if conversation.awaits_head() => Waiting::Head,
             Mode::Http2(_) | Mode::Tunnel => Waiting::Message,
             Mode::Guarded(framing) if framing.in_body() => Waiting::Body,

@@ -347,6 +347,8 @@ impl Gateway {
 impl Handler for Gateway {
     type Body = pipeline::Body;
 
+    const TUNNELS: bool = true;
+
     fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<pipeline::Body>> {
         self.0.handle(inbound, body)
     }

@@ -38,9 +38,9 @@ pub fn refused_of_request(name: &HeaderName, settings: &Settings) -> Option<&'st
         Some(Kind::Authorization | Kind::Cookie | Kind::Proof) => {
             Some("it carries credentials: `forward_credential` and `pass_authorization` say what of them goes on (R14)")
         }
-        Some(Kind::Connection | Kind::Expect | Kind::Framing | Kind::Hop | Kind::Te | Kind::Upgrade) => {
-            Some("it frames the message or concerns one connection (R18)")
-        }
+        Some(
+            Kind::Connection | Kind::Expect | Kind::Framing | Kind::Hop | Kind::Te | Kind::Upgrade | Kind::WebSocketKey,
+        ) => Some("it frames the message or concerns one connection (R18)"),
         Some(Kind::Forwarding) => {
             Some("it tells of the client and its way, which the gateway writes afresh and lets nobody else say (R15)")
         }

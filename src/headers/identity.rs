@@ -32,7 +32,8 @@ pub fn is_managed(name: &HeaderName, settings: &Settings) -> bool {
             | names::Kind::Te
             | names::Kind::Traceparent
             | names::Kind::Tracestate
-            | names::Kind::Upgrade,
+            | names::Kind::Upgrade
+            | names::Kind::WebSocketKey,
         ) => false,
     }
 }

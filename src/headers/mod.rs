@@ -7,15 +7,19 @@
 //! changed: what may pass is copied, in one pass over them, to the [`Lines`] that are sent.
 
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Version,
-    header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, TRANSFER_ENCODING, UPGRADE},
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{AUTHORIZATION, COOKIE},
     request::Parts,
     uri::PathAndQuery,
 };
 use ipnet::IpNet;
 
 use self::names::Kind;
-pub use self::{buffer::HeadBuffer, lines::Lines};
+pub use self::{
+    buffer::HeadBuffer,
+    lines::Lines,
+    websocket::{Handshake, asks_for_stream, asks_for_websocket, read_connect},
+};
 use crate::{
     api_key,
     authz::{Grounds, Permit},
@@ -40,6 +44,7 @@ mod names;
 pub mod prefix;
 pub mod response;
 pub mod trailers;
+mod websocket;
 
 /// `[identity]` and the forwarding part of `[server]`, ready to use.
 #[derive(Debug)]
@@ -132,8 +137,8 @@ pub struct OutboundParts {
     pub takes_trailers: bool,
     /// Why it may go.
     pub permit: Permit,
-    /// `Sec-WebSocket-Key`, if this asks to become a WebSocket and may (R17).
-    pub websocket: Option<HeaderValue>,
+    /// The handshake, if this asks to become a WebSocket and may (R17).
+    pub websocket: Option<Handshake>,
 }
 
 /// Why a permitted request cannot be told to an upstream.
@@ -202,11 +207,6 @@ pub fn rewrite(
     })
 }
 
-/// Whether a request is the opening handshake of a WebSocket (RFC 6455 section 4.1), whatever its route says to that.
-pub fn asks_for_websocket(head: &Parts) -> bool {
-    websocket_key(head).is_some()
-}
-
 /// Whether a header tells of the caller, the connection or the way of a request, so that it can carry no credential.
 pub fn has_meaning(name: &HeaderName) -> bool {
     names::has_meaning(name)
@@ -238,8 +238,8 @@ impl OutboundRequest {
         &self.parts.permit
     }
 
-    /// `Sec-WebSocket-Key`, if this asks to become a WebSocket and may.
-    pub const fn websocket(&self) -> Option<&HeaderValue> {
+    /// The handshake, if this asks to become a WebSocket and may.
+    pub const fn websocket(&self) -> Option<&Handshake> {
         self.parts.websocket.as_ref()
     }
 
@@ -299,7 +299,7 @@ struct Rewritten {
     lines: Lines,
     expects_continue: bool,
     takes_trailers: bool,
-    websocket: Option<HeaderValue>,
+    websocket: Option<Handshake>,
 }
 
 fn rewrite_head(
@@ -331,7 +331,7 @@ fn rewrite_head(
     } else {
         survey
     };
-    let websocket = if survey.upgrade && route.websocket { websocket_key(head) } else { None };
+    let websocket = if route.websocket { websocket::handshake(head) } else { None };
     match survey.cookie {
         Cookies::None => {}
         Cookies::One(value) => cookie::put_others([value], &settings.own_cookies, &mut lines),
@@ -368,7 +368,6 @@ struct Survey<'h> {
     takes_trailers: bool,
     traceparent: bool,
     tracestate: bool,
-    upgrade: bool,
 }
 
 /// The `Cookie` fields of a request: nearly always one, which need not be looked for again.
@@ -396,7 +395,9 @@ fn copy_fit<'h>(
             continue;
         }
         let passes = match names::kind(name, settings) {
-            None | Some(Kind::Forwarding | Kind::Framing | Kind::Hop | Kind::Host | Kind::Identity) => false,
+            None | Some(Kind::Forwarding | Kind::Framing | Kind::Hop | Kind::Host | Kind::Identity | Kind::Upgrade) => {
+                false
+            }
             Some(Kind::Authorization) => authorization.passes_as_sent(&route.access) && !holds_our_key(value),
             Some(Kind::Proof) => authorization.passes_as_sent(&route.access),
             Some(Kind::Connection) => {
@@ -416,7 +417,7 @@ fn copy_fit<'h>(
             }
             Some(Kind::MethodOverride) => route.methods.is_none(),
             // Ours goes instead: the client's own where it is believed.
-            Some(Kind::RequestId) => false,
+            Some(Kind::RequestId | Kind::WebSocketKey) => false,
             Some(Kind::Te) => {
                 survey.takes_trailers |= hop::takes_trailers(value);
                 false
@@ -427,10 +428,6 @@ fn copy_fit<'h>(
             }
             Some(Kind::Tracestate) => {
                 survey.tracestate = true;
-                false
-            }
-            Some(Kind::Upgrade) => {
-                survey.upgrade = true;
                 false
             }
             Some(Kind::Ordinary) => true,
@@ -486,31 +483,7 @@ fn put_trace(headers: &HeaderMap, sent: bool, state_sent: bool, request_id: &Req
     lines.put_bytes(TRACEPARENT.as_str(), &new_traceparent(request_id));
 }
 
-/// The key of an opening handshake (RFC 6455 section 4.1), and nothing else that asks for an upgrade.
-fn websocket_key(head: &Parts) -> Option<HeaderValue> {
-    let single = |name: &HeaderName| {
-        let mut values = head.headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none())
-    };
-    let has_no_body = !head.headers.contains_key(TRANSFER_ENCODING)
-        && head.headers.get(CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0");
-    let asks = head.method == Method::GET
-        && head.version == Version::HTTP_11
-        && has_no_body
-        && single(&UPGRADE)?.as_bytes().eq_ignore_ascii_case(b"websocket")
-        && hop::connection_lists(&head.headers, "upgrade")
-        && single(&SEC_WEBSOCKET_VERSION)?.as_bytes() == b"13";
-    let key = single(&SEC_WEBSOCKET_KEY)?;
-    let is_key = || {
-        use base64::{Engine as _, engine::general_purpose::STANDARD};
-        key.len() == 24 && STANDARD.decode(key.as_bytes()).is_ok_and(|bytes| bytes.len() == 16)
-    };
-    (asks && is_key()).then(|| key.clone())
-}
-
 const DPOP: HeaderName = HeaderName::from_static("dpop");
-const SEC_WEBSOCKET_KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
-const SEC_WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 pub(crate) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -50,8 +50,10 @@ pub(super) enum Kind {
     Traceparent,
     /// Kept beside a `traceparent` that is kept.
     Tracestate,
-    /// Removed, but for a permitted WebSocket (R17).
+    /// Removed; a permitted WebSocket asks for its own upgrade (R17).
     Upgrade,
+    /// Written afresh for a permitted WebSocket over HTTP/1.1 (R17).
+    WebSocketKey,
 }
 
 /// The kind of a name; `None`: to be dropped because the name has characters outside `[a-z0-9-]` (R12).
@@ -329,6 +331,7 @@ const KNOWN: &[(&str, Kind)] = &[
     ("x-azure-clientip", Kind::Forwarding),
     ("x-azure-socketip", Kind::Forwarding),
     ("x-originating-ip", Kind::Forwarding),
+    ("sec-websocket-key", Kind::WebSocketKey),
     ("transfer-encoding", Kind::Hop),
     ("client-cert-chain", Kind::Identity),
     ("ssl-client-serial", Kind::Identity),

@@ -1,6 +1,6 @@
 //! What an upstream gets of a request: strip-then-add, cookies, tokens, hop-by-hop fields, WebSocket.
 
-use http::Request;
+use http::{Request, Version};
 use proptest::prelude::*;
 
 use super::*;

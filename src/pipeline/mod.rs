@@ -9,7 +9,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Response, StatusCode,
+    HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{
         ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, SET_COOKIE,
         STRICT_TRANSPORT_SECURITY,
@@ -125,6 +125,9 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
     let (started, now, malformed) = (inbound.started, inbound.now, inbound.malformed);
     let proof = if inbound.connection.tls.is_none() { worker.live.shared.challenges.file(inbound) } else { None };
     let (head, connection) = (&mut inbound.head, &inbound.connection);
+    if head.method == Method::CONNECT {
+        headers::read_connect(head);
+    }
     if let Some(believed) = forwarded::request_id(connection, &head.headers, &snapshot.headers) {
         inbound.request_id = believed;
     }
@@ -299,7 +302,8 @@ async fn relay(
             let outbound = headers::rewrite(head, permit, proofs, view, sent, request_id, &snapshot.headers)?;
             let OutboundParts { method, target, host, lines, expects_continue, takes_trailers, permit, websocket } =
                 outbound.into_parts();
-            let websocket = websocket.zip(client).map(|(key, client)| WebSocket { key, client, slots: watched.held() });
+            let websocket =
+                websocket.zip(client).map(|(handshake, client)| WebSocket::new(handshake, client, watched.held()));
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
             let passes = route.limits.request_trailers && body.is_some();
@@ -336,12 +340,17 @@ async fn relay(
             watched.answered();
             // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of it.
             outcome.upstream(index, &settings.name, outcome.elapsed());
-            let websocket_accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-            if websocket_accepted {
-                outcome.protocol("websocket");
+            let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if accepted {
+                outcome.tunnel("websocket");
             }
-            if let Some(tunnel) = response.extensions_mut().remove::<Tunnel>() {
-                watched.follow(tunnel);
+            // RFC 8441 section 5: a stream is opened by a 2xx.
+            let opens_stream = accepted && http2;
+            if opens_stream {
+                *response.status_mut() = StatusCode::OK;
+            }
+            if let Some(tunnel) = response.extensions().get::<Tunnel>() {
+                watched.follow(tunnel.clone());
             } else if route.limits.keep_downloads && response.headers().contains_key(CONTENT_LENGTH) {
                 watched.unbind();
             }
@@ -349,7 +358,7 @@ async fn relay(
                 route: &route,
                 authenticated: permit.identity().is_some(),
                 own_prefix: &snapshot.login.prefix,
-                websocket_accepted,
+                websocket_accepted: accepted && !opens_stream,
                 mend: Mend::of(&route, &head.headers, view, path, sent, &snapshot.headers),
             };
             headers::response::rewrite(response.headers_mut(), &context, &snapshot.headers);

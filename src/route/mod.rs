@@ -569,6 +569,13 @@ impl Site {
     }
 }
 
+impl Route {
+    /// Whether a WebSocket may be opened here.
+    pub const fn opens_tunnels(&self) -> bool {
+        self.websocket && matches!(self.target, Target::Upstream(_))
+    }
+}
+
 /// R11. In any case: `trace` is another method to us, and the same one to backends that fold methods.
 fn is_never_served(method: &Method) -> bool {
     if matches!(*method, Method::GET | Method::POST | Method::HEAD | Method::PUT | Method::DELETE | Method::OPTIONS) {

@@ -88,6 +88,8 @@ pub struct Outcome {
     /// Whether an answer to this request has a body at all (RFC 9110 section 9.3.2).
     head_only: bool,
     finished: bool,
+    /// Whether it became a tunnel.
+    tunnels: bool,
     bytes_in: u64,
     bytes_out: u64,
     /// Counts request bytes while the body is elsewhere.
@@ -156,6 +158,7 @@ impl Outcome {
             status: None,
             head_only: *began.method == Method::HEAD,
             finished: false,
+            tunnels: false,
             bytes_in: 0,
             bytes_out: 0,
             meter: None,
@@ -264,8 +267,9 @@ impl Outcome {
         clock::instant().saturating_duration_since(self.started)
     }
 
-    /// What the connection turned into, instead of the HTTP version: `websocket`.
-    pub fn protocol(&mut self, protocol: &'static str) {
+    /// What the connection or stream turned into, instead of the HTTP version: `websocket`.
+    pub fn tunnel(&mut self, protocol: &'static str) {
+        self.tunnels = true;
         if let Some(facts) = &mut self.facts {
             facts.protocol = protocol;
         }
@@ -313,7 +317,7 @@ impl Drop for Outcome {
         metrics.request_ended();
         let route = self.route.take().unwrap_or_else(|| metrics.unrouted());
         // A tunnel lives for hours; its duration would say nothing about requests.
-        let observed = (self.status != Some(StatusCode::SWITCHING_PROTOCOLS)).then_some(elapsed);
+        let observed = (!self.tunnels).then_some(elapsed);
         route.record(self.status, self.decision, observed);
         if self.bytes_in != 0 || self.bytes_out != 0 {
             route.record_bytes(self.bytes_in, self.bytes_out);

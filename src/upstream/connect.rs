@@ -66,6 +66,8 @@ pub(super) enum Offer {
     All,
     /// HTTP/1.1, for what needs a connection of its own.
     Http1,
+    /// A stream where the server opens tunnels on these (RFC 8441), else as [`Self::Http1`].
+    Tunnel,
 }
 
 /// A byte stream to a server.
@@ -197,7 +199,7 @@ impl Target {
                         .map_err(|_| UpstreamError::Unreachable("bad_name"))?,
                 };
                 let stream = self.tcp(authority, HTTPS_PORT).await?;
-                let protocols = if self.offers_http2 && offer == Offer::All { &[H2, HTTP1][..] } else { &[HTTP1] };
+                let protocols = if self.offers_http2 && offer != Offer::Http1 { &[H2, HTTP1][..] } else { &[HTTP1] };
                 let protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
                 let stream = TlsConnector::from(tls).with_alpn(protocols).connect(name, stream).await;
                 stream.map(|stream| Io::Tls(Box::new(stream))).map_err(|_| UpstreamError::Unreachable("tls"))

@@ -8,16 +8,12 @@
 
 use std::{cell::Cell, fmt, num::NonZeroU32, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
-use http::{
-    HeaderValue, Method, Response, StatusCode,
-    header::{CONNECTION, UPGRADE},
-    uri::PathAndQuery,
-};
+use http::{HeaderValue, Method, Response, StatusCode, uri::PathAndQuery};
 use http_body::Body as _;
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
-    headers::Lines,
+    headers::{Handshake, Lines},
     host::{Authority, Host},
     rate_limit::Slots,
     route::Timeouts,
@@ -64,6 +60,7 @@ use self::{
     client_body::RequestBody,
     connect::Offer,
     health::{Place, Rules, Standing},
+    link::Raw,
     outbox::Outbox,
     pool::{Entry, Failure, Leased, Tried, Wish},
     queue::Turn,
@@ -212,12 +209,30 @@ pub struct Outgoing {
 /// The client's side of a WebSocket handshake.
 #[derive(Debug)]
 pub struct WebSocket {
-    /// Its `Sec-WebSocket-Key`, already found valid.
-    pub key: HeaderValue,
-    /// Resolves to the client's connection once our 101 was written.
-    pub client: OnUpgrade,
+    /// As it came.
+    handshake: Handshake,
+    /// `Sec-WebSocket-Key` for a server that is asked over HTTP/1.1: the client's, where it has sent one.
+    key: HeaderValue,
+    /// Resolves to the client's connection or stream once our answer was written.
+    client: OnUpgrade,
     /// Its places among the requests under way; kept until the tunnel ends.
-    pub slots: Option<Rc<Slots>>,
+    slots: Option<Rc<Slots>>,
+}
+
+impl WebSocket {
+    /// What `client` asks for by a `handshake`.
+    pub fn new(handshake: Handshake, client: OnUpgrade, slots: Option<Rc<Slots>>) -> Self {
+        let key = match &handshake {
+            Handshake::Upgrade(key) => key.clone(),
+            Handshake::Stream => upgrade::fresh_key(),
+        };
+        Self { handshake, key, client, slots }
+    }
+
+    /// Whether the client asks for a stream of HTTP/2.
+    fn is_stream(&self) -> bool {
+        self.handshake == Handshake::Stream
+    }
 }
 
 /// What one exchange may use.
@@ -395,9 +410,8 @@ impl Journey<'_> {
     }
 }
 
-/// A tunnel takes its connection with it.
 fn wish<'a>(request: &Outgoing, times: &'a Times, again: &Again, course: Option<&'a Course>) -> Wish<'a> {
-    let offer = if request.websocket.is_some() { Offer::Http1 } else { Offer::All };
+    let offer = if request.websocket.is_some() { Offer::Tunnel } else { Offer::All };
     let asked = course.map_or(&[][..], Course::done);
     Wish { caller: request.caller, offer, asked, fresh: again.unsent >= STALE_MAX, times }
 }
@@ -446,7 +460,7 @@ async fn over_http1(
         outbox.rewind(journey.request, lease.host(journey.request));
     };
 
-    let answer::Final { mut response, length, keeps_alive } = head;
+    let answer::Final { response, length, keeps_alive } = head;
     lease.hold(journey.turn.clone());
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         let websocket = journey.request.websocket.take().ok_or(UpstreamError::Invalid("unasked_101"));
@@ -454,14 +468,16 @@ async fn over_http1(
             .and_then(|asked| upgrade::check(&asked.key, response.headers()).map(|()| asked))
             .inspect_err(|&why| journey.entry.note_failure(journey.upstreams, lease.server(), why))?;
         journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
-        let tunnel =
-            upgrade::open(journey.upstreams, lease, websocket.client, websocket.slots, journey.limits.tunnel_idle);
-        response.extensions_mut().insert(tunnel);
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
-        response.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
-        return Ok(response.map(|()| Body::empty()));
+        lease.link().patience().end();
+        let server = Raw(Rc::clone(lease.link()));
+        let idle = journey.limits.tunnel_idle;
+        return Ok(upgrade::open(journey.upstreams, server, Leased::Own(lease), websocket, response, idle));
     }
     journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
+    if response.status().is_success() && journey.request.websocket.as_ref().is_some_and(WebSocket::is_stream) {
+        // To a client that asks for a stream every 2xx says that it stands.
+        return Err(UpstreamError::Invalid("no_tunnel"));
+    }
     if !keeps_alive {
         lease.use_once();
     }

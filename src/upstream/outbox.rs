@@ -268,8 +268,10 @@ fn compose(request: &Outgoing, host: &HeaderValue, framing: Framing) -> HeadBuff
     if request.expects_continue && framing != Framing::None {
         head.extend_from_slice(b"expect: 100-continue\r\n");
     }
-    if request.websocket.is_some() {
-        head.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\n");
+    if let Some(websocket) = &request.websocket {
+        head.extend_from_slice(b"connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: ");
+        head.extend_from_slice(websocket.key.as_bytes());
+        head.extend_from_slice(b"\r\n");
     }
     head.extend_from_slice(b"\r\n");
     head

@@ -1,7 +1,7 @@
-//! WebSocket tunnels (RULES R17; RFC 6455 section 4): the check of the handshake, and the copying after it.
+//! WebSocket tunnels (RULES R17; RFC 6455 section 4, RFC 8441): the check of the handshake, and the copying after it.
 //!
 //! [`check`] accepts only the one 101 that answers our request's key; whatever else calls itself 101 is an invalid
-//! answer. [`open`] waits until our own 101 reached the client, then copies both ways in bounded buffers until both
+//! answer. [`open`] takes a connection or a stream on either side, waits until our own 101 reached the client, then copies both ways in bounded buffers until both
 //! ends have finished, nothing moved for the idle limit, the gateway stops, or the [`Tunnel`] is told to end; whoever is
 //! cut off is told so by a close frame where one can be sent (`farewell`).
 
@@ -18,10 +18,9 @@ use std::{
 use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{
-    HeaderMap, HeaderName, HeaderValue,
+    HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
@@ -29,12 +28,11 @@ use tokio::{
 };
 
 use super::{
-    UpstreamError, Upstreams,
+    Body, UpstreamError, Upstreams, WebSocket,
     farewell::{Client, Why},
-    link::Raw,
-    pool::Lease,
+    pool::Leased,
 };
-use crate::{clock, rate_limit::Slots};
+use crate::{clock, headers::Handshake, secret};
 
 const SEC_WEBSOCKET_ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 
@@ -52,6 +50,11 @@ impl Tunnel {
     /// Whether it still stands.
     pub fn is_open(&self) -> bool {
         self.0.receiver_count() > 0
+    }
+
+    /// Waits until it stands no more.
+    pub async fn closed(&self) {
+        self.0.closed().await;
     }
 }
 
@@ -72,22 +75,32 @@ pub(super) fn check(key: &HeaderValue, headers: &HeaderMap) -> Result<(), Upstre
     if to_websocket && connection_says_so && accepted { Ok(()) } else { Err(UpstreamError::Invalid("bad_handshake")) }
 }
 
-/// Starts a tunnel between a server's connection and the client's, once that is there.
+/// Starts a tunnel between a server and the client's connection or stream, once that is there, and makes the answer to
+/// the client of the server's, whichever protocols the two speak. `lease` is what `server` is lent by.
 pub(super) fn open(
     upstreams: &Upstreams,
-    lease: Lease,
-    client: OnUpgrade,
-    slots: Option<Rc<Slots>>,
+    server: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    lease: Leased,
+    websocket: WebSocket,
+    mut response: Response<()>,
     idle: Duration,
-) -> Tunnel {
+) -> Response<Body> {
+    let WebSocket { handshake, client, slots, .. } = websocket;
+    let headers = response.headers_mut();
+    headers.remove(SEC_WEBSOCKET_ACCEPT);
+    if let Handshake::Upgrade(key) = handshake {
+        headers.extend(HeaderValue::try_from(accept_value(key.as_bytes())).map(|value| (SEC_WEBSOCKET_ACCEPT, value)));
+    }
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let tunnel = Tunnel(Arc::new(watch::Sender::new(false)));
     let mut told = tunnel.0.subscribe();
     // Nobody has to keep the handle: an end is told, not a matter of who still listens.
     let teller = Arc::clone(&tunnel.0);
+    response.extensions_mut().insert(tunnel);
     let shutdown = upstreams.shutdown().clone();
     let guard = shutdown.guard();
-    let server = Rc::clone(lease.link());
-    server.patience().end();
     let open = Open::new(lease);
     tokio::task::spawn_local(async move {
         let _guard = guard;
@@ -98,7 +111,7 @@ pub(super) fn open(
         let copying = async {
             let client = client.await.map_err(io::Error::other)?;
             let client = reached.insert(Client::new(Watched { io: TokioIo::new(client), moved: Rc::clone(&moved) }));
-            let mut server = Watched { io: Raw(server), moved: Rc::clone(&moved) };
+            let mut server = Watched { io: server, moved: Rc::clone(&moved) };
             copy_bidirectional_with_sizes(client, &mut server, BUFFER_BYTES, BUFFER_BYTES).await
         };
         let cut = tokio::select! {
@@ -115,14 +128,14 @@ pub(super) fn open(
             client.say_goodbye(why).await;
         }
     });
-    tunnel
+    response.map(|()| Body::empty())
 }
 
 /// Counts a tunnel, and holds its lease: it is a request under way.
-struct Open(Lease);
+struct Open(Leased);
 
 impl Open {
-    fn new(lease: Lease) -> Self {
+    fn new(lease: Leased) -> Self {
         lease.counters().tunnels.fetch_add(1, Relaxed);
         Self(lease)
     }
@@ -172,6 +185,13 @@ async fn unmoved(moved: &Cell<Instant>, idle: Duration) {
         let Some(left) = idle.checked_sub(quiet).filter(|left| !left.is_zero()) else { return };
         tokio::time::sleep(left).await;
     }
+}
+
+/// `Sec-WebSocket-Key` for a client that has none (RFC 6455 section 4.1).
+pub(super) fn fresh_key() -> HeaderValue {
+    let key = STANDARD.encode(secret::random::<16>());
+    // Base64 is made of bytes that any header value may hold.
+    HeaderValue::try_from(key).unwrap_or(HeaderValue::from_static(""))
 }
 
 /// RFC 6455 section 4.2.2: what proves that the server read this very handshake.

@@ -35,7 +35,7 @@ fn gateway(upstream: &Upstream) -> Gateway {
 pub(crate) fn upstream() -> Upstream {
     let upstream = Upstream::start();
     upstream.respond(|seen| match &*seen.path {
-        "/ws" => websocket::echo(),
+        "/ws" => websocket::echo(seen),
         "/events" => waiting(
             "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: a\n\n\r\n",
         ),
@@ -96,26 +96,30 @@ fn a_websocket_that_is_cut_is_told_so_at_the_border_of_a_frame() {
     let gateway = gateway(&upstream).start();
     let (alice, bob) = (gateway.log_in("alice"), gateway.log_in("bob"));
     let say = |client: &Client, bytes: &[u8]| {
-        let mut connection = client.connect();
-        connection.send(&handshake(client.get("/ws").header("Sec-Fetch-Site", "same-origin"))).expect(101);
+        let request = client.get("/ws").header("Sec-Fetch-Site", "same-origin");
+        let mut connection = websocket::open(&request, client.opens_streams()).1.expect("a tunnel");
         connection.write(bytes).expect("it is sent");
         assert_eq!(connection.read_exactly(bytes.len()).expect("the echo"), bytes);
         connection
     };
     let whole = [&b""[..], b"\x81\x05hello", b"\x01\x02ab", b"\x81\x05hello\x8a\x00"];
     let broken = [&b"\x81"[..], b"\x81\x05hell", b"\x82\x7e\x01", b"\x88\x02\x03\xe8", b"what is this?"];
-    let mut told: Vec<_> = whole.iter().map(|bytes| say(&alice, bytes)).collect();
-    let mut silent: Vec<_> = broken.iter().map(|bytes| say(&alice, bytes)).collect();
+    let alices = [alice.clone(), alice.over_http2()];
+    let each = |list: &[&'static [u8]]| -> Vec<(&'static [u8], Connection)> {
+        let all = alices.iter().flat_map(|alice| list.iter().map(move |bytes| (alice, *bytes)));
+        all.map(|(alice, bytes)| (bytes, say(alice, bytes))).collect()
+    };
+    let (mut told, mut silent) = (each(&whole), each(&broken));
     let mut other = say(&bob, b"\x81\x05hello");
 
     revoke(&gateway, "alice");
 
-    for (connection, before) in told.iter_mut().zip(whole) {
+    for (before, connection) in &mut told {
         let close = ends_soon(connection);
         assert_eq!(&close[..4], b"\x88\x18\x03\xf0", "after {before:?}: final, close, 1008");
         assert_eq!(close[4..], *b"your session has ended");
     }
-    for (connection, before) in silent.iter_mut().zip(broken) {
+    for (before, connection) in &mut silent {
         assert_eq!(ends_soon(connection), b"", "after {before:?}");
     }
     other.write(b"\x81\x00").expect("bob's goes on");
@@ -128,15 +132,20 @@ fn a_websocket_ends_with_going_away_when_the_gateway_stops() {
     let upstream = upstream();
     let gateway = gateway(&upstream).start();
     let client = gateway.log_in("alice");
-    let mut connection = client.connect();
-    connection.send(&handshake(client.get("/ws").header("Sec-Fetch-Site", "same-origin"))).expect(101);
-    connection.write(b"\x81\x05hello").expect("it is sent");
-    assert_eq!(connection.read_exactly(7).expect("the echo"), b"\x81\x05hello");
+    let mut connections = [client.clone(), client.over_http2()].map(|client| {
+        let request = client.get("/ws").header("Sec-Fetch-Site", "same-origin");
+        let mut connection = websocket::open(&request, client.opens_streams()).1.expect("a tunnel");
+        connection.write(b"\x81\x05hello").expect("it is sent");
+        assert_eq!(connection.read_exactly(7).expect("the echo"), b"\x81\x05hello");
+        connection
+    });
 
     let stopping = std::thread::spawn(move || gateway.stop());
 
-    assert_eq!(ends_soon(&mut connection), b"\x88\x02\x03\xe9");
-    drop(connection);
+    for connection in &mut connections {
+        assert_eq!(ends_soon(connection), b"\x88\x02\x03\xe9");
+    }
+    drop(connections);
     assert!(stopping.join().expect("it stops"));
 }
 
@@ -146,11 +155,11 @@ fn a_tunnel_ends_when_its_user_logs_out() {
     let upstream = upstream();
     let gateway = gateway(&upstream).start();
     let alice = gateway.log_in("alice");
-    let mut open = tunnel(&alice);
+    let mut open = [tunnel(&alice), tunnel(&alice.over_http2())];
 
     alice.post("/_auth/logout", "").send();
 
-    ends_soon(&mut open);
+    open.iter_mut().for_each(|open| drop(ends_soon(open)));
 }
 
 /// R26. Bytes of a tunnel are no activity: requests are.
@@ -159,7 +168,7 @@ fn a_tunnel_ends_at_the_idle_limit_of_its_session() {
     let upstream = upstream();
     let gateway = gateway(&upstream).start();
     let (alice, bob) = (gateway.log_in("alice"), gateway.log_in("bob"));
-    let (mut of_alice, mut of_bob) = (tunnel(&alice), tunnel(&bob));
+    let (mut of_alice, mut of_bob) = (tunnel(&alice.over_http2()), tunnel(&bob));
     gateway.advance(9 * MINUTE);
     assert!(echoes(&mut of_alice) && echoes(&mut of_bob));
     bob.get("/x").send().expect(200);
@@ -199,12 +208,15 @@ fn a_tunnel_ends_with_its_token() {
         claims["exp"] = json!(gateway.now().unix_seconds() + seconds);
         gateway.client().always("Authorization", &format!("Bearer {}", issuer.sign(&claims)))
     };
-    let (mut short, mut long) = (tunnel(&bearer(300)), tunnel(&bearer(600)));
+    for streams in [false, true] {
+        let as_asked = |client: Client| if streams { client.over_http2() } else { client };
+        let (mut short, mut long) = (tunnel(&as_asked(bearer(300))), tunnel(&as_asked(bearer(600))));
 
-    gateway.advance(Duration::from_secs(301));
+        gateway.advance(Duration::from_secs(301));
 
-    ends_soon(&mut short);
-    assert!(echoes(&mut long));
+        ends_soon(&mut short);
+        assert!(echoes(&mut long));
+    }
 }
 
 /// R23, R28: what was verified with a key counts as long as the issuer publishes it.
@@ -238,7 +250,8 @@ fn a_tunnel_ends_when_its_token_is_revoked() {
         claims["jti"] = json!(format!("id-{subject}"));
         issuer.sign(&claims)
     };
-    let open = |token: &str| tunnel(&gateway.client().always("Authorization", &format!("Bearer {token}")));
+    let bearer = |token: &str| gateway.client().always("Authorization", &format!("Bearer {token}"));
+    let (open, stream) = (|token: &str| tunnel(&bearer(token)), |token: &str| tunnel(&bearer(token).over_http2()));
     let pasted = token("b");
     let mut other = open(&token("z"));
     for (entry, token) in [
@@ -246,11 +259,13 @@ fn a_tunnel_ends_when_its_token_is_revoked() {
         (json!({ "kind": "token", "token": pasted }), pasted),
         (json!({ "kind": "subject", "subject": "c" }), token("c")),
     ] {
-        let mut open = open(&token);
+        let mut open = [open(&token), stream(&token)];
 
         gateway.admin().post("/api/v1/revocations", "").json(&entry).send().expect(200);
 
-        assert_eq!(ends_soon(&mut open), b"", "{entry}");
+        for open in &mut open {
+            assert_eq!(ends_soon(open), b"", "{entry}");
+        }
     }
     assert!(echoes(&mut other));
     gateway

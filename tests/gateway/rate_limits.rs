@@ -22,7 +22,7 @@ fn waiting() -> Upstream {
     let upstream = Upstream::start();
     upstream.respond(|seen| match &*seen.path {
         "/events" => until_closed("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n"),
-        "/ws" => websocket::echo(),
+        "/ws" => websocket::echo(seen),
         _ => Reply::ok("plain"),
     });
     upstream

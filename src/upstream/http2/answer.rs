@@ -63,7 +63,7 @@ impl Answer {
         } else {
             self.waits = false;
             self.patience.rest();
-            self.lease.seat().heard();
+            self.lease.seat().session().heard();
         }
         polled
     }

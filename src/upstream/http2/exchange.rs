@@ -56,7 +56,9 @@ pub(super) async fn exchange(
 ) -> Result<Answered, (Failure, Option<Box<RequestBody>>)> {
     let method = head.method().clone();
     let has_body = body.is_some();
-    let Ok((mut response, stream)) = seat.sender().send_request(head, !has_body) else {
+    // What follows a `CONNECT` is no body, and goes on for as long as the tunnel does.
+    let tunnels = method == Method::CONNECT;
+    let Ok((mut response, stream)) = seat.sender().send_request(head, !has_body && !tunnels) else {
         return Err((Failure::NotSent, body));
     };
     let left = body.as_deref().and_then(RequestBody::exact_length);
@@ -66,16 +68,19 @@ pub(super) async fn exchange(
     match answered {
         Ok(response) => {
             patience.head_came();
-            seat.heard();
+            seat.session().heard();
             let (head, stream) = response.into_parts();
-            let sending = (!sending.ended).then_some(sending);
+            let sending = (!sending.ended || tunnels).then_some(sending);
             Ok(Answered { head: Response::from_parts(head, ()), stream, sending })
         }
         Err(Ended::Because(why)) => {
             sending.stream.send_reset(Reason::CANCEL);
             Err((Failure::Failed(why), None))
         }
-        Err(Ended::Stream(why)) => Err((judge(&why, seat.is_used() && !has_body, &method), sending.body)),
+        Err(Ended::Stream(why)) => {
+            let harmless = !has_body && (tunnels || is_idempotent(&method));
+            Err((judge(&why, seat.is_used() && harmless), sending.body))
+        }
     }
 }
 
@@ -123,19 +128,15 @@ fn poll_answer(
     Poll::Ready(answered.map_err(Ended::Stream))
 }
 
-/// What became of a request whose stream ended before an answer. `harmless`: it had no body, and the connection had
-/// served before.
-fn judge(why: &h2::Error, harmless: bool, method: &Method) -> Failure {
+/// What became of a request whose stream ended before an answer. `harmless`: it may be sent again, and the connection
+/// had served before.
+fn judge(why: &h2::Error, harmless: bool) -> Failure {
     let not_processed = why.is_go_away() || why.reason() == Some(Reason::REFUSED_STREAM);
     if why.is_remote() && not_processed {
         return Failure::Refused;
     }
     if why.is_io() {
-        return if harmless && is_idempotent(method) {
-            Failure::Died
-        } else {
-            Failure::Failed(UpstreamError::Invalid("no_answer"))
-        };
+        return if harmless { Failure::Died } else { Failure::Failed(UpstreamError::Invalid("no_answer")) };
     }
     Failure::Failed(UpstreamError::Invalid(if why.is_remote() { "reset" } else { "bad_head" }))
 }
@@ -148,7 +149,7 @@ impl Sending {
                 return Poll::Ready(Ok(Sent::Whole));
             }
             if !self.data.is_empty() {
-                let Some(room) = ready!(self.poll_room(cx)) else {
+                let Some(room) = ready!(poll_room(&mut self.stream, self.data.len(), cx)) else {
                     // The answer says why.
                     self.ended = true;
                     return Poll::Ready(Ok(Sent::Unwanted));
@@ -197,18 +198,23 @@ impl Sending {
         }
     }
 
-    /// How much the server's window takes now; `None`: the stream is over.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Option<usize>> {
-        self.stream.reserve_capacity(self.data.len());
-        loop {
-            let room = self.stream.capacity();
-            if room > 0 {
-                return Poll::Ready(Some(room));
-            }
-            match ready!(self.stream.poll_capacity(cx)) {
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return Poll::Ready(None),
-            }
+    /// The stream, for what follows an accepted `CONNECT`.
+    pub(super) fn into_stream(self) -> SendStream<Bytes> {
+        self.stream
+    }
+}
+
+/// How much of `wanted` bytes the server's window takes now; `None`: the stream is over.
+pub(super) fn poll_room(stream: &mut SendStream<Bytes>, wanted: usize, cx: &mut Context<'_>) -> Poll<Option<usize>> {
+    stream.reserve_capacity(wanted);
+    loop {
+        let room = stream.capacity();
+        if room > 0 {
+            return Poll::Ready(Some(room));
+        }
+        match ready!(stream.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(_)) | None => return Poll::Ready(None),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! In: an [`Outgoing`] request, or a head that `h2` has read. Out: the fields as they are sent, or an answer's head that
 //! is as strictly judged as one over HTTP/1.1 (R16): what frames a message says so once, or it is none.
 
+use h2::ext::Protocol;
 use http::{
     HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{AUTHORIZATION, CONTENT_LENGTH, COOKIE, EXPECT, TE},
@@ -27,6 +28,11 @@ pub(super) fn request(
 ) -> Result<Request<()>, UpstreamError> {
     let mut head = bare(request.method.clone(), request.target.clone(), host, encrypted)?;
     let mut headers = request.lines.to_map();
+    if request.websocket.is_some() {
+        // RFC 8441 section 4.
+        *head.method_mut() = Method::CONNECT;
+        head.extensions_mut().insert(Protocol::from_static("websocket"));
+    }
     match body.map(RequestBody::exact_length) {
         Some(Some(length)) => drop(headers.insert(CONTENT_LENGTH, length.into())),
         Some(None) => {}

@@ -8,7 +8,7 @@
 
 use std::rc::Rc;
 
-use http::Response;
+use http::{Response, header::CONTENT_LENGTH};
 
 use super::{
     Body, Journey, UpstreamError,
@@ -18,6 +18,7 @@ use super::{
     over_http1,
     patience::Patience,
     pool::{Failure, Leased, SharedLease},
+    upgrade,
 };
 
 mod answer;
@@ -26,6 +27,7 @@ mod exchange;
 mod head;
 mod session;
 mod sessions;
+mod tunnel;
 
 pub(super) use self::{
     answer::Answer,
@@ -88,18 +90,33 @@ pub(super) async fn forward(
 }
 
 fn conclude(
-    journey: &Journey<'_>,
+    journey: &mut Journey<'_>,
     mut lease: Lease,
     answered: exchange::Answered,
     patience: Rc<Patience>,
 ) -> Result<Response<Body>, UpstreamError> {
     let exchange::Answered { head, stream, sending } = answered;
     lease.hold(journey.turn.clone());
-    let (response, length) =
-        head::answer(head, &journey.request.method, stream.is_end_stream()).inspect_err(|&why| {
-            journey.entry.note_failure(journey.upstreams, lease.server(), why);
-        })?;
+    let ended = stream.is_end_stream();
+    let accepted = head.status().is_success().then(|| journey.request.websocket.take()).flatten();
+    let judged = match head::answer(head, &journey.request.method, ended) {
+        // A tunnel that ends as it begins is none.
+        Ok(_) if accepted.is_some() && ended => Err(UpstreamError::Invalid("bad_handshake")),
+        judged => judged,
+    };
+    let (mut response, length) = judged.inspect_err(|&why| {
+        journey.entry.note_failure(journey.upstreams, lease.server(), why);
+    })?;
     journey.entry.note_answer(journey.upstreams, lease.server(), response.status());
+    if let Some(websocket) = accepted {
+        // Of a `CONNECT` it is always there.
+        let sending = sending.ok_or(UpstreamError::Invalid("bad_handshake"))?;
+        // RFC 9110 section 9.3.6: it says nothing.
+        response.headers_mut().remove(CONTENT_LENGTH);
+        let server = tunnel::Stream::new(stream, sending.into_stream(), Rc::clone(lease.seat().session()));
+        let idle = journey.limits.tunnel_idle;
+        return Ok(upgrade::open(journey.upstreams, server, Leased::Shared(lease), websocket, response, idle));
+    }
     let length = match length {
         Length::None => return Ok(response.map(|()| Body::empty())),
         Length::Exact(length) => Some(length),

@@ -23,7 +23,10 @@ use h2::{
     Ping, PingPong,
     client::{self, Connection, SendRequest},
 };
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::Notify,
+};
 
 use crate::upstream::{
     UpstreamError,
@@ -68,6 +71,10 @@ struct Pulse {
     wants_ping: Cell<bool>,
     /// It does not answer, or floods us.
     given_up: Cell<bool>,
+    /// Whether anything came that came behind the server's settings.
+    greeted: Cell<bool>,
+    /// Told when it has, or never will.
+    greeting: Notify,
     ended: Cell<bool>,
     /// What may still be read before others have their turn.
     allowance: Cell<usize>,
@@ -90,6 +97,8 @@ impl Session {
             asked: Cell::new(None),
             wants_ping: Cell::new(false),
             given_up: Cell::new(false),
+            greeted: Cell::new(false),
+            greeting: Notify::new(),
             ended: Cell::new(false),
             allowance: Cell::new(TURN_BYTES),
             task: RefCell::default(),
@@ -110,6 +119,7 @@ impl Session {
         tokio::task::spawn_local(async move {
             drive(connection, ping, &mine).await;
             mine.ended.set(true);
+            mine.greeting.notify_waiters();
             drop(open);
         });
         let expires = Cell::new(pulse.ticks.now().saturating_add(idle_ticks));
@@ -150,6 +160,14 @@ impl Session {
     pub(super) fn take_seat(self: &Rc<Self>, idle_ticks: u64) -> Seat {
         self.seats.set(self.seats.get() + 1);
         Seat { session: Rc::clone(self), idle_ticks, used: self.used.replace(true) }
+    }
+
+    /// Something came that was waited for.
+    pub(super) fn heard(&self) {
+        self.pulse.greeted.set(true);
+        self.pulse.heard.set(self.pulse.ticks.now());
+        self.pulse.patience.set(ticks(SILENCE_FIRST));
+        self.pulse.asked.set(None);
     }
 
     /// Takes no more requests; those under way finish.
@@ -198,12 +216,25 @@ impl Seat {
         self.used
     }
 
-    /// Something came that was waited for.
-    pub(super) fn heard(&self) {
-        let pulse = &self.session.pulse;
-        pulse.heard.set(pulse.ticks.now());
-        pulse.patience.set(ticks(SILENCE_FIRST));
-        pulse.asked.set(None);
+    /// The connection.
+    pub(super) fn session(&self) -> &Rc<Session> {
+        &self.session
+    }
+
+    /// Whether the server opens tunnels on its streams (RFC 8441 section 3); `None`: the connection has ended. Its
+    /// settings are the first that it says, so whoever has heard anything knows: one that has said nothing yet is asked
+    /// for a sign of life.
+    pub(in crate::upstream) async fn opens_tunnels(&self) -> Option<bool> {
+        let (session, pulse) = (&self.session, &self.session.pulse);
+        while !pulse.greeted.get() {
+            if session.is_over() {
+                return None;
+            }
+            pulse.wants_ping.set(true);
+            pulse.wake();
+            pulse.greeting.notified().await;
+        }
+        Some(session.sender.is_extended_connect_protocol_enabled())
     }
 }
 
@@ -253,6 +284,8 @@ async fn drive(connection: Connection<Paced, Bytes>, mut ping: Option<PingPong>,
             }
             if awaits_pong && ping.poll_pong(cx).is_ready() {
                 awaits_pong = false;
+                pulse.greeted.set(true);
+                pulse.greeting.notify_waiters();
                 pulse.answered();
             }
         }

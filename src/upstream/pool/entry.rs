@@ -20,7 +20,7 @@ use super::{
 use crate::{
     clock,
     upstream::{
-        Budget, Caller, HostPolicy, Outgoing, Queue, QueueLimits, Retries, Rules, Settings, UpstreamError,
+        Budget, Caller, Counters, HostPolicy, Outgoing, Queue, QueueLimits, Retries, Rules, Settings, UpstreamError,
         UpstreamState, balance::Balancer, connect::Offer, link::Link, ticks::ticks, times::Times,
     },
 };
@@ -60,7 +60,7 @@ enum HostValue {
 pub(in crate::upstream) struct Wish<'a> {
     /// Whose requests go to one server.
     pub(in crate::upstream) caller: Option<Caller>,
-    /// Whether it can share a connection.
+    /// Which connections will do.
     pub(in crate::upstream) offer: Offer,
     /// Servers that are asked only if there is no other.
     pub(in crate::upstream) asked: &'a [usize],
@@ -80,6 +80,16 @@ pub(in crate::upstream) enum Leased {
 
 /// Indices of servers that gave no connection for this request.
 pub(in crate::upstream) type Tried = SmallVec<[usize; 4]>;
+
+impl Leased {
+    /// The server's counts.
+    pub(in crate::upstream) fn counters(&self) -> &Counters {
+        match self {
+            Self::Own(lease) => lease.counters(),
+            Self::Shared(lease) => lease.counters(),
+        }
+    }
+}
 
 impl Entry {
     /// Of `settings`, whose servers are these. `round` is where its first turn begins.

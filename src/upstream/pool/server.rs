@@ -30,6 +30,8 @@ pub(in crate::upstream) struct ServerPool {
     state: Arc<ServerState>,
     idle: RefCell<Vec<Idle>>,
     speaks: Cell<Speaks>,
+    /// Whether its shared connections may open tunnels: until one does not.
+    tunnels: Cell<bool>,
     shared: http2::Sessions,
 }
 
@@ -56,6 +58,7 @@ impl ServerPool {
             target,
             state,
             idle: RefCell::default(),
+            tunnels: Cell::new(true),
             shared: http2::Sessions::default(),
         }
     }
@@ -72,45 +75,18 @@ impl ServerPool {
         let began = clock::instant();
         let left = || limit.saturating_sub(clock::instant().duration_since(began));
         while self.shares(offer) {
-            if let Some(seat) = self.shared.seat(idle_ticks) {
-                if seat.is_used() {
-                    self.counters().reused.fetch_add(1, Relaxed);
-                }
-                return Ok(Reached::Shared(seat));
-            }
-            match self.shared.depart() {
-                Err(flight) => match tokio::time::timeout(left(), flight.landed()).await {
-                    Err(_) => return Err(UpstreamError::Timeout("connect_timeout")),
-                    Ok(Some(Err(why))) => return Err(why),
-                    Ok(Some(Ok(())) | None) => {}
-                },
-                Ok(departure) => {
-                    let reached = match self.connect(offer, left()).await {
-                        Ok(reached) => reached,
-                        Err(why) => {
-                            departure.fail(why);
-                            return Err(why);
-                        }
-                    };
-                    if !self.target.is_http2(&reached) {
-                        self.speaks.set(Speaks::Http1);
-                        departure.end();
-                        return Ok(Reached::Own(reached));
+            match self.share(all, offer, idle_ticks, &left).await? {
+                Some(Reached::Shared(seat)) if offer == Offer::Tunnel => {
+                    match tokio::time::timeout(left(), seat.opens_tunnels()).await {
+                        Err(_) => return Err(UpstreamError::Timeout("connect_timeout")),
+                        Ok(None) => return Err(UpstreamError::Unreachable("closed")),
+                        Ok(Some(true)) => return Ok(Reached::Shared(seat)),
+                        Ok(Some(false)) if self.target.can_choose() => self.tunnels.set(false),
+                        Ok(Some(false)) => return Err(UpstreamError::Unreachable("http2_only")),
                     }
-                    self.speaks.set(Speaks::Http2);
-                    let started = http2::Session::start(reached, all.0.ticks.clone(), Rc::clone(self), idle_ticks);
-                    let started = tokio::time::timeout(left(), started).await;
-                    let session = started.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")));
-                    let session = match session {
-                        Ok(session) => session,
-                        Err(why) => {
-                            departure.fail(why);
-                            return Err(why);
-                        }
-                    };
-                    all.keep_ticking();
-                    return Ok(Reached::Shared(departure.arrive(session, idle_ticks)));
                 }
+                Some(reached) => return Ok(reached),
+                None => {}
             }
         }
         if self.speaks.get() == Speaks::Http2 && !self.target.can_choose() {
@@ -118,11 +94,70 @@ impl ServerPool {
         }
         // What is not shared speaks HTTP/1.1 and nothing else.
         let reached = self.connect(Offer::Http1, left()).await;
-        if matches!(reached, Err(UpstreamError::Unreachable("tls"))) && self.speaks.get() == Speaks::Http1 {
+        match reached {
             // It may have changed its mind about what it speaks.
-            self.speaks.set(self.target.speaks());
+            Err(UpstreamError::Unreachable("tls")) if self.speaks.get() == Speaks::Http1 => {
+                self.speaks.set(self.target.speaks());
+            }
+            // Or about tunnels.
+            Err(UpstreamError::Unreachable("tls")) if offer == Offer::Tunnel => {
+                self.tunnels.set(true);
+                return Err(UpstreamError::Unreachable("http2_only"));
+            }
+            Ok(_) | Err(_) => {}
         }
         reached.map(Reached::Own)
+    }
+
+    /// One step towards a shared connection; `None`: look again. What it leads to may turn out to be one of its own.
+    async fn share(
+        self: &Rc<Self>,
+        all: &Upstreams,
+        offer: Offer,
+        idle_ticks: u64,
+        left: &impl Fn() -> Duration,
+    ) -> Result<Option<Reached>, UpstreamError> {
+        if let Some(seat) = self.shared.seat(idle_ticks) {
+            if seat.is_used() {
+                self.counters().reused.fetch_add(1, Relaxed);
+            }
+            return Ok(Some(Reached::Shared(seat)));
+        }
+        let departure = match self.shared.depart() {
+            Ok(departure) => departure,
+            Err(flight) => {
+                return match tokio::time::timeout(left(), flight.landed()).await {
+                    Err(_) => Err(UpstreamError::Timeout("connect_timeout")),
+                    Ok(Some(Err(why))) => Err(why),
+                    Ok(Some(Ok(())) | None) => Ok(None),
+                };
+            }
+        };
+        let reached = match self.connect(offer, left()).await {
+            Ok(reached) => reached,
+            Err(why) => {
+                departure.fail(why);
+                return Err(why);
+            }
+        };
+        if !self.target.is_http2(&reached) {
+            self.speaks.set(Speaks::Http1);
+            departure.end();
+            return Ok(Some(Reached::Own(reached)));
+        }
+        self.speaks.set(Speaks::Http2);
+        let started = http2::Session::start(reached, all.0.ticks.clone(), Rc::clone(self), idle_ticks);
+        let started = tokio::time::timeout(left(), started).await;
+        match started.unwrap_or(Err(UpstreamError::Timeout("connect_timeout"))) {
+            Ok(session) => {
+                all.keep_ticking();
+                Ok(Some(Reached::Shared(departure.arrive(session, idle_ticks))))
+            }
+            Err(why) => {
+                departure.fail(why);
+                Err(why)
+            }
+        }
     }
 
     /// A new stream to this server; counted, and told to the balancer if it succeeds.
@@ -190,7 +225,12 @@ impl ServerPool {
 
     /// Whether a request takes a place on a shared connection, or would if there were one.
     fn shares(&self, offer: Offer) -> bool {
-        self.speaks.get() != Speaks::Http1 && offer == Offer::All
+        let may = match offer {
+            Offer::All => true,
+            Offer::Tunnel => self.tunnels.get(),
+            Offer::Http1 => false,
+        };
+        may && self.speaks.get() != Speaks::Http1
     }
 
     /// Closes idle connections, and those that are shared as soon as they are idle.

@@ -138,11 +138,8 @@ async fn serve(
     told: &mpsc::UnboundedSender<Tunnel>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
     let http2 = request.version() == Version::HTTP_2;
-    let websocket = request.headers().get("sec-websocket-key").cloned().map(|key| WebSocket {
-        key,
-        client: hyper::upgrade::on(&mut request),
-        slots: None,
-    });
+    let key = request.headers_mut().remove("sec-websocket-key");
+    let websocket = key.map(|key| WebSocket::new(Handshake::Upgrade(key), hyper::upgrade::on(&mut request), None));
     let (mut head, body) = request.into_parts();
     let mut outgoing = Outgoing {
         method: head.method,

@@ -2,7 +2,8 @@
 //! tunnel carries bytes, and neither mends nor breaks what they say.
 //!
 //! The suite itself wants Python 2; `kosoku` drives its case files natively, `websockets` is the server. Both come from
-//! PyPI by `tests/run`. They speak plain HTTP/1.1 to a loopback listener: TLS ends before a tunnel begins.
+//! PyPI by `tests/run`. They speak plain HTTP/1.1 to a loopback listener: TLS ends before a tunnel begins. For HTTP/2
+//! there are two gateways, the one of which is the other's server.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::Command};
 
@@ -42,8 +43,34 @@ fn autobahn_gets_the_same_verdicts_through_the_gateway_as_without_it() {
         .key("upgrade = [\"websocket\"]")
         .start();
 
-    let (direct, through) = (verdicts(&libraries, address), verdicts(&libraries, gateway.addresses().gateway[0]));
+    let direct = verdicts(&libraries, address);
 
+    same_verdicts(&direct, &verdicts(&libraries, gateway.addresses().gateway[0]));
+
+    // RFC 8441: the first gateway's server is asked over HTTP/2, and is the second gateway.
+    let second = Gateway::new()
+        .route_to("path = \"/\"", &format!("servers = [\"http://{address}\"]"))
+        .auth(&["none"])
+        .key("upgrade = [\"websocket\"]")
+        .start();
+    let servers = format!("servers = [\"https://{}\"]\nhost = \"app.test\"", second.addresses().gateway[0]);
+    let first = Gateway::new()
+        .host("127.0.0.1")
+        .server("listen = [\"http://127.0.0.1:0\"]")
+        .file("second.pem", &second.pki().authority_pem())
+        .route_to("path = \"/\"", &format!("{servers}\ntls = {{ ca = \"second.pem\", server_name = \"app.test\" }}"))
+        .auth(&["none"])
+        .key("upgrade = [\"websocket\"]")
+        .start();
+
+    same_verdicts(&direct, &verdicts(&libraries, first.addresses().gateway[0]));
+
+    let server = format!("https://{}", second.addresses().gateway[0]);
+    let shared = first.metric("portcullis_upstream_reused_total", &[("upstream", "u0"), ("server", &server)]);
+    assert!(shared > 250.0, "streams share connections: {shared}");
+}
+
+fn same_verdicts(direct: &Verdicts, through: &Verdicts) {
     let differ: Vec<String> = direct
         .iter()
         .filter(|(case, said)| through.get(*case) != Some(said))

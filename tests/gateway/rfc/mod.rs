@@ -12,3 +12,4 @@ mod long_run;
 mod requests;
 mod tls;
 mod websocket;
+mod websocket_http2;

@@ -18,6 +18,14 @@ impl Http2Upstream {
     pub(crate) fn start<A: Future<Output = ()> + 'static>(
         answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> A + Send + 'static,
     ) -> Self {
+        Self::with(h2::server::Builder::new(), answer)
+    }
+
+    /// As [`Self::start`], with these settings.
+    pub(crate) fn with<A: Future<Output = ()> + 'static>(
+        builder: h2::server::Builder,
+        answer: impl Fn(Request<RecvStream>, SendResponse<Bytes>) -> A + Send + 'static,
+    ) -> Self {
         let listener = std::net::TcpListener::bind(super::program::free_address()).expect("a port is free");
         listener.set_nonblocking(true).expect("a socket can be asked without waiting");
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -29,9 +37,9 @@ impl Http2Upstream {
                 let listener = TcpListener::from_std(listener).expect("a listener");
                 let answer = Rc::new(answer);
                 while let Ok((stream, _)) = listener.accept().await {
-                    let answer = Rc::clone(&answer);
+                    let (answer, builder) = (Rc::clone(&answer), builder.clone());
                     spawn_local(async move {
-                        let Ok(mut connection) = h2::server::handshake(stream).await else { return };
+                        let Ok(mut connection) = builder.handshake(stream).await else { return };
                         while let Some(Ok((request, respond))) = connection.accept().await {
                             spawn_local(answer(request, respond));
                         }

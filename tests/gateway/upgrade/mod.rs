@@ -68,7 +68,7 @@ fn socket(folder: &Path) -> PathBuf {
 
 fn echoing() -> Upstream {
     let upstream = Upstream::start();
-    upstream.respond(|seen| if seen.path == "/ws" { echo() } else { Reply::ok(&seen.body) });
+    upstream.respond(|seen| if seen.path == "/ws" { echo(seen) } else { Reply::ok(&seen.body) });
     upstream
 }
 

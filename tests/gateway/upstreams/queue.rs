@@ -32,7 +32,7 @@ impl Held {
         let (came, arrivals) = mpsc::channel();
         let told: Arc<Mutex<Receiver<()>>> = Arc::new(Mutex::new(told));
         upstream.respond(move |seen| match seen.path.as_str() {
-            "/ws" => websocket::echo(),
+            "/ws" => websocket::echo(seen),
             path if path.starts_with("/held") => {
                 let _ = came.send(path.to_owned());
                 let _ = told.lock().unwrap().recv();

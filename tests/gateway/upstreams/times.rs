@@ -188,7 +188,7 @@ fn a_client_that_sends_slowly_runs_out_of_the_routes_time() {
 #[test]
 fn an_open_websocket_outlasts_the_bound_of_the_whole() {
     let upstream = Upstream::start();
-    upstream.respond(|_| websocket::echo());
+    upstream.respond(websocket::echo);
     let total = Duration::from_secs(3);
     let gateway = gateway(&upstream.url(), "", &["total_timeout = \"3s\"\nupgrade = [\"websocket\"]"]);
 

@@ -17,6 +17,8 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_typ
 
 use super::{ClientId, patience};
 
+mod stream;
+
 /// Whom to ask, and how.
 #[derive(Clone)]
 pub(crate) struct Client {
@@ -31,6 +33,8 @@ pub(crate) struct Client {
     /// The name in SNI, if it is not the host.
     server_name: Option<String>,
     headers: Vec<(String, String)>,
+    /// Whether its WebSockets are streams of HTTP/2.
+    streams: bool,
 }
 
 /// A request that is being put together.
@@ -77,6 +81,7 @@ impl Client {
             config: None,
             server_name: None,
             headers: Vec::new(),
+            streams: false,
         }
     }
 
@@ -90,12 +95,23 @@ impl Client {
             config: None,
             server_name: None,
             headers: Vec::new(),
+            streams: false,
         }
     }
 
     /// The same client that asks for another host, in SNI and in `Host`.
     pub(crate) fn host(&self, host: &str) -> Self {
         Self { host: host.to_owned(), ..self.clone() }
+    }
+
+    /// The same client whose WebSockets are streams of HTTP/2.
+    pub(crate) fn over_http2(&self) -> Self {
+        Self { streams: true, ..self.clone() }
+    }
+
+    /// Whether they are.
+    pub(crate) const fn opens_streams(&self) -> bool {
+        self.streams
     }
 
     /// The same client that shows this certificate when it is asked for one.
@@ -229,6 +245,11 @@ impl Request {
     /// A JSON body with its type.
     pub(crate) fn json(self, body: &serde_json::Value) -> Self {
         self.header("Content-Type", "application/json").body(body.to_string())
+    }
+
+    /// Who sends it.
+    pub(crate) const fn client(&self) -> &Client {
+        &self.client
     }
 
     /// What it asks for.
@@ -472,6 +493,17 @@ impl Connection {
     }
 
     /// Waits until the other side has closed; `false` if it sends something or keeps the connection open instead.
+    /// Says that nothing more is sent.
+    pub(crate) fn shut_write(&mut self) -> io::Result<()> {
+        match &mut self.stream {
+            Stream::Plain(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => {
+                stream.conn.send_close_notify();
+                stream.flush()
+            }
+        }
+    }
+
     pub(crate) fn is_closed_by_peer(&mut self) -> bool {
         self.buffer.is_empty()
             && match self.fill() {

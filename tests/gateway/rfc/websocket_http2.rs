@@ -1,0 +1,302 @@
+//! WebSockets over HTTP/2 on either side (R17; RFC 8441): what counts for an upgrade of HTTP/1.1 counts for a stream.
+
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use http::request::Parts;
+use serde_json::json;
+
+use crate::support::{
+    Client, Gateway, Reply, Response, Upstream, eventually,
+    gateway::Running,
+    http2::{self, End, Http2},
+    upstream_http2::Http2Upstream,
+    websocket::{
+        self, ACCEPT, KEY, accept_of, agree, echoes, echoing, echoing_http2, ends_soon, open, say_back, tunnel,
+    },
+};
+
+/// A route that takes WebSockets, and one that does not.
+fn before(server: &str) -> Gateway {
+    let servers = format!("servers = [{server:?}]");
+    Gateway::new()
+        .route_to("path = \"/ws\"", &servers)
+        .auth(&["none"])
+        .key("upgrade = [\"websocket\"]")
+        .route_to("path = \"/{*rest}\"", &servers)
+        .auth(&["none"])
+}
+
+/// The client as it is, and over HTTP/2.
+fn both(client: &Client) -> [Client; 2] {
+    [client.clone(), client.over_http2()]
+}
+
+/// A server over HTTP/2 that answers every handshake with this status and keeps the heads that it saw. Without
+/// `offers` it does not say that it takes streams.
+fn answering(status: u16, offers: bool) -> (Http2Upstream, Arc<Mutex<Vec<Parts>>>) {
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let mine = Arc::clone(&seen);
+    let mut builder = h2::server::Builder::new();
+    if offers {
+        builder.enable_connect_protocol();
+    }
+    let upstream = Http2Upstream::with(builder, move |request, mut respond| {
+        let (head, _body) = request.into_parts();
+        mine.lock().expect("no test failed").push(head);
+        async move {
+            let mut answer = http::Response::builder().status(status).header("sec-websocket-protocol", "chat");
+            if status == 200 {
+                // What nobody may see.
+                answer = answer.header("sec-websocket-accept", ACCEPT).header("content-length", "5");
+            }
+            let Ok(mut stream) = respond.send_response(answer.body(()).expect("a head"), false) else { return };
+            let _ = stream.send_data("hello".into(), status != 200);
+            std::future::poll_fn(|cx| stream.poll_reset(cx).map(drop)).await;
+        }
+    });
+    (upstream, seen)
+}
+
+#[test]
+fn bytes_pass_both_ways_in_all_combinations_and_each_end_on_its_own() {
+    let (http1, http2) = (echoing(), echoing_http2());
+    for server in [http1.url(), http2.url()] {
+        let gateway = before(&server).start();
+        for client in both(&gateway.client()) {
+            let what = format!("{server}, {}", client.opens_streams());
+            let mut connection = tunnel(&client);
+            for message in [&b"\x81\x05hello"[..], b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", &[0xff; 500_000]] {
+                let mut rest = message;
+                // In pieces: an echo that nobody reads makes the writer wait.
+                while !rest.is_empty() {
+                    let (now, later) = rest.split_at(rest.len().min(20_000));
+                    connection.write(now).expect("it is sent");
+                    assert!(connection.read_exactly(now.len()).expect("the echo") == now, "{what}");
+                    rest = later;
+                }
+            }
+            connection.shut_write().expect("an end");
+            assert_eq!(connection.read_to_end(), b"", "{what}: the other end follows");
+        }
+        let label = [("upstream", "u0"), ("server", &*server)];
+        eventually("all are over", || gateway.metric("portcullis_upstream_tunnels", &label) == 0.0);
+    }
+}
+
+#[test]
+fn a_handshake_is_written_for_whom_it_is_sent_to() {
+    let http1 = Upstream::start();
+    http1.respond(|seen| agree(seen, say_back));
+    let (http2, heads) = answering(200, true);
+    for server in [http1.url(), http2.url()] {
+        let gateway = before(&server).start();
+        for client in both(&gateway.client()) {
+            let what = format!("{server}, {}", client.opens_streams());
+            let request = client.get("/ws?a=%20b").header("Sec-WebSocket-Protocol", "chat").header("X-User-Id", "root");
+            let request = if client.opens_streams() { request.header("Sec-WebSocket-Key", KEY) } else { request };
+
+            let (answer, _connection) = open(&request, client.opens_streams());
+
+            let fields = ["sec-websocket-accept", "upgrade", "connection", "content-length"];
+            let fields = fields.map(|name| answer.header(name).map(str::to_ascii_lowercase));
+            let expect = if client.opens_streams() {
+                (200, [None, None, None, None])
+            } else {
+                let accept = Some(ACCEPT.to_ascii_lowercase());
+                (101, [accept, Some("websocket".into()), Some("upgrade".into()), None])
+            };
+            assert_eq!((answer.status, fields), expect, "{what}");
+            if server == http2.url() {
+                assert_eq!(answer.header("sec-websocket-protocol"), Some("chat"), "{what}");
+                let head = heads.lock().expect("no test failed").pop().expect("a handshake");
+                let protocol = head.extensions.get::<h2::ext::Protocol>().map(|protocol| protocol.as_str().to_owned());
+                assert_eq!((head.method.as_str(), protocol.as_deref()), ("CONNECT", Some("websocket")), "{what}");
+                assert_eq!(head.uri.to_string(), "http://app.test/ws?a=%20b", "{what}");
+                assert_eq!(head.headers["sec-websocket-version"], "13");
+                assert_eq!(head.headers["sec-websocket-protocol"], "chat");
+                for absent in ["sec-websocket-key", "upgrade", "connection", "x-user-id", "content-length"] {
+                    assert!(!head.headers.contains_key(absent), "{what}: {absent}");
+                }
+            } else {
+                let seen = http1.next_request();
+                assert_eq!((seen.method.as_str(), seen.path.as_str()), ("GET", "/ws?a=%20b"));
+                assert_eq!((seen.header("upgrade"), seen.header("connection")), (Some("websocket"), Some("upgrade")));
+                assert_eq!((seen.header("sec-websocket-version"), seen.header("x-user-id")), (Some("13"), None));
+                let key = seen.header("sec-websocket-key").expect("one key");
+                assert_eq!(key == KEY, !client.opens_streams(), "a stream has none of its own, whatever it says");
+                assert_eq!(accept_of(key).len(), ACCEPT.len());
+            }
+        }
+    }
+}
+
+/// R17. What the server says instead of yes; to a stream every 2xx would be a yes.
+#[test]
+fn a_handshake_that_is_not_accepted_opens_nothing() {
+    let reply = |text: &'static str| {
+        let upstream = Upstream::start();
+        upstream.respond(move |_| Reply::raw(text));
+        upstream
+    };
+    let refused = reply("HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno");
+    let plain = reply("HTTP/1.1 200 Fine\r\nContent-Length: 2\r\n\r\nno");
+    let forged = reply(websocket::SWITCHING);
+    let (refused_http2, _) = answering(403, true);
+    for (server, over_http1, over_http2) in [
+        (refused.url(), 403, 403),
+        (plain.url(), 200, 502),
+        // The answer to another key than ours.
+        (forged.url(), 101, 502),
+        (refused_http2.url(), 403, 403),
+    ] {
+        let gateway = before(&server).start();
+        for (client, expect) in both(&gateway.client()).iter().zip([over_http1, over_http2]) {
+            let (answer, _) = open(&client.get("/ws"), client.opens_streams());
+            assert_eq!(answer.status, expect, "{server}");
+        }
+    }
+}
+
+/// R11. Every one of them is refused before anything goes upstream.
+#[test]
+fn no_other_connect_is_served() {
+    let upstream = echoing();
+    let gateway = before(&upstream.url()).start();
+    let ask = |path: &str, protocol: Option<&'static str>, version: &[&str]| -> Response {
+        let request = version
+            .iter()
+            .fold(gateway.client().get(path), |request, version| request.header("Sec-WebSocket-Version", version));
+        request.connect_http2(protocol).0
+    };
+    for (path, protocol, version) in [
+        ("/ws", Some("connect-udp"), &["13"][..]),
+        ("/ws", Some("WEBSOCKET"), &["13"]),
+        ("/ws", Some("websocket"), &[]),
+        ("/ws", Some("websocket"), &["8"]),
+        ("/ws", Some("websocket"), &["13", "13"]),
+        ("/elsewhere", Some("websocket"), &["13"]),
+    ] {
+        let answer = ask(path, protocol, version);
+        assert_eq!((answer.status, answer.header("allow").is_some()), (405, true), "{path} {protocol:?} {version:?}");
+    }
+    assert_ne!(ask("/ws", None, &["13"]).status, 200, "a CONNECT that names no protocol is for a proxy");
+    // `:protocol` where there is no CONNECT.
+    let mut fields = http2::get("app.test", "/ws");
+    fields.insert(1, (b":protocol", b"websocket"));
+    assert_eq!(Http2::connect(&gateway.client()).ask(&fields), End::Reset(1));
+    upstream.expect_only(0);
+
+    assert_eq!(ask("/ws", Some("websocket"), &["13"]).status, 200);
+}
+
+/// R31, as over HTTP/1.1: the cookie counts for our own pages only.
+#[test]
+fn a_stream_with_a_session_is_opened_for_our_own_pages_only() {
+    let upstream = echoing();
+    let gateway = Gateway::new().admin().route("/ws", &upstream).key("upgrade = [\"websocket\"]").start();
+    let client = gateway.open_session(&json!({ "subject": "alice" }));
+    let own = "https://app.test";
+    let ask = |client: &Client, fields: &[(&str, &str)]| {
+        let request = fields.iter().fold(client.get("/ws"), |request, (name, value)| request.header(name, value));
+        open(&request, true)
+    };
+    for fields in [
+        &[][..],
+        &[("Origin", "https://evil.test")],
+        &[("Origin", "null")],
+        &[("Origin", "https://app.test:444")],
+        &[("Origin", own), ("Origin", "https://evil.test")],
+        &[("Sec-Fetch-Site", "cross-site"), ("Origin", own)],
+        &[("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "websocket")],
+    ] {
+        let (answer, _) = ask(&client, fields);
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (403, Some("cross_site")), "{fields:?}");
+    }
+    assert_eq!(ask(&gateway.client(), &[("Origin", own)]).0.status, 401);
+    upstream.expect_only(0);
+
+    let (answer, connection) = ask(&client, &[("Sec-Fetch-Site", "same-origin"), ("Origin", own)]);
+    assert_eq!(answer.status, 200);
+    assert!(echoes(&mut connection.expect("a tunnel")));
+    let seen = upstream.next_request();
+    assert_eq!((seen.header("x-user-id"), seen.header("cookie")), (Some("alice"), None));
+}
+
+#[test]
+fn a_server_without_streams_as_tunnels_is_asked_over_http1_or_refused() {
+    let (never, heads) = answering(200, false);
+    let gateway = before(&never.url()).start();
+    for client in both(&gateway.client()) {
+        let (answer, _) = open(&client.get("/ws"), client.opens_streams());
+        assert_eq!((answer.status, answer.json()["error"].as_str()), (502, Some("upstream_unreachable")));
+    }
+    assert!(heads.lock().expect("no test failed").is_empty());
+    eventually("the log says why", || gateway.log_lines().iter().any(|line| line.contains("http2_only")));
+}
+
+/// R19: what waits is bounded by windows and socket buffers, whoever does not read.
+#[test]
+fn whoever_does_not_read_makes_the_other_wait() {
+    // Sends for as long as it goes, and tells how much that was.
+    let upstream = Upstream::start();
+    let (told, sent) = std::sync::mpsc::channel();
+    upstream.respond(move |seen| {
+        let told = told.clone();
+        agree(seen, move |stream| {
+            let _ = stream.set_write_timeout(Some(Duration::from_millis(500)));
+            let block = [0x82; 64 * 1024];
+            let total = (0..4096).take_while(|_| stream.write_all(&block).is_ok()).count() * block.len();
+            let _ = told.send(total);
+            say_back(stream);
+        })
+    });
+    let gateway = before(&upstream.url()).start();
+    let (_, connection) = open(&gateway.client().get("/ws"), true);
+
+    let total = sent.recv_timeout(crate::support::patience()).expect("it gets stuck");
+
+    assert!(total < 64 << 20, "{total} bytes were taken for a client that reads none");
+    drop(connection);
+}
+
+/// A connection with a tunnel is not idle, and a tunnel that says nothing is no slow upload.
+#[test]
+fn a_quiet_stream_outlives_every_bound_for_requests() {
+    let upstream = echoing();
+    let limits = "[limits]\nidle_timeout = \"1s\"\nheader_timeout = \"1s\"\n";
+    let servers = format!("servers = [{:?}]", upstream.url());
+    let gateway = Gateway::with(limits)
+        .route_to("path = \"/ws\"", &servers)
+        .auth(&["none"])
+        .key("upgrade = [\"websocket\"]")
+        .start();
+    let mut quiet = tunnel(&gateway.client().over_http2());
+
+    for _ in 0..2 {
+        // Closed when it has been idle for as long as the tunnel at least.
+        let mut idle = gateway.client().connect();
+        idle.read_to_end();
+    }
+
+    assert!(echoes(&mut quiet));
+}
+
+#[test]
+fn a_stream_is_one_line_of_the_log_and_one_tunnel_of_the_metrics() {
+    let upstream = echoing();
+    let gateway: Running = before(&upstream.url()).start();
+    let mut open = tunnel(&gateway.client().over_http2());
+    let label = [("upstream", "u0"), ("server", &*upstream.url())];
+    assert_eq!(gateway.metric("portcullis_upstream_tunnels", &label), 1.0);
+
+    open.shut_write().expect("an end");
+    ends_soon(&mut open);
+
+    eventually("it is over", || gateway.metric("portcullis_upstream_tunnels", &label) == 0.0);
+    let is_ours = |line: &String| line.contains("\"/ws\"") && line.contains("\"websocket\"");
+    eventually("it is told", || gateway.log_lines().iter().filter(|line| is_ours(line)).count() == 1);
+}
