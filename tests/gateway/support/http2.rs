@@ -74,6 +74,10 @@ impl Http2 {
             // Whether it still hears us does not matter here.
             let _ = self.write(&frame(SETTINGS, ACK, 0, &[]));
         }
+        if head[3] == PING && head[4] & ACK == 0 {
+            // Whoever does not answer is taken to be gone (RFC 9113 section 6.7).
+            let _ = self.write(&frame(PING, ACK, 0, &payload));
+        }
         Ok(Frame { kind: head[3], flags: head[4], stream, payload })
     }
 
