@@ -1,4 +1,4 @@
-//! Following a process, and being followed: what [`handover`](crate::handover) needs of a gateway.
+//! Following a process, and being followed: what [`handover`] needs of a gateway.
 //!
 //! In: `server.upgrade_socket`. Out: the process before, step by step, and at the end an [`Offer`] of our own in its
 //! place. Invariant: what fails before [`take`] is an error of the start, and leaves the process before as it was.
