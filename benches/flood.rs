@@ -1,8 +1,8 @@
 //! What a flood of logins costs those who have a session; run by `benches/flood`.
 //!
 //! Rounds with and without a flood take turns, so that whatever else the machine does hits both; what is printed is the
-//! median of the rounds' p99 and their ratio. The flood comes from ever new addresses, from 48 connections at once, with
-//! hashes as in production. The gateway is the real program; how much memory a flood takes is a test.
+//! median of the rounds' p99 and their ratio. The flood comes from ever new addresses, from 48 connections at once,
+//! with hashes as in production. The gateway is the real program; how much memory a flood takes is a test.
 #![expect(clippy::expect_used, clippy::panic, reason = "a measurement that cannot go on must say so")]
 #![allow(missing_docs, reason = "a program")]
 

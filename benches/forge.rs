@@ -1,9 +1,9 @@
 //! What forged tokens cost those who have good ones; run by `benches/forge`.
 //!
 //! Somebody at 127.0.0.2 sends tokens with wrong signatures on four connections, each new one as soon as it can, while
-//! others at 127.0.0.1 use tokens that are known. Rounds with and without the forger take turns, so that whatever else the
-//! machine does hits both; what is printed is the median of the rounds' p99 and throughput, their ratios, and what the
-//! process grew by. The gateway is the real program with the limits as they are shipped.
+//! others at 127.0.0.1 use tokens that are known. Rounds with and without the forger take turns, so that whatever else
+//! the machine does hits both; what is printed is the median of the rounds' p99 and throughput, their ratios, and what
+//! the process grew by. The gateway is the real program with the limits as they are shipped.
 #![expect(clippy::expect_used, clippy::panic, reason = "a measurement that cannot go on must say so")]
 #![allow(missing_docs, reason = "a program")]
 

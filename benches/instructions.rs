@@ -18,8 +18,8 @@
 //!
 //! `stages` tells which part of a request's way they go to.
 //!
-//! `benches/instructions.ratchet` holds what was counted last. `check` fails where a mode has become dearer by more than
-//! [`TOLERANCE`]; whoever raises a line says why behind its figure.
+//! `benches/instructions.ratchet` holds what was counted last. `check` fails where a mode has become dearer by more
+//! than [`TOLERANCE`]; whoever raises a line says why behind its figure.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
 
 #[path = "stages.rs"]

@@ -1,8 +1,8 @@
 //! Which part of a request's way its instructions go to, told by the names of the functions that execute them.
 //!
-//! In: what callgrind counted of one worker with few and with many requests. Out: a table of stages. A function that the
-//! compiler has put into another one counts for that one's stage; memory and copying have lines of their own, whoever
-//! asks for them.
+//! In: what callgrind counted of one worker with few and with many requests. Out: a table of stages. A function that
+//! the compiler has put into another one counts for that one's stage; memory and copying have lines of their own,
+//! whoever asks for them.
 
 use std::collections::BTreeMap;
 
@@ -37,8 +37,8 @@ pub(crate) fn print(few: &str, many: &str, requests: usize) {
 /// What its functions executed, in all and each.
 type Stage<'n> = (f64, Vec<(f64, &'n str)>);
 
-/// What each function executed itself. The format: `fn=` with a number that stands for the name after its first use, and
-/// lines of costs; a line behind `calls=` is the cost of what was called.
+/// What each function executed itself. The format: `fn=` with a number that stands for the name after its first use,
+/// and lines of costs; a line behind `calls=` is the cost of what was called.
 fn by_function(text: &str) -> BTreeMap<String, u64> {
     let (mut names, mut costs) = (BTreeMap::new(), BTreeMap::<String, u64>::new());
     let (mut within, mut calls) = (String::new(), false);

@@ -142,8 +142,8 @@ pub struct Supposed {
     pub bound: Confirmation,
 }
 
-/// Decides as if the caller had proved to be who is `supposed`; credentials in the head are not looked at. For `explain`,
-/// `[[test]]` and `diff`.
+/// Decides as if the caller had proved to be who is `supposed`; credentials in the head are not looked at. For
+/// `explain`, `[[test]]` and `diff`.
 pub fn decide_as(snapshot: &Snapshot, question: Question<'_>, supposed: Supposed, trace: &mut impl Trace) -> Decision {
     let mut findings = Findings::default();
     let Supposed { identity, certified, bound } = supposed;
@@ -481,8 +481,9 @@ fn certify(
     }
 }
 
-/// The certificate that a token or a session is bound to. Whoever signed it, the token names it (RFC 8705 section 2.2); but where an
-/// authority here has something against it, a list or a date, it counts no more with what is bound to it than without.
+/// The certificate that a token or a session is bound to. Whoever signed it, the token names it (RFC 8705 section 2.2);
+/// but where an authority here has something against it, a list or a date, it counts no more with what is bound to it
+/// than without.
 fn certify_bound(
     findings: &mut Findings,
     snapshot: &Snapshot,

@@ -80,8 +80,8 @@ pub struct AccessRule {
     pub touch: bool,
 }
 
-/// `proof`: what a token must be bound to (RFC 7800), so that whoever steals it cannot use it. Whatever it is bound to is
-/// checked in any case; this says that a token which is not does not count.
+/// `proof`: what a token must be bound to (RFC 7800), so that whoever steals it cannot use it. Whatever it is bound to
+/// is checked in any case; this says that a token which is not does not count.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum ProofRule {
     /// Nothing is asked: bearer tokens count, too.

@@ -1,7 +1,7 @@
 //! What the service manager is told: ready, reloading, stopping, alive (sd_notify(3)).
 //!
-//! In: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, once. Out: datagrams. Without `NOTIFY_SOCKET` nothing happens;
-//! a manager that does not listen holds nobody up and stops nothing.
+//! In: `NOTIFY_SOCKET`, `WATCHDOG_USEC` and `WATCHDOG_PID`, once. Out: datagrams. Without `NOTIFY_SOCKET` nothing
+//! happens; a manager that does not listen holds nobody up and stops nothing.
 
 use std::{
     ffi::OsStr,

@@ -12,8 +12,8 @@ pub(crate) const HIGHS: u64 = ONES << 7;
 /// Bytes in a word.
 pub(crate) const WORD: usize = 8;
 
-/// The last `count` bytes of a text, fewer than a word; `padding` stands for those that are missing. Read with the bytes
-/// before them where there are enough, and not one by one.
+/// The last `count` bytes of a text, fewer than a word; `padding` stands for those that are missing. Read with the
+/// bytes before them where there are enough, and not one by one.
 pub(crate) fn last(text: &[u8], count: usize, padding: u8) -> u64 {
     let word = match text.last_chunk::<WORD>() {
         // In two steps: a shift by all of its bits is none.

@@ -1,4 +1,5 @@
-//! What a session, and a revocation, costs in resident memory, everything included: identity, record, table, index, allocator.
+//! What a session, and a revocation, costs in resident memory, everything included: identity, record, table, index,
+//! allocator.
 //!
 //! Its own program, because it measures the whole process and sets the allocator that the gateway uses.
 #![expect(clippy::expect_used, clippy::panic, reason = "a test that cannot go on must fail")]

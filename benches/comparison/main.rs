@@ -1,10 +1,11 @@
-//! Portcullis beside nginx, HAProxy, Envoy and Traefik: CPU time, system calls, latency and memory per request, side by side.
+//! Portcullis beside nginx, HAProxy, Envoy and Traefik: CPU time, system calls, latency and memory per request, side by
+//! side.
 //!
 //! Run it with `benches/compare`, which installs the peers and builds everything. Each proxy in turn has one worker on
 //! core 0; this program, with the load and the upstream, has core 1. All speak TLS 1.3 with X25519, the same cipher
-//! and the same P-256 certificate, keep connections to the upstream, set the same headers, and log all (`--logs`) or nothing. Rounds are
-//! interleaved, so that a machine whose speed drifts drifts for all. A proxy that lets a bad credential through, or a
-//! good one not, has no row. Everything listens on 127.0.0.1 and is bounded in time.
+//! and the same P-256 certificate, keep connections to the upstream, set the same headers, and log all (`--logs`) or
+//! nothing. Rounds are interleaved, so that a machine whose speed drifts drifts for all. A proxy that lets a bad
+//! credential through, or a good one not, has no row. Everything listens on 127.0.0.1 and is bounded in time.
 #![expect(clippy::expect_used, reason = "a benchmark that cannot set itself up has nothing to measure")]
 
 mod idle;

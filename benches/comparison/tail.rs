@@ -1,8 +1,8 @@
 //! Latency at a constant rate: an open loop at half of what each proxy can do.
 //!
-//! Requests are due at fixed moments, whatever became of those before. Latency counts from the moment a request was due,
-//! so that one which had to wait for a stalled proxy tells so (no coordinated omission). Portcullis is measured twice:
-//! alone, and with reloads and new sessions beside it.
+//! Requests are due at fixed moments, whatever became of those before. Latency counts from the moment a request was
+//! due, so that one which had to wait for a stalled proxy tells so (no coordinated omission). Portcullis is measured
+//! twice: alone, and with reloads and new sessions beside it.
 
 use std::{
     cell::{Cell, RefCell},

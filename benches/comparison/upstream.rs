@@ -1,6 +1,7 @@
 //! The backend of all proxies: HTTP/1.1 keep-alive, answers every request with the same 95 bytes, as cheaply as it can.
 //!
-//! It counts requests, so that a check can tell whether a refused request reached it, and keeps the last head on demand.
+//! It counts requests, so that a check can tell whether a refused request reached it, and keeps the last head on
+//! demand.
 
 use std::{cell::RefCell, rc::Rc};
 

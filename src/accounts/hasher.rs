@@ -2,8 +2,8 @@
 //!
 //! In: whom somebody claims to be, and what they typed. Out: a user, or nothing, after the same work in both cases.
 //! Invariants: memory is bounded by the threads, each holding that of one hash; who waits is bounded by the queue.
-//! The threads take only what others leave of the processors, so that guessed passwords hold up no request. Where nothing
-//! is left, one more thread sees to it that logins go on: slowly, but they do.
+//! The threads take only what others leave of the processors, so that guessed passwords hold up no request. Where
+//! nothing is left, one more thread sees to it that logins go on: slowly, but they do.
 
 use std::{
     collections::VecDeque,

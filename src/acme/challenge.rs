@@ -1,4 +1,5 @@
-//! Proofs that hosts are ours, while an authority looks for them: TLS-ALPN-01 (RFC 8737), HTTP-01 (RFC 8555 section 8.3).
+//! Proofs that hosts are ours, while an authority looks for them: TLS-ALPN-01 (RFC 8737), HTTP-01 (RFC 8555 section
+//! 8.3).
 //!
 //! In: what an order asks to be shown. Out: a TLS configuration for a server name, or a text for a host and token.
 //! Invariants: a proof is there from when an order puts it up until its [`Posted`] is dropped, and for its own host
@@ -162,7 +163,8 @@ impl Challenges {
     }
 }
 
-/// A self-signed certificate for the host with the digest in `acmeIdentifier` (RFC 8737 section 3), and how it is shown.
+/// A self-signed certificate for the host with the digest in `acmeIdentifier` (RFC 8737 section 3), and how it is
+/// shown.
 fn proof(host: &Host, digest: &[u8]) -> Result<ServerConfig, String> {
     let told = |error: rcgen::Error| format!("the certificate that proves the host cannot be made: {error}");
     if digest.len() != DIGEST_LEN {

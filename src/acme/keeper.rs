@@ -1,4 +1,5 @@
-//! Keeps every host of the settings in certificates: looks what is due, orders it, keeps what comes, waits after failures.
+//! Keeps every host of the settings in certificates: looks what is due, orders it, keeps what comes, waits after
+//! failures.
 //!
 //! In: the settings that hold now, what is on disk, and time. Out: certificates in the resolver and on disk, log lines,
 //! counts. One order at a time. Invariants: an attempt is on disk before the first request of it leaves; a certificate

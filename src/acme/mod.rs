@@ -4,11 +4,11 @@
 //! Settings → Keeper (control thread) → order → challenge answered by the edge → certificate → disk → resolver
 //! ```
 //! In: [`Settings`], the database of `server.state_dir`, a clock. Out: certificates in a
-//! [`CertificateResolver`](crate::certificate::CertificateResolver), and answers to [`Challenges`] while they are asked.
-//! Invariants: only hosts of the configuration are ordered for (R10); what is served stays until something better is
-//! there; nothing is ordered before it is on disk that it is being tried, so that no restart and no crash makes us ask
-//! faster; account key and certificate keys are on disk sealed, and in no log. One order for each host: a name that
-//! cannot be proved holds up no other.
+//! [`CertificateResolver`](crate::certificate::CertificateResolver), and answers to [`Challenges`] while they are
+//! asked. Invariants: only hosts of the configuration are ordered for (R10); what is served stays until something
+//! better is there; nothing is ordered before it is on disk that it is being tried, so that no restart and no crash
+//! makes us ask faster; account key and certificate keys are on disk sealed, and in no log. One order for each host: a
+//! name that cannot be proved holds up no other.
 //!
 //! The protocol is instant-acme's; requests go through [`crate::fetch`], the one HTTPS client, and so past no
 //! second TLS or HTTP stack. rustls-acme would have brought both.

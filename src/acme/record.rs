@@ -1,7 +1,7 @@
 //! What is on disk: account, certificates with their keys, and what was tried. JSON within what `durable` seals.
 //!
-//! In: bytes of table `acme`. Out: `Record`s, or `None` for what is no record of ours. Members may be added, never change
-//! their meaning.
+//! In: bytes of table `acme`. Out: `Record`s, or `None` for what is no record of ours. Members may be added, never
+//! change their meaning.
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use zeroize::{Zeroize, Zeroizing};

@@ -2,7 +2,8 @@
 //!
 //! The request is never held as a whole: entries are opened as they come. Answers are held back until the request has
 //! ended, because most clients do not read while they write; beyond 8 MiB of answers (some 40,000 entries) they flow,
-//! and a client has to read while it goes on writing. A body that breaks off opens nothing of its last, unfinished line.
+//! and a client has to read while it goes on writing. A body that breaks off opens nothing of its last, unfinished
+//! line.
 
 use std::{
     collections::VecDeque,

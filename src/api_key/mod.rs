@@ -2,9 +2,9 @@
 //!
 //! In: the text that a request carries. Out: the [`ApiKey`] that it is, with an identity whose headers were prepared
 //! once, or a [`Void`] that says why it counts for nothing. `text` is what a key looks like; of it only the SHA-256 is
-//! kept: in gateway.toml, or in the [`Store`] of those that the admin API makes. Invariants: the id finds a key and opens
-//! nothing; the whole text is compared by its hash, in constant time; a key that was revoked is void as long as that is
-//! remembered, whatever a reload brings; one that was made is void while its maker may not make it (R5, R29).
+//! kept: in gateway.toml, or in the [`Store`] of those that the admin API makes. Invariants: the id finds a key and
+//! opens nothing; the whole text is compared by its hash, in constant time; a key that was revoked is void as long as
+//! that is remembered, whatever a reload brings; one that was made is void while its maker may not make it (R5, R29).
 
 use std::{
     collections::HashMap,
@@ -240,8 +240,8 @@ impl ApiKey {
         self.id == text.id() && constant_time_eq(self.digest.expose(), &text.digest())
     }
 
-    /// What has become of it since it was accepted. What the key of its id is now decides, not what it was: a reload may
-    /// have taken it away, made another of it, shortened its life or changed its rights (R29).
+    /// What has become of it since it was accepted. What the key of its id is now decides, not what it was: a reload
+    /// may have taken it away, made another of it, shortened its life or changed its rights (R29).
     pub fn condition(&self, known: Known<'_>, revocations: &Revocations, now: Timestamp) -> Condition {
         match known.find(&self.id, self.digest.expose()) {
             Some(key) if key.is_expired(now) => Condition::Expired,

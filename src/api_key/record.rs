@@ -1,8 +1,8 @@
 //! What is on disk of keys that were made: one record for each, and many last uses in one (R27).
 //!
-//! A key's record is JSON under `k` and its id, so that a later version can add a field: give it `#[serde(default)]`, and
-//! records without it stay readable. Last uses change all the time and are kept apart: under `u` and the number of a
-//! group of ids, six bytes of milliseconds behind each id, those of keys in gateway.toml among them.
+//! A key's record is JSON under `k` and its id, so that a later version can add a field: give it `#[serde(default)]`,
+//! and records without it stay readable. Last uses change all the time and are kept apart: under `u` and the number of
+//! a group of ids, six bytes of milliseconds behind each id, those of keys in gateway.toml among them.
 
 use std::{borrow::Cow, sync::Arc};
 

@@ -37,8 +37,8 @@ pub(super) fn object(bytes: &[u8]) -> Result<Map<String, Value>, JsonError> {
     }
 }
 
-/// A small object of texts, as headers of tokens nearly always are: names and values in place, without a map. `None`: it is
-/// something else, or nothing that [`object`] reads either, which then says what it is.
+/// A small object of texts, as headers of tokens nearly always are: names and values in place, without a map. `None`:
+/// it is something else, or nothing that [`object`] reads either, which then says what it is.
 pub(super) fn texts(bytes: &[u8]) -> Option<Texts<'_>> {
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let members = reader.deserialize_map(InPlace).ok()?;

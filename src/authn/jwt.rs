@@ -228,8 +228,8 @@ impl VerifiedToken {
         }
     }
 
-    /// One of which its issuer said that it is active, with these members (RFC 7662 section 2.2). They are judged as the
-    /// claims of a JWT are.
+    /// One of which its issuer said that it is active, with these members (RFC 7662 section 2.2). They are judged as
+    /// the claims of a JWT are.
     ///
     /// # Errors
     /// The first reason found why it is no credential.
@@ -322,7 +322,8 @@ impl VerifiedToken {
         &self.confirmation
     }
 
-    /// SHA-256 of header and payload as signed, or of an opaque token: names the token whatever its signature looks like (R28).
+    /// SHA-256 of header and payload as signed, or of an opaque token: names the token whatever its signature looks
+    /// like (R28).
     pub const fn signing_input_hash(&self) -> &[u8; 32] {
         &self.signing_input_hash
     }
@@ -828,8 +829,8 @@ fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Resu
     Ok((Identity::new(parts).map_err(JwtError::Subject)?, dropped))
 }
 
-/// Two factors where `amr` lists `mfa` (RFC 8176 section 2) or `acr` is it, as our challenge asks (RFC 9470 section 6.2);
-/// whatever else is there, or nothing, is one.
+/// Two factors where `amr` lists `mfa` (RFC 8176 section 2) or `acr` is it, as our challenge asks (RFC 9470 section
+/// 6.2); whatever else is there, or nothing, is one.
 fn factor(claims: &Map<String, Value>) -> Factor {
     let is_two = |value: &Value| value.as_str() == Some(Factor::TWO_NAME);
     let listed = matches!(claims.get("amr"), Some(Value::Array(methods)) if methods.iter().any(is_two));

@@ -300,8 +300,8 @@ impl KeySet {
     /// are passed over.
     ///
     /// # Errors
-    /// When it is no JWK set in strict JSON; when a key is private, malformed, an RSA key below 2048 bits, or shares its
-    /// `kid` with another; when it mixes HMAC with others; when no key is left.
+    /// When it is no JWK set in strict JSON; when a key is private, malformed, an RSA key below 2048 bits, or shares
+    /// its `kid` with another; when it mixes HMAC with others; when no key is left.
     pub fn from_jwk_set(json: &[u8], algorithms: &[Algorithm]) -> Result<Self, KeyError> {
         let algorithms = AlgorithmSet::of_issuer(algorithms)?;
         if json.len() > MAX_SET_BYTES {

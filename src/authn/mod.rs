@@ -1,8 +1,9 @@
 //! Authentication: from what the request carries to an identity (R2, R3).
 //!
 //! `credential` finds the one credential that counts; for a bearer token [`authenticate_bearer`] composes the cache of
-//! verified tokens with `jwt::verify`, and of those that are no JWS `introspection` asks their issuer. A session cookie is looked up in the session store by `decide`. Whatever the
-//! authenticator, its answer is one of the four of [`Answer`]; only `Valid` goes on.
+//! verified tokens with `jwt::verify`, and of those that are no JWS `introspection` asks their issuer. A session cookie
+//! is looked up in the session store by `decide`. Whatever the authenticator, its answer is one of the four of
+//! [`Answer`]; only `Valid` goes on.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 

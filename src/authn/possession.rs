@@ -127,8 +127,8 @@ pub(super) struct Use<'a> {
 }
 
 impl Presented<'_> {
-    /// Whether what was presented proves every binding of the token: the one place that says so. A DPoP proof is used up
-    /// by it, so it comes last.
+    /// Whether what was presented proves every binding of the token: the one place that says so. A DPoP proof is used
+    /// up by it, so it comes last.
     pub(super) fn prove(&self, used: Use<'_>, wrong: &WrongSignatures, verify_rate: u32) -> Result<(), Unproven> {
         let Confirmation { key, certificate } = used.token.confirmation();
         match (certificate, self.certificate) {

@@ -1,8 +1,8 @@
 //! What a caller's identity rests on, for whatever lasts longer than the moment of its decision: a tunnel, an event
 //! stream, a long poll, a download (R28).
 //!
-//! In: the session, token, key or certificate that was accepted. Out, asked again and again: a [`Standing`]. Pure: the time and the
-//! settings are handed in.
+//! In: the session, token, key or certificate that was accepted. Out, asked again and again: a [`Standing`]. Pure: the
+//! time and the settings are handed in.
 
 use std::sync::Arc;
 

@@ -1,8 +1,9 @@
 //! Remembers verified tokens, so that a signature is checked once and not on every request (R23).
 //!
 //! Key: the exact token bytes, compared in full, under the generation of the issuer's settings and a key of the issuer
-//! that still stands; found by a hash with a random key. Value: the [`VerifiedToken`], whose `exp` and `nbf` are judged on every use. Bounded in entries and in
-//! bytes. Apart from it, a small table remembers tokens whose signature is wrong under a known key, and no other error.
+//! that still stands; found by a hash with a random key. Value: the [`VerifiedToken`], whose `exp` and `nbf` are judged
+//! on every use. Bounded in entries and in bytes. Apart from it, a small table remembers tokens whose signature is
+//! wrong under a known key, and no other error.
 //!
 //! Eviction is S3-FIFO (Yang et al., SOSP 2023): a newcomer waits in a short queue and moves to the long one only when
 //! used again, so a flood of tokens that come once leaves those in use alone. A hit takes one shard's read lock and

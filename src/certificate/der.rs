@@ -1,4 +1,5 @@
-//! DER, as far as certificates and revocation lists need it (X.690 section 8.1): elements one after the other, and times.
+//! DER, as far as certificates and revocation lists need it (X.690 section 8.1): elements one after the other, and
+//! times.
 //!
 //! In: bytes of anybody. Out: slices of them, or `None` where they are no DER. Nothing is judged here: what a
 //! certificate is worth is for `rustls` and `webpki` to say.

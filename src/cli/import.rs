@@ -42,8 +42,8 @@ struct Openapi {
     prefix: String,
 
     /// What callers authenticate with where the document names a security scheme, such as `oauth=jwt:keycloak`. May be
-    /// repeated. By default bearer tokens, OAuth and OpenID Connect are `jwt`, keys in headers `api_key`, keys in cookies
-    /// `session`, and mutual TLS `mtls`.
+    /// repeated. By default bearer tokens, OAuth and OpenID Connect are `jwt`, keys in headers `api_key`, keys in
+    /// cookies `session`, and mutual TLS `mtls`.
     #[arg(long = "scheme", value_name = "NAME=AUTH")]
     schemes: Vec<String>,
 }

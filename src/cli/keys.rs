@@ -1,5 +1,5 @@
-//! `portcullis keys`: API keys for programs. `make` prints a fresh one and the `[[api_key]]` entry that knows it; `add`,
-//! `list` and `revoke` ask the admin API of a running gateway.
+//! `portcullis keys`: API keys for programs. `make` prints a fresh one and the `[[api_key]]` entry that knows it;
+//! `add`, `list` and `revoke` ask the admin API of a running gateway.
 
 use std::{
     io::{self, BufWriter, Write},

@@ -102,7 +102,8 @@ pub struct Tls {
 /// Where certificates come from.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum TlsSource {
-    /// Files, one pair for each certificate; none if all are ordered. They were readable when the configuration was read.
+    /// Files, one pair for each certificate; none if all are ordered. They were readable when the configuration was
+    /// read.
     Files(Box<[CertificateFiles]>),
     /// A local authority makes one at first start.
     SelfSigned {

@@ -8,9 +8,9 @@
 //! is taken back before anything else is written; nobody waits longer than `server.state_timeout` (`patience`).
 //! Values are sealed (`seal`), and keys that name somebody are hidden (`names`): a thief of the disk learns nothing.
 //!
-//! The database is redb: one file, no threads of its own, and a storage that tests can tear. Beside a million records, 64
-//! logins and 64 ends in one transaction take it 6 ms; fjall 2.11, a log-structured store, took 0.6 ms and half the disk
-//! in the same measurement, and as long to read all of it. Either is little beside 64 password hashes.
+//! The database is redb: one file, no threads of its own, and a storage that tests can tear. Beside a million records,
+//! 64 logins and 64 ends in one transaction take it 6 ms; fjall 2.11, a log-structured store, took 0.6 ms and half the
+//! disk in the same measurement, and as long to read all of it. Either is little beside 64 password hashes.
 
 use std::{
     fmt,

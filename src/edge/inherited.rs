@@ -1,8 +1,8 @@
 //! Sockets that were opened for us before we were started: systemd's socket activation (sd_listen_fds(3)).
 //!
-//! In: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, once, before any thread runs. Out: [`Bound`] listeners, by number or
-//! name. What is meant for another process is left alone; what nobody asks for is closed, so that no client waits in a
-//! queue that is never looked at. Taking a descriptor over by its number is the work of the `listenfd` library.
+//! In: `LISTEN_FDS`, `LISTEN_PID`, `LISTEN_FDNAMES`, once, before any thread runs. Out: [`Bound`] listeners, by number
+//! or name. What is meant for another process is left alone; what nobody asks for is closed, so that no client waits in
+//! a queue that is never looked at. Taking a descriptor over by its number is the work of the `listenfd` library.
 
 use std::{io, os::fd::OwnedFd};
 

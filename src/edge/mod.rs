@@ -144,8 +144,8 @@ pub trait Handler: 'static {
     /// Whether clients are offered streams of HTTP/2 as tunnels (RFC 8441 section 3).
     const TUNNELS: bool = false;
 
-    /// Answers one request, which stays where it is: it is large. `body` was not polled yet. It never fails: a refusal is
-    /// an answer too. Dropped midway when the client leaves.
+    /// Answers one request, which stays where it is: it is large. `body` was not polled yet. It never fails: a refusal
+    /// is an answer too. Dropped midway when the client leaves.
     fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Self::Body>>;
 }
 

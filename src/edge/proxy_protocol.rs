@@ -1,9 +1,10 @@
-//! The PROXY protocol, versions 1 and 2: what a load balancer in front says of a connection before its first byte (R15).
+//! The PROXY protocol, versions 1 and 2: what a load balancer in front says of a connection before its first byte
+//! (R15).
 //!
-//! In: the first bytes of a connection whose peer must send such a header. Out: who connects, and to which port, or that
-//! the header says nothing of it (health checks, unknown and unix clients); not a byte behind the header is taken. Bad,
-//! endless and other beginnings are errors: the connection ends unheard. TLVs are passed over. Source: haproxy.org,
-//! "The PROXY protocol", 2020/03/05.
+//! In: the first bytes of a connection whose peer must send such a header. Out: who connects, and to which port, or
+//! that the header says nothing of it (health checks, unknown and unix clients); not a byte behind the header is taken.
+//! Bad, endless and other beginnings are errors: the connection ends unheard. TLVs are passed over. Source:
+//! haproxy.org, "The PROXY protocol", 2020/03/05.
 
 use std::{
     io,

@@ -1,4 +1,5 @@
-//! TLS as it is offered to clients (R20): 1.3, and 1.2 with ECDHE and AEAD only; no early data; HTTP by ALPN or nothing.
+//! TLS as it is offered to clients (R20): 1.3, and 1.2 with ECDHE and AEAD only; no early data; HTTP by ALPN or
+//! nothing.
 //!
 //! In: a certificate resolver and settings. Out: one `rustls` configuration, held in a slot that a reload can fill anew
 //! without touching a socket: connections take the configuration that is there when they arrive (R37).

@@ -27,9 +27,9 @@ impl Uploads {
         Self { open: Vec::new(), window: CONNECTION_WINDOW, stream_window: stream_window as i64 }
     }
 
-    /// Whether the client may send and has not, on more streams than are `tunnels`: which those are is not told by frame
-    /// headers. A tunnel that is not read from hides another stream for as long, and no more than the tunnel itself
-    /// holds for it.
+    /// Whether the client may send and has not, on more streams than are `tunnels`: which those are is not told by
+    /// frame headers. A tunnel that is not read from hides another stream for as long, and no more than the tunnel
+    /// itself holds for it.
     pub(super) fn are_awaited(&self, tunnels: u32) -> bool {
         let tunnels = usize::try_from(tunnels).unwrap_or(usize::MAX);
         self.window > 0 && self.open.iter().filter(|upload| upload.window > 0).nth(tunnels).is_some()

@@ -1,9 +1,9 @@
-//! An administrator's leave to enrol: a small file in `server.state_dir`, written by `portcullis users enrol` whether or
-//! not the gateway runs (the database itself is locked while it does), read when its user has given the password.
+//! An administrator's leave to enrol: a small file in `server.state_dir`, written by `portcullis users enrol` whether
+//! or not the gateway runs (the database itself is locked while it does), read when its user has given the password.
 //!
-//! It holds a hash of the code, never the code. Who can write there can let somebody enrol, who still needs the password.
-//! Invariants: an invitation counts for an hour and for one enrolment; a file that is larger than any of ours, of another
-//! version or for somebody else is none. Files are never touched on a worker.
+//! It holds a hash of the code, never the code. Who can write there can let somebody enrol, who still needs the
+//! password. Invariants: an invitation counts for an hour and for one enrolment; a file that is larger than any of
+//! ours, of another version or for somebody else is none. Files are never touched on a worker.
 
 use std::{
     fs::{self, OpenOptions},

@@ -1,7 +1,7 @@
 //! Second factors of local users: time-based codes, recovery codes, and how somebody first gets them.
 //!
-//! `totp` judges codes, `code` makes those that are used once, `invitation` is how an administrator lets somebody enrol.
-//! In: an account, and what was typed. Out: whether it counts, after it was noted on disk that it did.
+//! `totp` judges codes, `code` makes those that are used once, `invitation` is how an administrator lets somebody
+//! enrol. In: an account, and what was typed. Out: whether it counts, after it was noted on disk that it did.
 //! Invariants: a code counts once, also across restarts, because what was used is on disk before the answer (R27); an
 //! account without a secret is refused and enrols only with an invitation, so that a lost disk opens nothing; guesses
 //! are judged one after the other, and after ten wrong ones each next has to wait twice as long, up to an hour.
@@ -148,7 +148,8 @@ impl Factors {
         Ok(Self { all: Mutex::new(all), durable, invitations })
     }
 
-    /// Where an account stands. An invitation that resets takes its factor away first. Reads a file, on a thread for it.
+    /// Where an account stands. An invitation that resets takes its factor away first. Reads a file, on a thread for
+    /// it.
     ///
     /// # Errors
     /// [`Unavailable`] when a reset cannot be written down.
@@ -206,8 +207,8 @@ impl Factors {
             (accepted, self.commit(account, &entry.record), hash)
         };
         if written.await.is_err() {
-            // The step stays used in memory: its code has been sent over the wire. A recovery code is too dear for that,
-            // and nobody was let in with it.
+            // The step stays used in memory: its code has been sent over the wire. A recovery code is too dear for
+            // that, and nobody was let in with it.
             if let Some(hash) = hash
                 && let Some(entry) = self.lock().get_mut(account)
             {

@@ -92,8 +92,8 @@ impl Judge {
         is_missing
     }
 
-    /// Whether there are certificates, and all are expired; but not where one is ordered: the authority must get through
-    /// to renew it.
+    /// Whether there are certificates, and all are expired; but not where one is ordered: the authority must get
+    /// through to renew it.
     fn certificates(&self, now: Timestamp, details: &mut Vec<Detail>) -> bool {
         let expiries = self.certificates.expiries();
         for Expiry { name, until, .. } in &expiries {

@@ -1,8 +1,8 @@
 //! Every listening socket of a gateway: opened here, or before us by a service manager.
 //!
-//! In: what the configuration names, and what was inherited. Out: [`Bound`] sockets, all of them or a [`StartError`] that
-//! says which one and how to mend it. Where an inherited socket leads is known only now: the rules on who may be spoken
-//! to without encryption (R20, R36) are held against it here, as `config` holds them against written addresses.
+//! In: what the configuration names, and what was inherited. Out: [`Bound`] sockets, all of them or a [`StartError`]
+//! that says which one and how to mend it. Where an inherited socket leads is known only now: the rules on who may be
+//! spoken to without encryption (R20, R36) are held against it here, as `config` holds them against written addresses.
 
 use std::{io, net::SocketAddr};
 

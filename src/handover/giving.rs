@@ -63,7 +63,8 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// `state`: `server.state_dir`. `before`: set while a process that was followed is there. `own_socket` is where followers connect; it closes when it is dropped.
+    /// `state`: `server.state_dir`. `before`: set while a process that was followed is there. `own_socket` is where
+    /// followers connect; it closes when it is dropped.
     pub fn new(
         live: Arc<Live>,
         tls: Option<Arc<TlsSlot>>,

@@ -1,8 +1,8 @@
 //! Buffers in which request heads are written, used again by later requests of the same worker.
 //!
-//! Asking an allocator for this much memory and giving it back costs more than writing most of what goes in. Invariants:
-//! a buffer is empty when it is taken; as many are kept as are used at one time, within [`KEPT`], and none that has
-//! grown beyond [`KEPT_BYTES`].
+//! Asking an allocator for this much memory and giving it back costs more than writing most of what goes in.
+//! Invariants: a buffer is empty when it is taken; as many are kept as are used at one time, within [`KEPT`], and none
+//! that has grown beyond [`KEPT_BYTES`].
 
 use std::{
     cell::RefCell,

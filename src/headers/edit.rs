@@ -3,7 +3,8 @@
 //!
 //! In: the names that an operator writes. Out: which of them may be edited, and the answer's fields as edited. Whatever
 //! protects is not to be edited: identity (R12), forwarding (R15), framing and hops (R18), credentials (R14), what says
-//! where a request comes from (R31). An answer is edited before it is made fit for the client, so R16 holds of the result.
+//! where a request comes from (R31). An answer is edited before it is made fit for the client, so R16 holds of the
+//! result.
 
 use http::{HeaderMap, HeaderName};
 

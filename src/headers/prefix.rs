@@ -1,11 +1,11 @@
 //! What a route's `strip_prefix` takes from the path and gives back to the answer.
 //!
-//! In: the prefix, and what trusted proxies have said of theirs (`X-Forwarded-Prefix`). Out: that header for the upstream,
-//! and an answer whose `Location`, `Content-Location`, `Refresh` and cookie paths lead back through the gateway. A body
-//! is never changed: links in pages are the upstream's, which is told its prefix.
-//! Invariants: only paths on the client's own host are touched, and they then lie under the prefix, dots resolved first
-//! as browsers do; a path that lies there already was written by an upstream that knows its prefix, and stays; our own
-//! cookies are never looked at, they are not there yet. Source: RFC 3986 section 5.2, RFC 6265bis section 5.6.
+//! In: the prefix, and what trusted proxies have said of theirs (`X-Forwarded-Prefix`). Out: that header for the
+//! upstream, and an answer whose `Location`, `Content-Location`, `Refresh` and cookie paths lead back through the
+//! gateway. A body is never changed: links in pages are the upstream's, which is told its prefix. Invariants: only
+//! paths on the client's own host are touched, and they then lie under the prefix, dots resolved first as browsers do;
+//! a path that lies there already was written by an upstream that knows its prefix, and stays; our own cookies are
+//! never looked at, they are not there yet. Source: RFC 3986 section 5.2, RFC 6265bis section 5.6.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
@@ -190,7 +190,8 @@ fn stripped(route: &Route) -> Option<&Prefix> {
     }
 }
 
-/// What trusted proxies say that they took from the path, the outermost first. One that is no path, and none is believed.
+/// What trusted proxies say that they took from the path, the outermost first. One that is no path, and none is
+/// believed.
 fn told(headers: &HeaderMap, view: &ClientView, settings: &Settings) -> Option<String> {
     if !view.through_trusted_proxy || settings.family != ForwardedFamily::XForwarded {
         return None;

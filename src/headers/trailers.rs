@@ -1,7 +1,7 @@
 //! Trailers of requests and answers: fields that come when everything is decided already (RFC 9110 section 6.5).
 //!
-//! In: a trailer section. Out: the same without what must not come late. Invariants: nothing that a client sends there is
-//! read as ours by a backend that merges trailers into headers (R12); nothing there frames, routes, authenticates or
+//! In: a trailer section. Out: the same without what must not come late. Invariants: nothing that a client sends there
+//! is read as ours by a backend that merges trailers into headers (R12); nothing there frames, routes, authenticates or
 //! changes how a message is kept.
 
 use http::{HeaderMap, HeaderName};

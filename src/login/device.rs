@@ -3,9 +3,9 @@
 //!
 //! In: the cookie of a request, and after a login whose it was. Out: whether the browser is known to a user, and the
 //! cookie's next value.
-//! Invariants: nothing is stored but the key, so there is nothing to fill up; a mark counts for one (realm, subject) and one browser
-//! only, for half a year; the value has one length and is random to whoever lacks the key, so it tells nothing, not
-//! even how many people use the browser; it opens nothing: a password is still needed.
+//! Invariants: nothing is stored but the key, so there is nothing to fill up; a mark counts for one (realm, subject)
+//! and one browser only, for half a year; the value has one length and is random to whoever lacks the key, so it tells
+//! nothing, not even how many people use the browser; it opens nothing: a password is still needed.
 
 use std::fmt;
 
@@ -21,9 +21,9 @@ use crate::{
     session::{SameSite, cookie},
 };
 
-/// Its name. One of ours: cut out of `Cookie` like the session's (R14). Not `__Host-`, which would need the path `/`: it
-/// lives for months, and with our own prefix as its path no other request carries it. A neighbouring host that plants
-/// another one makes the browser a stranger, which costs at most a short wait.
+/// Its name. One of ours: cut out of `Cookie` like the session's (R14). Not `__Host-`, which would need the path `/`:
+/// it lives for months, and with our own prefix as its path no other request carries it. A neighbouring host that
+/// plants another one makes the browser a stranger, which costs at most a short wait.
 pub const DEVICE_COOKIE: &str = "__Secure-portcullis-device";
 
 /// Makes and recognizes marks.

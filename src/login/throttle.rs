@@ -214,7 +214,8 @@ impl State {
         Ok(())
     }
 
-    /// Lets `pair` pass the bucket of a name: when that is not overdrawn, or when the wait that was told before is over.
+    /// Lets `pair` pass the bucket of a name: when that is not overdrawn, or when the wait that was told before is
+    /// over.
     fn keep_promise(&mut self, pair: u64, user: u64, now: Timestamp) -> Result<(), Duration> {
         let wait = self.wait(user, &USER, now);
         let promised = self.promises.get(&pair).copied().filter(|at| now.since(*at) < PROMISE_KEPT);
@@ -317,7 +318,8 @@ mod tests {
         assert!(fail(&new, "192.0.2.2", "bob", NOW).is_ok());
     }
 
-    /// Debts of an hour that has not come yet, as it seems, make nobody wait, and who goes on failing waits all the same.
+    /// Debts of an hour that has not come yet, as it seems, make nobody wait, and who goes on failing waits all the
+    /// same.
     #[test]
     fn a_clock_that_steps_back_makes_nobody_wait() {
         let throttle = Throttle::new();

@@ -1,7 +1,8 @@
 //! What people see: the choice of providers, the login form, who is signed in, and the question before logging out.
 //!
 //! In: checked values only, and the face of our pages, which has every word. Out: markup, escaped by maud. Nothing that
-//! a client sent is shown but the path to return to, in links and hidden fields (R33): not even the name that was typed.
+//! a client sent is shown but the path to return to, in links and hidden fields (R33): not even the name that was
+//! typed.
 //!
 //! For all readers: labels, headings and landmarks are real ones; a problem is an alert, part of the window's title and
 //! the description of the field that has the focus; nothing needs a script.

@@ -1,7 +1,8 @@
 //! Who is asked for a certificate in the handshake: by the name that the client asks for (R10).
 //!
-//! In: hosts, and the authorities that their routes name, or that any certificate will do. Out: for a server name, the one set of TLS settings that it
-//! belongs to. A connection keeps the word for its settings; a request for a host of other settings is refused on it.
+//! In: hosts, and the authorities that their routes name, or that any certificate will do. Out: for a server name, the
+//! one set of TLS settings that it belongs to. A connection keeps the word for its settings; a request for a host of
+//! other settings is refused on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,4 +1,5 @@
-//! What the handshake asks of a client's certificate: that it can be read, is of bearable size, and that the client holds its key.
+//! What the handshake asks of a client's certificate: that it can be read, is of bearable size, and that the client
+//! holds its key.
 //!
 //! Who has signed it is not looked at here: a client that is refused in the handshake learns nothing, and what holds
 //! now may not hold for the connection's next request. RFC 8446 section 4.4.2 and 4.4.3, RFC 5246 section 7.4.8.

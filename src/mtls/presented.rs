@@ -2,7 +2,8 @@
 //!
 //! In: the chain as the handshake gave it. Out: a [`Verdict`] under an authority, judged once and remembered with the
 //! span of time in which it cannot turn into another: between two neighbouring dates of the chain, the authority and
-//! its revocation lists. Another generation of the authority, a date that has come, or a clock that stepped back: judged anew.
+//! its revocation lists. Another generation of the authority, a date that has come, or a clock that stepped back:
+//! judged anew.
 
 use std::{
     fmt,

@@ -3,7 +3,8 @@
 //! In: a document in JSON or YAML. Out: a fragment of configuration with one route for each operation, in the order of
 //! their paths. Invariants: who may not call an operation by the document may not by its route; where the document's
 //! rule cannot be said, the route has `auth = []`, which no configuration is loaded with, and a comment that says why;
-//! `auth = ["none"]` comes of an explicit `security: []` or `{}` only. What cannot be understood is refused, not guessed.
+//! `auth = ["none"]` comes of an explicit `security: []` or `{}` only. What cannot be understood is refused, not
+//! guessed.
 
 use std::collections::BTreeMap;
 

@@ -2,8 +2,8 @@
 //!
 //! In: alternatives of schemes with scopes. Out: a [`Rule`] that nobody meets who does not meet the document's.
 //! An alternative is one way to authenticate, a client certificate besides, and scopes; all alternatives together are
-//! `all` and one `any` where that says the same, and otherwise something stricter, which is noted. A scheme that nothing
-//! here can check drops its alternative; if none is left, nothing is said.
+//! `all` and one `any` where that says the same, and otherwise something stricter, which is noted. A scheme that
+//! nothing here can check drops its alternative; if none is left, nothing is said.
 
 use std::collections::{BTreeMap, BTreeSet};
 

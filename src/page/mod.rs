@@ -2,8 +2,9 @@
 //! (R33).
 //!
 //! In: a title and a body made with maud, which escapes; or a JSON value. Out: a complete response. `texts` holds every
-//! word that we say to people, `theme` what can be changed about the look, `template` error pages of the operator's own.
-//! Invariants: no script, no outside resource, nothing that a cache may keep, no frame around it. `Date` is hyper's.
+//! word that we say to people, `theme` what can be changed about the look, `template` error pages of the operator's
+//! own. Invariants: no script, no outside resource, nothing that a cache may keep, no frame around it. `Date` is
+//! hyper's.
 
 use std::sync::LazyLock;
 
@@ -147,8 +148,8 @@ impl<'a> Face<'a> {
 
     /// As [`Self::page`], for a page whose form leads on to an application. Chromium holds every redirect after a form
     /// against the policy of the form's page, so an application that answers with a way to another host would leave
-    /// people with a button that does nothing. Where the form itself goes to is ours alone to say: there is no script, no
-    /// base, and no markup that a client sent.
+    /// people with a button that does nothing. Where the form itself goes to is ours alone to say: there is no script,
+    /// no base, and no markup that a client sent.
     pub fn page_leading_on(&self, status: StatusCode, title: &str, content: &Markup) -> Response<Bytes> {
         let mut response = self.page(status, title, content);
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, self.look.leading_on.clone());

@@ -51,8 +51,8 @@ impl fmt::Display for BodyError {
 impl std::error::Error for BodyError {}
 
 /// Reads and forgets the body of a request that is refused, within bounds: a client that is still sending would
-/// otherwise see a reset instead of the answer (RFC 9112 section 9.3, RFC 9113 section 8.1). What comes beyond the bounds
-/// costs the client its connection or stream.
+/// otherwise see a reset instead of the answer (RFC 9112 section 9.3, RFC 9113 section 8.1). What comes beyond the
+/// bounds costs the client its connection or stream.
 pub(super) fn discard(mut body: Incoming) {
     if body.is_end_stream() {
         return;

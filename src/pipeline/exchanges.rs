@@ -6,8 +6,8 @@
 //! no allocation, nothing that another worker sees.
 //!
 //! An exchange whose proof has ended is woken and finds that out. Before the head of an answer it becomes a 401; later
-//! it breaks off, visibly for the client (R16); a client that takes nothing loses its connection. A request that changes something and was permitted in time may still
-//! get its answer when its session merely runs out.
+//! it breaks off, visibly for the client (R16); a client that takes nothing loses its connection. A request that
+//! changes something and was permitted in time may still get its answer when its session merely runs out.
 
 use std::{
     cell::RefCell,

@@ -338,7 +338,8 @@ async fn relay(
                 Err(ended) => return Err(ended.into()),
             };
             watched.answered();
-            // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of it.
+            // Counted from the request's head: deciding takes a microsecond, reading the clock once more a good part of
+            // it.
             outcome.upstream(index, &settings.name, outcome.elapsed());
             let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
             if accepted {
@@ -518,7 +519,8 @@ impl From<CannotSign> for Refusal {
     }
 }
 
-/// How long the answer waits for whom `limits.verify_rate` refuses: a connection, or a stream of one, has ten in a second.
+/// How long the answer waits for whom `limits.verify_rate` refuses: a connection, or a stream of one, has ten in a
+/// second.
 const FORGERS_WAIT: Duration = Duration::from_millis(100);
 
 /// How often a worker looks whether requests of an earlier generation have ended.

@@ -1,8 +1,8 @@
 //! Where a request goes that is permitted: which upstream of its route, and who asks, for upstreams that keep a caller
 //! with one server.
 //!
-//! In: what was proved while deciding. Out: an upstream, and a number, or none where all callers are alike. What a client
-//! merely says of itself does not count: a session, an identity and an address are what the gateway knows.
+//! In: what was proved while deciding. Out: an upstream, and a number, or none where all callers are alike. What a
+//! client merely says of itself does not count: a session, an identity and an address are what the gateway knows.
 
 use super::{Findings, Snapshot, Target};
 use crate::{

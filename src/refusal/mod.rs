@@ -870,8 +870,8 @@ fn redirect_to_login(url: &str) -> Response<Bytes> {
     response
 }
 
-/// The challenge of RFC 6750 section 3.1, with the scopes that are asked for: those that all must be there, and the only
-/// one that would do. Where one of several would do the list could not say so, and is left out.
+/// The challenge of RFC 6750 section 3.1, with the scopes that are asked for: those that all must be there, and the
+/// only one that would do. Where one of several would do the list could not say so, and is left out.
 fn insufficient_scope(require: Option<&Requirements>) -> HeaderValue {
     let bare = HeaderValue::from_static("Bearer realm=\"portcullis\", error=\"insufficient_scope\"");
     let Some(require) = require else { return bare };

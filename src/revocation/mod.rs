@@ -2,8 +2,9 @@
 //!
 //! In: "this is void" ([`Target`]), told by an administrator. Out: whether a verified token is struck
 //! ([`Revocations::is_struck`]), asked on every request, also for tokens that the cache knows. Local to this process,
-//! in force before it is on disk and whether or not the disk takes it, and monotone: what is struck stays struck until no token could bring it any
-//! more, and a moment before which everything is void only moves forward, also when the clock steps back.
+//! in force before it is on disk and whether or not the disk takes it, and monotone: what is struck stays struck until
+//! no token could bring it any more, and a moment before which everything is void only moves forward, also when the
+//! clock steps back.
 //!
 //! The list is a set of keyed 128-bit names with two times each, 24 bytes an entry, in shards. A name that collides
 //! would strike a good token, never free a bad one; the keys are random for each process.

@@ -462,7 +462,8 @@ impl Found<'_> {
     /// What the upstream gets instead of `path`, which was found; `None`: the path itself.
     ///
     /// # Errors
-    /// [`PathError`] where the route's rewriting makes nothing of it that its upstream would read in one way only (400).
+    /// [`PathError`] where the route's rewriting makes nothing of it that its upstream would read in one way only
+    /// (400).
     pub fn rewritten(&self, path: &CanonicalPath) -> Result<Option<CanonicalPath>, PathError> {
         self.route.rewrite.as_deref().map(|rewrite| rewrite.apply(self, path)).transpose()
     }

@@ -153,8 +153,8 @@ impl CanonicalPath {
     /// Another path with the same query, for an upstream with these quirks.
     ///
     /// # Errors
-    /// [`PathError`] unless it is canonical as it stands. [`PathError::DoubleSlash`] at the beginning whatever the quirks:
-    /// many take what follows for a host.
+    /// [`PathError`] unless it is canonical as it stands. [`PathError::DoubleSlash`] at the beginning whatever the
+    /// quirks: many take what follows for a host.
     pub(super) fn with_path(&self, path: &str, quirks: Quirks) -> Result<Self, PathError> {
         if path.starts_with("//") {
             return Err(PathError::DoubleSlash);
@@ -442,8 +442,8 @@ fn is_canonical(path: &[u8]) -> bool {
     length == 0 || length > 2 || !only_dots
 }
 
-/// Whether a path, its first slash apart, holds nothing but letters, digits, `-`, `_`, `.` and slashes, and no slash and
-/// no dot right behind a slash: nearly all paths.
+/// Whether a path, its first slash apart, holds nothing but letters, digits, `-`, `_`, `.` and slashes, and no slash
+/// and no dot right behind a slash: nearly all paths.
 fn is_plain(rest: &[u8]) -> bool {
     // The byte before the next word, where its mark goes that says whether that is a slash.
     let (mut before, mut odd) = (0x80, 0);

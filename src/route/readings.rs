@@ -1,9 +1,9 @@
 //! What a backend with quirks may take a path for (R8).
 //!
 //! In: a canonical path and the quirks of one upstream. Out: every path that the backend may read it as, or `None`
-//! where there are too many, or one of them climbs with `..` or holds an undeclared `//`: such a request is refused. Readings are closed under all
-//! quirks in any order, because nobody knows in which order a backend applies its own. Letters are left as they are:
-//! the tree of routes is asked without case instead.
+//! where there are too many, or one of them climbs with `..` or holds an undeclared `//`: such a request is refused.
+//! Readings are closed under all quirks in any order, because nobody knows in which order a backend applies its own.
+//! Letters are left as they are: the tree of routes is asked without case instead.
 
 use super::path::{Quirks, is_dot_segment};
 

@@ -1,9 +1,9 @@
 //! Which upstream takes a request, where a route names more than one (`split`).
 //!
 //! In: who asks, as a number that is the same in every process, or a number by chance. Out: an upstream's index. Who is
-//! known stays on one side for as long as the weights stay, on every route with the same `split`; when the weight of the
-//! last side grows, only callers of the others come over. Where a request goes is decided after whether it may go: a
-//! rule, a path and a header are the same on every side.
+//! known stays on one side for as long as the weights stay, on every route with the same `split`; when the weight of
+//! the last side grows, only callers of the others come over. Where a request goes is decided after whether it may go:
+//! a rule, a path and a header are the same on every side.
 
 /// Where a route's requests go.
 #[derive(Clone, Debug, Eq, PartialEq)]

@@ -4,8 +4,8 @@
 //! segments by the first byte of the key, each a small sharded map: a sweep or a listing takes one segment at a time,
 //! and locks a thousandth of the store at most. Look-ups take one shard's read lock for one probe.
 //!
-//! Order of locks: exchanged → subject index → table or crowd; none is taken while a later one is held. A session is in the
-//! table exactly from `insert` to `remove`, both counted; who takes it out of the table is who ended it.
+//! Order of locks: exchanged → subject index → table or crowd; none is taken while a later one is held. A session is in
+//! the table exactly from `insert` to `remove`, both counted; who takes it out of the table is who ended it.
 
 use std::{
     borrow::Borrow,

@@ -1,9 +1,9 @@
 //! Sessions: the server-side record behind an opaque cookie (R26).
 //!
 //! `token` is what the browser holds and what the store holds of it, `cookie` how it travels, `memory` where requests
-//! look, `record` and `seen` what is on disk of it. In: tokens and identities. Out: [`Session`]s, shared by reference count.
-//! Invariants: a session that has ended is never found again; idle and absolute limits are judged at each look-up,
-//! whether or not the sweeper came by.
+//! look, `record` and `seen` what is on disk of it. In: tokens and identities. Out: [`Session`]s, shared by reference
+//! count. Invariants: a session that has ended is never found again; idle and absolute limits are judged at each
+//! look-up, whether or not the sweeper came by.
 
 use std::{
     fmt,

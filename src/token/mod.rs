@@ -1,11 +1,10 @@
 //! Tokens of our own: access tokens for a session, a password or an API key, and refresh tokens to get more of them.
 //!
-//! `request` reads what is asked, `claims` says what a token holds; [`issue()`], [`refresh()`] and [`revoke()`] are the three
-//! endpoints. In: a request to one of them, and what the pipeline knows of its sender. Out: an [`Answer`] with what
-//! happened, or a [`Refusal`].
-//! Invariants: a token is the child of a session or an API key and never outlives it; a refresh token of a browser is
-//! in a cookie that no script reads, and in no body; a password comes from programs only, never from a page (RFC 9700
-//! section 2.4); what a browser adds by itself counts for our own pages only (R31).
+//! `request` reads what is asked, `claims` says what a token holds; [`issue()`], [`refresh()`] and [`revoke()`] are the
+//! three endpoints. In: a request to one of them, and what the pipeline knows of its sender. Out: an [`Answer`] with
+//! what happened, or a [`Refusal`]. Invariants: a token is the child of a session or an API key and never outlives it;
+//! a refresh token of a browser is in a cookie that no script reads, and in no body; a password comes from programs
+//! only, never from a page (RFC 9700 section 2.4); what a browser adds by itself counts for our own pages only (R31).
 //!
 //! RFC 6749 section 5, RFC 7009, RFC 9068 (claims), RFC 9700.
 

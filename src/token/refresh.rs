@@ -1,7 +1,8 @@
 //! `{prefix}/token/refresh`: the next access token, for a refresh token that is exchanged for the next one.
 //!
 //! In: a refresh token, in the body from a program, in its cookie and beside the session's from a page. Out: the next
-//! pair. Invariant: whatever is wrong with a token is found before it is spent, so that an honest mistake costs nothing.
+//! pair. Invariant: whatever is wrong with a token is found before it is spent, so that an honest mistake costs
+//! nothing.
 
 use std::sync::Arc;
 

@@ -41,7 +41,8 @@ struct Member {
 }
 
 impl Balancer {
-    /// `round` is where the first request of this worker goes on, so that all workers do not begin with the same server.
+    /// `round` is where the first request of this worker goes on, so that all workers do not begin with the same
+    /// server.
     pub(super) fn new(settings: &Settings, state: &UpstreamState, round: usize) -> Self {
         let members: Box<[Member]> = settings
             .servers

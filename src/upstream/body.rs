@@ -1,8 +1,8 @@
 //! The body of an answer, streamed chunk by chunk: nothing is read before somebody takes it.
 //!
-//! In: the connection or stream that it comes on. Out: [`Body`], for the client. On a connection of its own it holds the
-//! lease and gives it back at the last byte; dropped before that, or broken, it cuts the connection. The upstream's clock
-//! runs only while it is waited for. What is left of the request is sent meanwhile ([`Upload`]).
+//! In: the connection or stream that it comes on. Out: [`Body`], for the client. On a connection of its own it holds
+//! the lease and gives it back at the last byte; dropped before that, or broken, it cuts the connection. The upstream's
+//! clock runs only while it is waited for. What is left of the request is sent meanwhile ([`Upload`]).
 
 use std::{
     fmt,

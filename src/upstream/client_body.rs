@@ -1,9 +1,9 @@
 //! The client's body on its way to an upstream, part by part: nothing is taken before the upstream has room for it.
 //!
 //! In: what hyper reads of the client. Out: [`Part`]s. It counts against the bound, holds back until the upstream says
-//! 100 if the client asked for that (RFC 9110 section 10.1.1), drops trailers unless the route wants them (R18), and makes
-//! sure that a body which broke off is never taken for one that ended. A small one is kept until its answer begins, so
-//! that a server which did not process it can be asked again.
+//! 100 if the client asked for that (RFC 9110 section 10.1.1), drops trailers unless the route wants them (R18), and
+//! makes sure that a body which broke off is never taken for one that ended. A small one is kept until its answer
+//! begins, so that a server which did not process it can be asked again.
 
 use std::{
     cell::Cell,

@@ -1,8 +1,8 @@
 //! One connection to a server: the byte stream, what was read of it beyond the last answer, and its deadline.
 //!
-//! Shared by the exchange that uses it, by a request body that is still being sent while the answer streams, and, weakly,
-//! by the worker's ticker, which judges the deadline. All of them live on one thread; no call here waits while it holds
-//! a borrow. When the last of them lets go, the connection closes.
+//! Shared by the exchange that uses it, by a request body that is still being sent while the answer streams, and,
+//! weakly, by the worker's ticker, which judges the deadline. All of them live on one thread; no call here waits while
+//! it holds a borrow. When the last of them lets go, the connection closes.
 
 use std::{
     cell::{Cell, RefCell},

@@ -2,8 +2,8 @@
 //!
 //! In: a request that may go to the upstream, before anything of its body is taken. Out: its [`Turn`], at once or when
 //! another ends; or [`UpstreamError::Busy`]. One queue for the process: the workers count together, and whoever came
-//! first is served first, wherever. Invariants: nobody waits while there is a free place and nobody before them; whoever
-//! leaves while waiting is gone from the queue; a turn that is dropped, by whatever way, is the next one's.
+//! first is served first, wherever. Invariants: nobody waits while there is a free place and nobody before them;
+//! whoever leaves while waiting is gone from the queue; a turn that is dropped, by whatever way, is the next one's.
 
 use std::{
     collections::VecDeque,

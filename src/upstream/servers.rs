@@ -1,8 +1,8 @@
 //! What all workers know of the servers together: counts, and how each server stands.
 //!
-//! One [`Shared`] for the process, one [`UpstreamState`] for each upstream, one [`ServerState`] for each of its servers.
-//! A server that stays keeps its state over reloads, whatever else of its upstream changes. Counters are relaxed
-//! atomics: they order nothing, they only count.
+//! One [`Shared`] for the process, one [`UpstreamState`] for each upstream, one [`ServerState`] for each of its
+//! servers. A server that stays keeps its state over reloads, whatever else of its upstream changes. Counters are
+//! relaxed atomics: they order nothing, they only count.
 
 use std::{
     net::IpAddr,

@@ -1,8 +1,8 @@
 //! How long each step of one exchange may take: what its upstream says, and what its route says instead.
 //!
 //! In: an upstream's settings and a route's [`Timeouts`]. Out: the time that is left for each step, now. Steps are
-//! counted in the worker's ticks while a server is waited for; the end of all of them is a moment. Once that has passed,
-//! every step is over, and the reason is the route's: it says nothing about a server.
+//! counted in the worker's ticks while a server is waited for; the end of all of them is a moment. Once that has
+//! passed, every step is over, and the reason is the route's: it says nothing about a server.
 
 use std::time::{Duration, Instant};
 

@@ -1,9 +1,10 @@
 //! WebSocket tunnels (RULES R17; RFC 6455 section 4, RFC 8441): the check of the handshake, and the copying after it.
 //!
 //! [`check`] accepts only the one 101 that answers our request's key; whatever else calls itself 101 is an invalid
-//! answer. [`open`] takes a connection or a stream on either side, waits until our own 101 reached the client, then copies both ways in bounded buffers until both
-//! ends have finished, nothing moved for the idle limit, the gateway stops, or the [`Tunnel`] is told to end; whoever is
-//! cut off is told so by a close frame where one can be sent (`farewell`).
+//! answer. [`open`] takes a connection or a stream on either side, waits until our own 101 reached the client, then
+//! copies both ways in bounded buffers until both ends have finished, nothing moved for the idle limit, the gateway
+//! stops, or the [`Tunnel`] is told to end; whoever is cut off is told so by a close frame where one can be sent
+//! (`farewell`).
 
 use std::{
     cell::Cell,

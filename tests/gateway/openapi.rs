@@ -125,7 +125,8 @@ hosts = ["app.test"]
 servers = ["http://10.0.0.5:8080"]
 "#;
 
-/// With a rule that nobody meets where the document's could not be said. Left out, such a path would fall to a wider one.
+/// With a rule that nobody meets where the document's could not be said. Left out, such a path would fall to a wider
+/// one.
 fn sayable(fragment: &str) -> String {
     let closed = "\nauth = [\"jwt\"]\nrequire = { all = [\"role:that-nobody-has\"] } #";
     fragment.replace("\nauth = []", closed)

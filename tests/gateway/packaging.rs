@@ -1,5 +1,5 @@
-//! The README's systemd units and container file, word for word: systemd finds nothing wrong with the units and little to
-//! attack, and the container file holds what this program understands.
+//! The README's systemd units and container file, word for word: systemd finds nothing wrong with the units and little
+//! to attack, and the container file holds what this program understands.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,10 +1,11 @@
 //! DPoP (RFC 9449): a token that is bound to a key counts with a proof that its sender holds that key, made for this
 //! very request.
 //!
-//! In: a request that came with `Authorization: DPoP`, and the thumbprint and subject of its token, which holds already.
-//! Out: the proof is good and was never used before, or why not. `proof` reads and checks what it says, `nonce` makes
-//! and knows the server's nonces, `replay` remembers which proofs were used. Invariants: nothing but a good proof is
-//! remembered, and nothing that is still good is forgotten, however many come; what a restart forgets counts no more.
+//! In: a request that came with `Authorization: DPoP`, and the thumbprint and subject of its token, which holds
+//! already. Out: the proof is good and was never used before, or why not. `proof` reads and checks what it says,
+//! `nonce` makes and knows the server's nonces, `replay` remembers which proofs were used. Invariants: nothing but a
+//! good proof is remembered, and nothing that is still good is forgotten, however many come; what a restart forgets
+//! counts no more.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},

@@ -1,9 +1,9 @@
 //! One DPoP proof: a strict reading, and what it says of the request that it came with (RFC 9449 sections 4.2 and 4.3).
 //!
-//! In: the value of a `DPoP` header. Out: a [`Proof`] whose form is right, then, checked in this order, that it was made
-//! for this key, token, method, place and time, and at last its signature: the costly part is done only for a proof
-//! that says all the right things, with the very key that a good token names. Whatever is malformed, doubled or not
-//! understood makes it void; nothing is repaired.
+//! In: the value of a `DPoP` header. Out: a [`Proof`] whose form is right, then, checked in this order, that it was
+//! made for this key, token, method, place and time, and at last its signature: the costly part is done only for a
+//! proof that says all the right things, with the very key that a good token names. Whatever is malformed, doubled or
+//! not understood makes it void; nothing is repaired.
 //!
 //! RFC 9449 section 4, RFC 7515 (JWS), RFC 7638 (thumbprints), RFC 3986 section 6.2 (comparing URIs).
 
@@ -182,7 +182,8 @@ impl<'a> Proof<'a> {
         self.key.thumbprint()
     }
 
-    /// Whether it was made for this request, now, and for this token, if there is one. Nonce and earlier use are for the caller to check.
+    /// Whether it was made for this request, now, and for this token, if there is one. Nonce and earlier use are for
+    /// the caller to check.
     pub(super) fn check_request(
         &self,
         offer: &Offer<'_>,

@@ -3,8 +3,8 @@
 //! In: a good proof's key, `jti` and the moment until which it is good. Out: it is new, and remembered until then, or
 //! why not. Bounded, and a proof that is still good is never forgotten: when there is no room, newcomers are refused.
 //! So that one caller cannot take the room from all, each subject may hold as many proofs as there are places left:
-//! one that floods gets half of them at most, two a third each, and whoever comes then still finds room. Keys are easily
-//! made, subjects are not, so it is subjects that are counted.
+//! one that floods gets half of them at most, two a third each, and whoever comes then still finds room. Keys are
+//! easily made, subjects are not, so it is subjects that are counted.
 //!
 //! Time is a ring of seconds: proofs end with their second, and the hand only moves forward. A proof whose second the
 //! hand has passed is refused, since it may have been forgotten: a clock that steps back revives nothing.

@@ -1,8 +1,8 @@
 //! What an introspection endpoint says of a token: read strictly, judged like a JWT's claims (RFC 7662 section 2.2).
 //!
-//! In: the status, the fields and the body of its answer. Out: the members of an active token, that it is not active, or
-//! [`Nonsense`]: something from which nothing follows, for the token or against it. `active` decides only where it is
-//! exactly `true` or `false`; members that occur twice, other content types and other statuses decide nothing.
+//! In: the status, the fields and the body of its answer. Out: the members of an active token, that it is not active,
+//! or [`Nonsense`]: something from which nothing follows, for the token or against it. `active` decides only where it
+//! is exactly `true` or `false`; members that occur twice, other content types and other statuses decide nothing.
 
 use std::fmt;
 

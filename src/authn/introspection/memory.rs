@@ -1,8 +1,8 @@
 //! What was said of tokens, for a short time: bounded in number and bytes, found by a keyed hash, compared in full.
 //!
-//! Tokens that were found good and those that were found void lie apart, so that a flood of made-up ones leaves the good
-//! ones alone. An entry counts for as long as it was given, and is kept until it is replaced or pushed out by newer ones:
-//! what holds a tunnel open may still ask what was last said.
+//! Tokens that were found good and those that were found void lie apart, so that a flood of made-up ones leaves the
+//! good ones alone. An entry counts for as long as it was given, and is kept until it is replaced or pushed out by
+//! newer ones: what holds a tunnel open may still ask what was last said.
 
 use std::{
     collections::{HashMap, VecDeque},

@@ -1,8 +1,8 @@
 //! Opaque tokens: what their issuer says of them at its introspection endpoint (RFC 7662).
 //!
 //! In: a bearer token that is no JWS, and the issuer of the route that has such an endpoint. Out: the same
-//! [`VerifiedToken`] that a JWT makes, with the same rules for `iss`, `aud`, `exp`, grants and revocation. What was said
-//! is remembered for a short time (`memory`), so a request that brings a known token asks nobody.
+//! [`VerifiedToken`] that a JWT makes, with the same rules for `iss`, `aud`, `exp`, grants and revocation. What was
+//! said is remembered for a short time (`memory`), so a request that brings a known token asks nobody.
 //!
 //! One task on the control thread asks, a bounded number of questions at once; requests wait for it as they wait for
 //! keys. Invariants: a token is asked about once at a time, whichever workers want to know; who makes us ask is bounded
@@ -139,8 +139,8 @@ pub(super) struct Origin {
     confirmed: AtomicU64,
 }
 
-/// Whether a bearer token is none that is read here: no JWS in compact form, which has two dots, and no API key or refresh
-/// token of ours: nobody else is to see one.
+/// Whether a bearer token is none that is read here: no JWS in compact form, which has two dots, and no API key or
+/// refresh token of ours: nobody else is to see one.
 pub fn is_opaque(token: &[u8]) -> bool {
     let is_ours = [api_key::PREFIX, refresh::PREFIX].iter().any(|prefix| token.starts_with(prefix.as_bytes()));
     memchr::memchr_iter(b'.', token).count() != 2 && !is_ours
@@ -154,8 +154,8 @@ pub fn of_route<'a>(issuers: &'a [Issuer], rule: &AccessRule) -> Option<(&'a Iss
 
 /// Judges an opaque token that came from this address. A known one costs one look-up; its times are judged again.
 ///
-/// Never [`Answer::Absent`]. Binding, revocation and requirements are for the caller to check. A caller that has `waited`
-/// is not told to wait again.
+/// Never [`Answer::Absent`]. Binding, revocation and requirements are for the caller to check. A caller that has
+/// `waited` is not told to wait again.
 pub fn authenticate(
     token: &[u8],
     (issuer, endpoint): (&Issuer, &Arc<Endpoint>),
@@ -286,8 +286,8 @@ impl Endpoint {
         Origin { endpoint, token, confirmed: AtomicU64::new(now.unix_millis()) }
     }
 
-    /// Sees to it that a token is asked about, unless it is already, or what is known of it `fits`. `None`: it is not to be
-    /// asked now.
+    /// Sees to it that a token is asked about, unless it is already, or what is known of it `fits`. `None`: it is not
+    /// to be asked now.
     fn ask(
         &self,
         token: &[u8],

@@ -1,7 +1,8 @@
 //! How often a client address may make us ask: a token bucket for each, bounded in number.
 //!
 //! A bucket is the moment at which it is full again, so one that is full takes no room. Where there are more addresses
-//! than room, newcomers share one bucket: the limit gets stricter for them, never laxer. IPv6 clients count by their /64.
+//! than room, newcomers share one bucket: the limit gets stricter for them, never laxer. IPv6 clients count by their
+//! /64.
 
 use std::{
     collections::HashMap,

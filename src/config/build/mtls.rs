@@ -1,5 +1,6 @@
 //! `[[mtls.ca]]`: authorities for client certificates, and which hosts ask for one. A host asks if one of its routes
-//! takes certificates, requires one or takes what is bound to one, or if `hosts` says so; all its routes share that, as the handshake comes before the path (R10).
+//! takes certificates, requires one or takes what is bound to one, or if `hosts` says so; all its routes share that, as
+//! the handshake comes before the path (R10).
 
 use std::{collections::BTreeMap, sync::Arc};
 

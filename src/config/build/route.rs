@@ -581,8 +581,8 @@ impl Build<'_> {
         }
     }
 
-    /// Where it goes: exactly one of `upstream`, `split`, `respond`, `redirect`. An upstream of the defaults yields to the
-    /// others.
+    /// Where it goes: exactly one of `upstream`, `split`, `respond`, `redirect`. An upstream of the defaults yields to
+    /// the others.
     fn target(&mut self, route: &file::Route, place: &Place, around: &Surroundings<'_>) -> Option<Target> {
         let own = route.options.upstream.as_ref();
         let written = [own.is_some(), route.split.is_some(), route.respond.is_some(), route.redirect.is_some()];

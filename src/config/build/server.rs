@@ -1,5 +1,5 @@
-//! `[server]`, `[tls]`, `[limits]`, `[log]`, `[telemetry]`: mostly what needs a restart to change. Who listens where without
-//! encryption is decided here: only where nobody can listen in, or where a trusted proxy speaks (R20, R36).
+//! `[server]`, `[tls]`, `[limits]`, `[log]`, `[telemetry]`: mostly what needs a restart to change. Who listens where
+//! without encryption is decided here: only where nobody can listen in, or where a trusted proxy speaks (R20, R36).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -147,8 +147,8 @@ impl Build<'_> {
         (found.len() == files.len()).then(|| found.into())
     }
 
-    /// `server.state_dir`, `server.state_key_file` and `server.state_timeout`. What is in the files is judged where they
-    /// are opened (`durable`).
+    /// `server.state_dir`, `server.state_key_file` and `server.state_timeout`. What is in the files is judged where
+    /// they are opened (`durable`).
     fn state(&mut self, file: &File) -> Option<Option<durable::Settings>> {
         let server = &file.server.0.as_ref()?.table;
         let Some(At { value: dir, place }) = &server.state_dir else {

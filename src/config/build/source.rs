@@ -1,4 +1,5 @@
-//! Where identities come from: sessions, users, issuers, admin tokens. Each has a realm and says what it may grant (R5).
+//! Where identities come from: sessions, users, issuers, admin tokens. Each has a realm and says what it may grant
+//! (R5).
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

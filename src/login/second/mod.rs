@@ -1,8 +1,8 @@
 //! The second factor: what is asked for between the password and the session.
 //!
-//! [`after_password`] is the one way from a right password to a [`Proved`], and a session or token asks for one; nothing
-//! else makes one. In: a user whose password was right, and a code if there is one. Out: the proof, or what is missing.
-//! Programs send password and code together; people are asked on a page of their own, or enrol there.
+//! [`after_password`] is the one way from a right password to a [`Proved`], and a session or token asks for one;
+//! nothing else makes one. In: a user whose password was right, and a code if there is one. Out: the proof, or what is
+//! missing. Programs send password and code together; people are asked on a page of their own, or enrol there.
 //! Invariants: until both are right there is no session and the password's success is not told to the throttle; what a
 //! user is asked for is decided after the password only, so that a wrong one is answered alike for everybody; a user
 //! whose secret is missing is refused and enrols with an invitation only.

@@ -1,9 +1,10 @@
 //! Logins between the password and the code.
 //!
 //! In: somebody whose password was right. Out: a random id for the form, by which the next request finds them.
-//! Invariants: an id counts in the browser that the password came from, for five minutes, and for one request at a time:
-//! it is taken out while its code is judged, so that guesses cannot run side by side. Wrong codes are five at most.
-//! Bounded: only right passwords make entries, a few for each user, and there are never more than [`MAX_ENTRIES`].
+//! Invariants: an id counts in the browser that the password came from, for five minutes, and for one request at a
+//! time: it is taken out while its code is judged, so that guesses cannot run side by side. Wrong codes are five at
+//! most. Bounded: only right passwords make entries, a few for each user, and there are never more than
+//! [`MAX_ENTRIES`].
 
 use std::{
     collections::HashMap,

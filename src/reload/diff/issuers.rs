@@ -1,8 +1,8 @@
 //! What changes about whose tokens count, and which: keys, endpoints and conditions of the issuers that a route takes.
 //!
 //! In: one route under two configurations. Out: the keys of `[[jwt.issuer]]` that differ, with the way they go. No
-//! rehearsed request shows these, as it supposes a token that is good. Where keys or answers come from elsewhere, others
-//! say who gets in: that counts as opening. `realm`, `grants` and `proof` are asked about instead.
+//! rehearsed request shows these, as it supposes a token that is good. Where keys or answers come from elsewhere,
+//! others say who gets in: that counts as opening. `realm`, `grants` and `proof` are asked about instead.
 
 use std::collections::BTreeSet;
 

@@ -1,8 +1,8 @@
 //! The body of an answer on a shared connection, with its trailers.
 //!
-//! In: the stream's DATA as it comes. Out: the same, part by part; the server's window is reopened by what was taken, and
-//! by nothing else (RFC 9113 section 6.9). A stream that is reset, by whatever code, has broken off. Dropped before its
-//! end, the stream is cancelled, and with it what is left of the request.
+//! In: the stream's DATA as it comes. Out: the same, part by part; the server's window is reopened by what was taken,
+//! and by nothing else (RFC 9113 section 6.9). A stream that is reset, by whatever code, has broken off. Dropped before
+//! its end, the stream is cancelled, and with it what is left of the request.
 
 use std::{
     fmt,

@@ -1,7 +1,7 @@
 //! One request without a body on a connection of its own: how a health check speaks HTTP/2.
 //!
-//! In: a byte stream and a head. Out: the status of the answer. The connection ends with it; how long all may take is the
-//! caller's to say.
+//! In: a byte stream and a head. Out: the status of the answer. The connection ends with it; how long all may take is
+//! the caller's to say.
 
 use std::{
     future::{Future as _, poll_fn},

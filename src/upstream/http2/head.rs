@@ -1,7 +1,7 @@
 //! Heads in HTTP/2: a request's, written afresh, and what an answer's says of its body (RFC 9113 section 8).
 //!
-//! In: an [`Outgoing`] request, or a head that `h2` has read. Out: the fields as they are sent, or an answer's head that
-//! is as strictly judged as one over HTTP/1.1 (R16): what frames a message says so once, or it is none.
+//! In: an [`Outgoing`] request, or a head that `h2` has read. Out: the fields as they are sent, or an answer's head
+//! that is as strictly judged as one over HTTP/1.1 (R16): what frames a message says so once, or it is none.
 
 use h2::ext::Protocol;
 use http::{

@@ -1,10 +1,10 @@
 //! One worker's connections: made, lent, taken back, given up.
 //!
 //! [`Upstreams`] is what a worker holds; an [`Entry`] is one upstream in one generation of settings (`entry`), a
-//! [`ServerPool`] one server's idle and shared connections, which outlive a reload (`server`). A [`Lease`] is the right to
-//! one exchange (`lease`): finished, its connection returns; dropped, it is cut. All deadlines hang on one coarse ticker
-//! for each worker that runs while there are connections: an exchange registers no timer, it sets a number. Nothing here
-//! crosses threads but the counters.
+//! [`ServerPool`] one server's idle and shared connections, which outlive a reload (`server`). A [`Lease`] is the right
+//! to one exchange (`lease`): finished, its connection returns; dropped, it is cut. All deadlines hang on one coarse
+//! ticker for each worker that runs while there are connections: an exchange registers no timer, it sets a number.
+//! Nothing here crosses threads but the counters.
 
 use std::{
     cell::{Cell, RefCell},

@@ -2,8 +2,8 @@
 //!
 //! In: a request that needs a connection. Out: the idle one that was used last, a place on a shared one, or a new one.
 //! A [`ServerPool`] outlives a reload that does not change how its server is spoken to. Where several requests want a
-//! connection that they could share, one of them makes it. What leads to an address that the server's name no longer has
-//! serves no further request.
+//! connection that they could share, one of them makes it. What leads to an address that the server's name no longer
+//! has serves no further request.
 
 use std::{
     cell::{Cell, RefCell},

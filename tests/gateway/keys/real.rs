@@ -258,7 +258,8 @@ fn a_real_providers_new_key_counts_within_ten_seconds_whatever_kids_a_stranger_m
     assert_eq!(fetches(&gateway), 5.0, "one fetch, however many made-up kids");
 }
 
-/// RFC 7662, R28. Asked once, then believed for as long as `remember` says, and no longer than the provider stands by it.
+/// RFC 7662, R28. Asked once, then believed for as long as `remember` says, and no longer than the provider stands by
+/// it.
 #[test]
 fn a_real_providers_opaque_token_counts_until_the_provider_has_taken_it_back() {
     let Some(provider) = OidcProvider::start() else { return };

@@ -1,4 +1,5 @@
-//! The certificate beside other credentials: order, optional routes, on top, cross-site requests, and what goes upstream.
+//! The certificate beside other credentials: order, optional routes, on top, cross-site requests, and what goes
+//! upstream.
 
 use serde_json::json;
 

@@ -1,4 +1,5 @@
-//! The README, word for word: its commands make an authority, a certificate and a list, and curl gets through with them.
+//! The README, word for word: its commands make an authority, a certificate and a list, and curl gets through with
+//! them.
 
 use std::{fs, process::Command};
 

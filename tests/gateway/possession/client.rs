@@ -1,4 +1,5 @@
-//! The proofs of real client libraries: npm `dpop`, and `oauth4webapi`, which reads our challenges and nonces by itself.
+//! The proofs of real client libraries: npm `dpop`, and `oauth4webapi`, which reads our challenges and nonces by
+//! itself.
 
 use std::{
     fs,

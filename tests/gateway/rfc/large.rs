@@ -1,6 +1,7 @@
 //! Bodies of any size pass in bounded memory (R19), down and up, through TLS, over both protocols.
 //!
-//! 64 MiB in the usual run, 1 GiB with `PORTCULLIS_LONG_RUN=1`; the most memory that the gateway ever had is what counts.
+//! 64 MiB in the usual run, 1 GiB with `PORTCULLIS_LONG_RUN=1`; the most memory that the gateway ever had is what
+//! counts.
 
 use std::{
     io::{Read, Write},

@@ -1,8 +1,8 @@
 //! Failures of upstreams, one after the other, leave nothing behind (R16, R19): descriptors, threads and what is under
 //! way are as before, and memory does not grow.
 //!
-//! Four thousand failures against two thousand in the usual run, when caches still fill; a hundred thousand against ten thousand with
-//! `PORTCULLIS_LONG_RUN=1`.
+//! Four thousand failures against two thousand in the usual run, when caches still fill; a hundred thousand against ten
+//! thousand with `PORTCULLIS_LONG_RUN=1`.
 
 use std::{
     io::{Read, Write},

@@ -1,5 +1,5 @@
-//! How long the steps of an exchange may take on a route: to connect, to the head, between two bytes, and all of it. Too
-//! much is a 504 before the head and a visible break after it, over HTTP/1.1 and HTTP/2 to the upstream.
+//! How long the steps of an exchange may take on a route: to connect, to the head, between two bytes, and all of it.
+//! Too much is a 504 before the head and a visible break after it, over HTTP/1.1 and HTTP/2 to the upstream.
 
 use std::{
     io::{Read, Write},

@@ -28,8 +28,8 @@ enum Want {
     Connection(u32),
     /// The connection ends with one of two errors: sections allow both.
     Either(u32, u32),
-    /// The connection ends with this error, which may be lost: whoever closes while more comes in resets the connection,
-    /// and what was sent before may go with it (RFC 9112 section 9.6).
+    /// The connection ends with this error, which may be lost: whoever closes while more comes in resets the
+    /// connection, and what was sent before may go with it (RFC 9112 section 9.6).
     Cut(u32),
     // Where a code more special than `PROTOCOL_ERROR` is asked for, that one does, too: the library says it of most of
     // what it cannot read. Section 5.4 leaves the choice of a code to whoever finds the error, and the end is the same.

@@ -34,7 +34,8 @@ fn streams_have_the_states_of_section_5() {
             join(&[held(), reset(1), window(1, 1), reset(1)]),
             Goes,
         ),
-        // The library drops what comes for a moment after a reset: the peer may not have seen it (RFC 9113 section 5.1).
+        // The library drops what comes for a moment after a reset: the peer may not have seen it (RFC 9113 section
+        // 5.1).
         (
             "5.1",
             "CONTINUATION on a stream that was reset",

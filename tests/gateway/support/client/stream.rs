@@ -1,4 +1,5 @@
-//! WebSockets over HTTP/2 (RFC 8441), for tests that speak bytes: a stream that stands is a [`Connection`] like any other.
+//! WebSockets over HTTP/2 (RFC 8441), for tests that speak bytes: a stream that stands is a [`Connection`] like any
+//! other.
 //!
 //! A thread of its own opens the stream with `h2` and carries bytes between it and a local socket, part by part: what
 //! the test does not read, the gateway is not given a window for.
@@ -24,8 +25,8 @@ use super::{Connection, Request, Response, Stream, latin1, patience, tls_config}
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
 impl Request {
-    /// Asks for a stream with this `:protocol`, or none, as `CONNECT` with the fields and the target of this request. The
-    /// head that answers it, with the stream if it was accepted.
+    /// Asks for a stream with this `:protocol`, or none, as `CONNECT` with the fields and the target of this request.
+    /// The head that answers it, with the stream if it was accepted.
     #[track_caller]
     pub(crate) fn connect_http2(&self, protocol: Option<&'static str>) -> (Response, Option<Connection>) {
         let (told, answer) = mpsc::channel();
