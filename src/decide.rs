@@ -235,8 +235,8 @@ fn judge(
     }
     let found = find(snapshot, view, path, &head.method)?;
     if headers::asks_for_stream(head) && !found.route.opens_tunnels() {
-        // What is no tunnel is no answer to it: it is a CONNECT like any other (R11).
-        find(snapshot, view, path, &Method::CONNECT)?;
+        // What is no tunnel is no answer to it: it is a CONNECT like any other, and none is served (R11).
+        return Err(find(snapshot, view, path, &Method::CONNECT).err().unwrap_or(Refusal::NoRoute));
     }
     let route = findings.route.insert(Arc::clone(found.route));
     let route = Arc::clone(route);
