@@ -395,6 +395,19 @@ fn r19_a_slow_head_is_answered_408() {
 }
 
 #[test]
+fn an_empty_line_behind_a_body_is_no_slow_head() {
+    let edge = Edge::http(Limits { header_timeout: SHORT, idle_timeout: SHORT * 4, ..Limits::default() });
+
+    let answer = edge.exchange("POST /echo HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc\r\n");
+
+    assert!(answer.starts_with("HTTP/1.1 200 OK") && answer.ends_with("abc"), "{answer}");
+    assert_eq!(edge.counters.timeout_head.load(Relaxed), 0);
+    assert_eq!(edge.counters.timeout_idle.load(Relaxed), 1);
+    // What follows it is one, from its first byte on.
+    assert!(edge.exchange("\r\nGET / HT").starts_with("HTTP/1.1 408 "));
+}
+
+#[test]
 fn r19_an_idle_connection_is_closed_without_a_word() {
     let edge = Edge::http(Limits { idle_timeout: SHORT, ..Limits::default() });
 
@@ -427,7 +440,9 @@ fn serves_after_rests(edge: &Edge, mut client: impl Read + Write) {
     for (written, expect) in [
         (GET.to_owned(), "fine"),
         (format!("{GET}{GET}"), "fine"),
+        // One empty line is forgiven, on whichever side of a rest it comes.
         (format!("\r\n{GET}"), "fine"),
+        (format!("{GET}\r\n"), "fine"),
         (POST.to_owned(), "abc"),
         (GET.to_owned(), "fine"),
     ] {
@@ -443,7 +458,7 @@ fn serves_after_rests(edge: &Edge, mut client: impl Read + Write) {
     // What is wrong behind a rest belongs to its own request.
     client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nA b: c\r\n\r\n").unwrap();
     assert!(read_to_end(&mut client).ends_with("HeaderName"));
-    assert_eq!(edge.seen().len(), 7);
+    assert_eq!(edge.seen().len(), 8);
 }
 
 #[test]

@@ -375,9 +375,15 @@ impl Wire {
             Mode::Http2(conversation) if conversation.awaits_head() => Waiting::Head,
             Mode::Http2(_) | Mode::Tunnel => Waiting::Message,
             Mode::Guarded(framing) if framing.in_body() => Waiting::Body,
-            Mode::Guarded(_) if self.incomplete => Waiting::Head,
+            Mode::Guarded(_) if self.incomplete && !self.has_empty_line() => Waiting::Head,
             Mode::Guarded(_) => Waiting::Message,
         }
+    }
+
+    /// Whether all that came of a head is the empty line that some clients send behind a body (RFC 9112 section 2.2):
+    /// that begins no request.
+    fn has_empty_line(&self) -> bool {
+        matches!(self.carry.get(self.carry_at..), Some(b"\r" | b"\r\n"))
     }
 
     /// Whether the client may still be sending something that nobody will read.
