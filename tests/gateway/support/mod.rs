@@ -9,6 +9,7 @@ pub(crate) mod client;
 pub(crate) mod client_ca;
 pub(crate) mod dpop;
 mod entry;
+mod fields;
 pub(crate) mod gateway;
 pub(crate) mod http2;
 pub(crate) mod pebble;

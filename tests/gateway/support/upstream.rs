@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use super::{patience, program::free_address};
+use super::{fields, patience, program::free_address};
 
 /// A running backend. Dropping it closes its sockets.
 pub(crate) struct Upstream {
@@ -217,14 +217,12 @@ impl Seen {
     /// The value of a header that must not come more than once.
     #[track_caller]
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let all = self.all(name);
-        assert!(all.len() <= 1, "{name} came more than once: {all:?}");
-        all.first().copied()
+        fields::only(&self.headers, name)
     }
 
     /// All values of a header, in order.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(one, _)| one.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        fields::all(&self.headers, name)
     }
 
     /// Names of all headers in lower case, in order.

@@ -47,6 +47,7 @@ impl Load {
             while !load.stop.load(Ordering::Relaxed) {
                 work(&client, &mut kept);
                 load.served.fetch_add(1, Ordering::Relaxed);
+                // Its share of the rate, not a wait: there is nothing to wait for.
                 thread::sleep(Duration::from_millis(10));
             }
         })

@@ -9,10 +9,9 @@ use std::{
 };
 
 use bytes::Bytes;
-use portcullis::clock;
 
 use crate::support::{
-    Gateway, Reply, Upstream,
+    Gateway, Reply, Seen, Upstream,
     gateway::Running,
     upstream_http2::Http2Upstream,
     websocket::{self, echoes},
@@ -25,31 +24,33 @@ const DRIP: Duration = Duration::from_millis(25);
 /// Upstreams that say nothing, pause for ever, or drip: for a while, or without end.
 fn http1() -> Upstream {
     let upstream = Upstream::start();
-    upstream.respond(|seen| {
-        let path = seen.path.clone();
-        Reply::take_over(move |stream| {
-            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
-            let drip = |stream: &mut std::net::TcpStream| stream.write_all(b"1\r\nx\r\n").is_ok();
-            if path.starts_with("/silent") {
-                let _ = stream.read(&mut [0]);
-                return;
-            }
-            if stream.write_all(head).is_err() || !drip(stream) || path.starts_with("/pauses") {
-                let _ = stream.read(&mut [0]);
-                return;
-            }
-            let mut drips = 1;
-            while path.starts_with("/drips") || drips < DRIPS {
-                thread::sleep(DRIP);
-                if !drip(stream) {
-                    return;
-                }
-                drips += 1;
-            }
-            let _ = stream.write_all(b"0\r\n\r\n");
-        })
-    });
+    upstream.respond(reply);
     upstream
+}
+
+fn reply(seen: &Seen) -> Reply {
+    let path = seen.path.clone();
+    Reply::take_over(move |stream| {
+        let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let drip = |stream: &mut std::net::TcpStream| stream.write_all(b"1\r\nx\r\n").is_ok();
+        if path.starts_with("/silent") {
+            let _ = stream.read(&mut [0]);
+            return;
+        }
+        if stream.write_all(head).is_err() || !drip(stream) || path.starts_with("/pauses") {
+            let _ = stream.read(&mut [0]);
+            return;
+        }
+        let mut drips = 1;
+        while path.starts_with("/drips") || drips < DRIPS {
+            thread::sleep(DRIP);
+            if !drip(stream) {
+                return;
+            }
+            drips += 1;
+        }
+        let _ = stream.write_all(b"0\r\n\r\n");
+    })
 }
 
 fn http2() -> Http2Upstream {
@@ -188,15 +189,13 @@ fn a_client_that_sends_slowly_runs_out_of_the_routes_time() {
 #[test]
 fn an_open_websocket_outlasts_the_bound_of_the_whole() {
     let upstream = Upstream::start();
-    upstream.respond(websocket::echo);
-    let total = Duration::from_secs(3);
-    let gateway = gateway(&upstream.url(), "", &["total_timeout = \"3s\"\nupgrade = [\"websocket\"]"]);
-
+    upstream.respond(|seen| if seen.path.starts_with("/drips") { reply(seen) } else { websocket::echo(seen) });
+    let gateway = gateway(&upstream.url(), "", &["total_timeout = \"1s\"\nupgrade = [\"websocket\"]"]);
     let mut tunnel = websocket::tunnel_to(&gateway.client(), "/any/0");
 
-    let began = clock::instant();
-    while began.elapsed() < total + Duration::from_secs(1) {
-        assert!(echoes(&mut tunnel));
-        thread::sleep(DRIP);
-    }
+    // What began later is over by the same bound.
+    assert!(gateway.client().get("/drips/0").try_send().is_err());
+    assert_eq!(detail(&gateway, "/drips/0"), "total_timeout");
+
+    assert!(echoes(&mut tunnel));
 }

@@ -15,7 +15,7 @@ use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_types::ServerName};
 
-use super::{ClientId, patience};
+use super::{ClientId, fields, patience};
 
 mod stream;
 
@@ -391,14 +391,12 @@ impl Response {
     /// The value of a header that must not come more than once.
     #[track_caller]
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        let all = self.all(name);
-        assert!(all.len() <= 1, "{name} came more than once: {all:?}");
-        all.first().copied()
+        fields::only(&self.headers, name)
     }
 
     /// All values of a header, in order.
     pub(crate) fn all(&self, name: &str) -> Vec<&str> {
-        self.headers.iter().filter(|(one, _)| one.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str()).collect()
+        fields::all(&self.headers, name)
     }
 
     pub(crate) fn text(&self) -> String {
