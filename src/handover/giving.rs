@@ -104,10 +104,12 @@ impl Offer {
         }
         let offer = Arc::clone(self);
         let spawned = std::thread::Builder::new().name("handover".into()).spawn(move || {
-            if let Err(error) = offer.converse(stream) {
+            let ended = offer.converse(stream);
+            // Whoever reads of it below may try again.
+            offer.busy.store(false, Ordering::Release);
+            if let Err(error) = ended {
                 tracing::warn!(%error, "a process wanted to follow this one, and nothing came of it");
             }
-            offer.busy.store(false, Ordering::Release);
         });
         if let Err(error) = spawned {
             self.busy.store(false, Ordering::Release);
