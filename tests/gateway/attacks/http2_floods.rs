@@ -204,6 +204,7 @@ fn a_head_over_http2_that_does_not_end_is_cut() {
         let mut connection = Http2::connect(&gateway.client());
         assert!(connection.is_alive());
         connection.write(&begin).unwrap();
+        connection.fall_silent();
         connection
     });
 

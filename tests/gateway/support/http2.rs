@@ -10,6 +10,7 @@ use super::{Client, Connection};
 /// A connection on which preface and settings are exchanged.
 pub(crate) struct Http2 {
     connection: Connection,
+    silent: bool,
 }
 
 /// What became of a stream, or of all.
@@ -56,7 +57,7 @@ impl Http2 {
         assert_eq!(connection.protocol().as_deref(), Some("h2"));
         let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".as_slice(), &frame(SETTINGS, 0, 0, &[])].concat();
         connection.write(&preface).expect("the preface can be written");
-        Self { connection }
+        Self { connection, silent: false }
     }
 
     /// Writes frames, or anything.
@@ -64,17 +65,22 @@ impl Http2 {
         self.connection.write(bytes)
     }
 
-    /// The next frame. Settings are acknowledged on the way.
+    /// Says nothing from here on by itself: a begun field block may not be interrupted (RFC 9113 section 4.3).
+    pub(crate) fn fall_silent(&mut self) {
+        self.silent = true;
+    }
+
+    /// The next frame. Settings and pings are acknowledged on the way.
     pub(crate) fn read(&mut self) -> io::Result<Frame> {
         let head = self.connection.read_exactly(9)?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
         let stream = u32::from_be_bytes([head[5] & 0x7f, head[6], head[7], head[8]]);
         let payload = self.connection.read_exactly(length)?;
-        if head[3] == SETTINGS && head[4] & ACK == 0 {
+        if head[3] == SETTINGS && head[4] & ACK == 0 && !self.silent {
             // Whether it still hears us does not matter here.
             let _ = self.write(&frame(SETTINGS, ACK, 0, &[]));
         }
-        if head[3] == PING && head[4] & ACK == 0 {
+        if head[3] == PING && head[4] & ACK == 0 && !self.silent {
             // Whoever does not answer is taken to be gone (RFC 9113 section 6.7).
             let _ = self.write(&frame(PING, ACK, 0, &payload));
         }
