@@ -6,7 +6,7 @@ use std::{fs, path::PathBuf, process::Command};
 use serde_json::{Value, json};
 
 use crate::support::{
-    Gateway, Issuer,
+    Gateway, Issuer, Pki,
     program::{Program, found, free_address},
 };
 
@@ -22,15 +22,15 @@ fn script(library: &PathBuf, name: &str) -> Command {
     command
 }
 
-/// What the client says of each of its calls, with the server behind `servers`.
-fn calls(servers: &str, gateway: Gateway, library: &PathBuf) -> Vec<(String, Value)> {
+/// What the client says of each of its calls, with the server that `upstream` says.
+fn calls(upstream: &str, gateway: Gateway, library: &PathBuf) -> Vec<(String, Value)> {
     let issuer = Issuer::es256();
     let gone = free_address();
     let gateway = gateway
         .issuer(&issuer)
-        .route_to("path = \"/test.Kinds/{*rest}\"", &format!("servers = [\"{servers}\"]"))
-        .route_to("path = \"/test.Kinds/Sleep\"", &format!("servers = [\"{servers}\"]\nresponse_timeout = \"1s\""))
-        .route_to("path = \"/forbidden/{*rest}\"", &format!("servers = [\"{servers}\"]"))
+        .route_to("path = \"/test.Kinds/{*rest}\"", upstream)
+        .route_to("path = \"/test.Kinds/Sleep\"", &format!("{upstream}\nresponse_timeout = \"1s\""))
+        .route_to("path = \"/forbidden/{*rest}\"", upstream)
         .require("role:admin")
         .route_to("path = \"/gone/{*rest}\"", &format!("servers = [\"h2c://{gone}\"]"))
         .start();
@@ -74,7 +74,28 @@ fn all_kinds_of_grpc_calls_pass_to_a_server_without_tls() {
     let address = free_address();
     let _server = Program::start(script(&library, "server.py").arg(address.to_string()), address);
 
-    let said = calls(&format!("h2c://{address}"), Gateway::new(), &library);
+    let said = calls(&format!("servers = [\"h2c://{address}\"]"), Gateway::new(), &library);
 
     expect_all_kinds(&said);
+}
+
+#[test]
+fn all_kinds_of_grpc_calls_pass_to_a_server_with_tls_that_we_believe_and_none_to_another() {
+    let Some(library) = installed() else { return };
+    let (address, pki, folder) = (free_address(), Pki::new(), tempfile::tempdir().expect("a folder"));
+    let files = pki.issue(folder.path(), &["backend.internal"]);
+    // Such a server speaks HTTP/2 with whoever offers `h2` in the handshake, and with nobody else.
+    let server = &mut script(&library, "server.py");
+    let _server = Program::start(server.arg(address.to_string()).args([&files.key, &files.cert]), address);
+    let tls = "tls = { ca = \"ca.pem\", server_name = \"backend.internal\" }";
+    let upstream = format!("servers = [\"https://{address}\"]\n{tls}");
+
+    let believed = calls(&upstream, Gateway::new().file("ca.pem", &pki.authority_pem()), &library);
+    let strange = calls(&upstream, Gateway::new().file("ca.pem", &Pki::new().authority_pem()), &library);
+
+    expect_all_kinds(&believed);
+    for kind in ["unary", "download", "upload", "chat"] {
+        let (_, result) = strange.iter().find(|(call, _)| call == kind).expect("a call of this kind");
+        assert_eq!(result["status"], "UNAVAILABLE", "{kind}: {result}");
+    }
 }
