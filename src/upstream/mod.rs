@@ -384,10 +384,10 @@ impl Journey<'_> {
         Ok(leased)
     }
 
-    /// The way to the server of `lease` once more, whose connection has died.
-    async fn lease_again(&mut self, lease: pool::Lease) -> Result<Leased, UpstreamError> {
+    /// The way to a `server` that had it once more, on another connection.
+    async fn lease_again(&mut self, server: pool::UnderWay) -> Result<Leased, UpstreamError> {
         self.request.attempts += 1;
-        self.entry.lease_again(self.upstreams, lease, self.wish()).await
+        self.entry.lease_again(self.upstreams, server, self.wish()).await
     }
 
     fn wish(&self) -> Wish<'_> {
@@ -434,7 +434,8 @@ async fn over_http1(
             }
             Err(Failure::Died) if !journey.again.retried && journey.limits.retries => {
                 journey.again.retried = true;
-                journey.lease_again(lease).await?
+                // It goes before the next comes: two at once would be one too many for a server that counts them.
+                journey.lease_again(lease.cut()).await?
             }
             Err(Failure::Died) => {
                 let why = UpstreamError::Invalid("no_answer");
@@ -442,12 +443,14 @@ async fn over_http1(
                 return Err(why);
             }
             // Nothing was sent: another connection will do, a fresh one if all that were kept are dead.
-            Err(Failure::NotSent | Failure::Refused) if journey.again.unsent <= STALE_MAX => {
+            Err(Failure::NotSent | Failure::Refused | Failure::WantsHttp1 { .. })
+                if journey.again.unsent <= STALE_MAX =>
+            {
                 drop(lease);
                 journey.again.unsent += 1;
                 journey.lease().await?
             }
-            Err(Failure::NotSent | Failure::Refused) => {
+            Err(Failure::NotSent | Failure::Refused | Failure::WantsHttp1 { .. }) => {
                 let why = UpstreamError::Unreachable("closed");
                 journey.entry.note_failure(journey.upstreams, lease.server(), why);
                 return Err(why);

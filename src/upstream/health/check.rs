@@ -59,7 +59,7 @@ impl Check {
     ///
     /// # Errors
     /// A word that says why it did not pass.
-    pub(super) async fn ask(&self, target: &Target) -> Result<(), &'static str> {
+    pub(in crate::upstream) async fn ask(&self, target: &Target) -> Result<(), &'static str> {
         timeout(self.timeout, self.exchange(target)).await.unwrap_or(Err("timeout"))
     }
 
@@ -72,7 +72,14 @@ impl Check {
         let mut head =
             http2::bare(Method::GET, self.path.clone(), host, target.is_encrypted()).map_err(UpstreamError::label)?;
         head.headers_mut().insert(USER_AGENT, HeaderValue::from_static(NAME));
-        self.judge(http2::ask(io, head).await.map_err(|_| "no_answer")?)
+        match http2::ask(io, head).await {
+            Ok(status) => self.judge(status),
+            Err(why) if http2::wants_http1(&why) && target.can_choose() => {
+                let io = target.dial(Offer::Http1, self.timeout).await.map_err(UpstreamError::label)?;
+                self.over_http1(io, host).await
+            }
+            Err(_) => Err("no_answer"),
+        }
     }
 
     async fn over_http1(&self, mut stream: Io, host: &HeaderValue) -> Result<(), &'static str> {

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{Method, Request, Response, StatusCode};
 
-use super::session::Seat;
+use super::{session::Seat, wants_http1};
 use crate::upstream::{
     UpstreamError,
     client_body::{Part, RequestBody},
@@ -41,6 +41,8 @@ pub(super) struct Sending {
     body: Option<Box<RequestBody>>,
     /// What is still to be taken of it, if it says how long it is.
     left: Option<u64>,
+    /// Whether any of it was sent.
+    begun: bool,
     ended: bool,
 }
 
@@ -58,11 +60,13 @@ pub(super) async fn exchange(
     let has_body = body.is_some();
     // What follows a `CONNECT` is no body, and goes on for as long as the tunnel does.
     let tunnels = method == Method::CONNECT;
-    let Ok((mut response, stream)) = seat.sender().send_request(head, !has_body && !tunnels) else {
-        return Err((Failure::NotSent, body));
+    let (mut response, stream) = match seat.sender().send_request(head, !has_body && !tunnels) {
+        Ok(sent) => sent,
+        Err(why) if wants_http1(&why) => return Err((Failure::WantsHttp1 { begun: false }, body)),
+        Err(_) => return Err((Failure::NotSent, body)),
     };
     let left = body.as_deref().and_then(RequestBody::exact_length);
-    let mut sending = Sending { stream, data: Bytes::new(), body, left, ended: !has_body };
+    let mut sending = Sending { stream, data: Bytes::new(), body, left, begun: false, ended: !has_body };
     let mut interim = 0;
     let answered = poll_fn(|cx| poll_answer(&mut response, &mut sending, &mut interim, patience, cx)).await;
     match answered {
@@ -79,7 +83,7 @@ pub(super) async fn exchange(
         }
         Err(Ended::Stream(why)) => {
             let harmless = !has_body && (tunnels || is_idempotent(&method));
-            Err((judge(&why, seat.is_used() && harmless), sending.body))
+            Err((judge(&why, seat.is_used() && harmless, sending.begun), sending.body))
         }
     }
 }
@@ -129,8 +133,13 @@ fn poll_answer(
 }
 
 /// What became of a request whose stream ended before an answer. `harmless`: it may be sent again, and the connection
-/// had served before.
-fn judge(why: &h2::Error, harmless: bool) -> Failure {
+/// had served before; `begun`: part of its body was sent.
+fn judge(why: &h2::Error, harmless: bool, begun: bool) -> Failure {
+    if wants_http1(why) {
+        // A connection that goes away says what was not processed. A stream that ends says no more than its code
+        // (RFC 9113 section 8.7): a server that has had part of a body may have done something about it.
+        return Failure::WantsHttp1 { begun: begun && !why.is_go_away() };
+    }
     let not_processed = why.is_go_away() || why.reason() == Some(Reason::REFUSED_STREAM);
     if why.is_remote() && not_processed {
         return Failure::Refused;
@@ -157,6 +166,7 @@ impl Sending {
                 let part = self.data.split_to(room.min(self.data.len()));
                 // Told with the last byte where that is known to be the last.
                 let last = self.data.is_empty() && self.left == Some(0);
+                self.begun = true;
                 self.ended = self.stream.send_data(part, last).is_err() || last;
                 continue;
             }

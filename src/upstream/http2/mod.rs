@@ -3,11 +3,13 @@
 //! In: a request and a seat on a connection. Out: the answer's head with a streaming body, as over HTTP/1.1. The frames
 //! are the `h2` library's, which hyper brings along: hyper's own client would hide what is decided here (whether a
 //! stream was processed, windows, interim answers) and needs a task for each request. Invariants: a request is sent
-//! again only if the server says that it did not process it, or nothing of it can have had an effect; a stream that is
-//! not complete is reset, and never looks complete to the other side; what waits in memory is bounded by the windows.
+//! again only if the server says that it did not process it, or nothing of it can have had an effect; over HTTP/1.1 if
+//! the server asks for that. A stream that is not complete is reset, and never looks complete to the other side; what
+//! waits in memory is bounded by the windows.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering::Relaxed};
 
+use h2::Reason;
 use http::{Response, header::CONTENT_LENGTH};
 
 use super::{
@@ -62,31 +64,54 @@ pub(super) async fn forward(
             Err(failed) => failed,
         };
         body = left;
-        match failure {
-            Failure::Failed(why) => {
-                journey.entry.note_failure(journey.upstreams, lease.server(), why);
-                return Err(why);
-            }
-            Failure::Died if journey.again.retried || !journey.limits.retries => {
-                let why = UpstreamError::Invalid("no_answer");
-                journey.entry.note_failure(journey.upstreams, lease.server(), why);
-                return Err(why);
-            }
-            Failure::Died => journey.again.retried = true,
-            Failure::NotSent | Failure::Refused => journey.again.unsent += 1,
-        }
-        if journey.again.unsent > UNSENT_MAX || body.as_mut().is_some_and(|body| !body.rewind()) {
-            let why = UpstreamError::Unreachable("not_processed");
+        let is_for_http1 = matches!(failure, Failure::WantsHttp1 { .. });
+        if let Err(why) = may_go_on(journey, &lease, failure, body.as_deref_mut()) {
             journey.entry.note_failure(journey.upstreams, lease.server(), why);
             return Err(why);
         }
-        lease.counters().retries.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        drop(lease);
-        lease = match journey.lease().await? {
+        let leased = if is_for_http1 {
+            journey.lease_again(lease.leave()).await?
+        } else {
+            lease.counters().retries.fetch_add(1, Relaxed);
+            drop(lease);
+            journey.lease().await?
+        };
+        lease = match leased {
             Leased::Shared(lease) => lease,
             Leased::Own(lease) => return Box::pin(over_http1(journey, lease, body)).await,
         };
     }
+}
+
+/// Whether the request may be sent again after this; then its body is as it was.
+fn may_go_on(
+    journey: &mut Journey<'_>,
+    lease: &Lease,
+    failure: Failure,
+    body: Option<&mut RequestBody>,
+) -> Result<(), UpstreamError> {
+    let again = &mut journey.again;
+    let why = match failure {
+        Failure::Failed(why) => return Err(why),
+        Failure::Died if again.retried || !journey.limits.retries => return Err(UpstreamError::Invalid("no_answer")),
+        Failure::Died => {
+            again.retried = true;
+            NOT_PROCESSED
+        }
+        Failure::NotSent | Failure::Refused => {
+            again.unsent += 1;
+            NOT_PROCESSED
+        }
+        Failure::WantsHttp1 { begun } => {
+            again.unsent += 1;
+            // Also where this request is lost: the next is not.
+            if !lease.server().speak_http1() || begun {
+                return Err(HTTP1_REQUIRED);
+            }
+            HTTP1_REQUIRED
+        }
+    };
+    if again.unsent > UNSENT_MAX || body.is_some_and(|body| !body.rewind()) { Err(why) } else { Ok(()) }
 }
 
 fn conclude(
@@ -127,5 +152,12 @@ fn conclude(
     Ok(response.map(|()| Body::shared(answer)))
 }
 
+/// Whether the server says that it wants HTTP/1.1 instead (RFC 9113 section 7).
+pub(super) fn wants_http1(why: &h2::Error) -> bool {
+    why.is_remote() && why.reason() == Some(Reason::HTTP_1_1_REQUIRED)
+}
+
 /// Times that a request is sent again because it was not processed.
 const UNSENT_MAX: usize = 3;
+const NOT_PROCESSED: UpstreamError = UpstreamError::Unreachable("not_processed");
+const HTTP1_REQUIRED: UpstreamError = UpstreamError::Invalid("http1_required");

@@ -28,6 +28,7 @@ use tokio::{
     sync::Notify,
 };
 
+use super::wants_http1;
 use crate::upstream::{
     UpstreamError,
     connect::Io,
@@ -117,7 +118,9 @@ impl Session {
         let open = Open::new(server);
         let mine = Rc::clone(&pulse);
         tokio::task::spawn_local(async move {
-            drive(connection, ping, &mine).await;
+            if drive(connection, ping, &mine).await.is_err_and(|why| wants_http1(&why)) {
+                open.0.speak_http1();
+            }
             mine.ended.set(true);
             mine.greeting.notify_waiters();
             drop(open);
@@ -270,13 +273,17 @@ impl Pulse {
 }
 
 /// Moves the frames of one connection until it ends.
-async fn drive(connection: Connection<Paced, Bytes>, mut ping: Option<PingPong>, pulse: &Pulse) {
+async fn drive(
+    connection: Connection<Paced, Bytes>,
+    mut ping: Option<PingPong>,
+    pulse: &Pulse,
+) -> Result<(), h2::Error> {
     let mut connection = pin!(connection);
     let mut awaits_pong = false;
     poll_fn(|cx| {
         *pulse.task.borrow_mut() = Some(cx.waker().clone());
         if pulse.given_up.get() {
-            return Poll::Ready(());
+            return Poll::Ready(Ok(()));
         }
         if let Some(ping) = &mut ping {
             if pulse.wants_ping.take() && !awaits_pong {
@@ -290,9 +297,9 @@ async fn drive(connection: Connection<Paced, Bytes>, mut ping: Option<PingPong>,
             }
         }
         pulse.allowance.set(TURN_BYTES);
-        connection.as_mut().poll(cx).map(drop)
+        connection.as_mut().poll(cx)
     })
-    .await;
+    .await
 }
 
 /// Counts a connection.

@@ -216,15 +216,13 @@ impl Entry {
         Err(failure)
     }
 
-    /// A new connection to the server of `lease`, whose own has died.
+    /// Another connection to a `server` that had the request, and did not answer it on the one before.
     pub(in crate::upstream) async fn lease_again(
         self: &Rc<Self>,
         all: &Upstreams,
-        lease: Lease,
+        server: UnderWay,
         wish: Wish<'_>,
     ) -> Result<Leased, UpstreamError> {
-        // It goes before the next comes: two at once would be one too many for a server that counts them.
-        let server = lease.cut();
         server.0.counters().retries.fetch_add(1, Relaxed);
         let reached = Box::pin(server.0.reach(all, wish.offer, self.idle_ticks, wish.times.to_connect())).await;
         let reached = reached.map_err(|why| wish.times.judge(why))?;

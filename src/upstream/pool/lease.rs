@@ -50,6 +50,11 @@ pub(in crate::upstream) enum Failure {
     NotSent,
     /// The server says that it did not process the request.
     Refused,
+    /// The server says that it wants HTTP/1.1 for it (RFC 9113 section 7, `HTTP_1_1_REQUIRED`).
+    WantsHttp1 {
+        /// Whether it may have had part of the body.
+        begun: bool,
+    },
 }
 
 impl Lease {
@@ -59,7 +64,7 @@ impl Lease {
     }
 
     /// Cuts the connection; the request stays under way at the server.
-    pub(super) fn cut(self) -> UnderWay {
+    pub(in crate::upstream) fn cut(self) -> UnderWay {
         self.server
     }
 
@@ -129,6 +134,11 @@ impl SharedLease {
     /// On `seat`'s connection, by the settings of `entry`.
     pub(super) const fn new(seat: http2::Seat, entry: Rc<Entry>, server: UnderWay) -> Self {
         Self { seat, entry, server, turn: None }
+    }
+
+    /// Leaves its place; the request stays under way at the server.
+    pub(in crate::upstream) fn leave(self) -> UnderWay {
+        self.server
     }
 
     /// The server, and that a request is under way there.

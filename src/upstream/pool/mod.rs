@@ -31,7 +31,7 @@ mod server;
 pub(super) use self::{
     entry::{Entry, Leased, Tried, Wish},
     lease::{Failure, Lease, SharedLease, is_idempotent},
-    server::ServerPool,
+    server::{ServerPool, UnderWay},
 };
 
 /// A worker's connections to all upstreams. Cheap to clone; never leaves its thread.

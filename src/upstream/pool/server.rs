@@ -9,7 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::Upstreams;
@@ -30,6 +30,7 @@ pub(in crate::upstream) struct ServerPool {
     state: Arc<ServerState>,
     idle: RefCell<Vec<Idle>>,
     speaks: Cell<Speaks>,
+    for_http1: ForHttp1,
     /// Whether its shared connections may open tunnels: until one does not.
     tunnels: Cell<bool>,
     shared: http2::Sessions,
@@ -39,6 +40,12 @@ struct Idle {
     link: Rc<Link>,
     /// In ticks.
     expires: u64,
+}
+
+/// Whether a server is asked over HTTP/1.1 alone, because it wanted that.
+#[derive(Default)]
+struct ForHttp1 {
+    until: Cell<Option<Instant>>,
 }
 
 /// A connection to a server, not yet lent.
@@ -55,6 +62,7 @@ impl ServerPool {
     pub(super) fn new(target: Target, state: Arc<ServerState>) -> Self {
         Self {
             speaks: Cell::new(target.speaks()),
+            for_http1: ForHttp1::default(),
             target,
             state,
             idle: RefCell::default(),
@@ -79,6 +87,7 @@ impl ServerPool {
                 Some(Reached::Shared(seat)) if offer == Offer::Tunnel => {
                     match tokio::time::timeout(left(), seat.opens_tunnels()).await {
                         Err(_) => return Err(UpstreamError::Timeout("connect_timeout")),
+                        Ok(None) if self.for_http1.lasts(clock::instant) => {}
                         Ok(None) => return Err(UpstreamError::Unreachable("closed")),
                         Ok(Some(true)) => return Ok(Reached::Shared(seat)),
                         Ok(Some(false)) if self.target.can_choose() => self.tunnels.set(false),
@@ -95,6 +104,8 @@ impl ServerPool {
         // What is not shared speaks HTTP/1.1 and nothing else.
         let reached = self.connect(Offer::Http1, left()).await;
         match reached {
+            // What it asked for, it does not speak: next time it may choose.
+            Err(UpstreamError::Unreachable("tls")) if self.for_http1.lasts(clock::instant) => self.for_http1.end(),
             // It may have changed its mind about what it speaks.
             Err(UpstreamError::Unreachable("tls")) if self.speaks.get() == Speaks::Http1 => {
                 self.speaks.set(self.target.speaks());
@@ -230,7 +241,18 @@ impl ServerPool {
             Offer::Tunnel => self.tunnels.get(),
             Offer::Http1 => false,
         };
-        may && self.speaks.get() != Speaks::Http1
+        may && self.speaks.get() != Speaks::Http1 && !self.for_http1.lasts(clock::instant)
+    }
+
+    /// It wants HTTP/1.1 (RFC 9113 section 7): for a while it gets that; `false`: it cannot be had.
+    pub(in crate::upstream) fn speak_http1(&self) -> bool {
+        if !self.target.can_choose() {
+            return false;
+        }
+        self.for_http1.begin(clock::instant());
+        // Requests under way go on; there is nobody to come.
+        self.shared.retire();
+        true
     }
 
     /// Closes idle connections, and those that are shared as soon as they are idle.
@@ -256,15 +278,56 @@ impl ServerPool {
     }
 }
 
+impl ForHttp1 {
+    /// For [`HTTP1_TIME`] from `now` on.
+    fn begin(&self, now: Instant) {
+        self.until.set(now.checked_add(HTTP1_TIME));
+    }
+
+    fn lasts(&self, now: impl FnOnce() -> Instant) -> bool {
+        self.until.get().is_some_and(|until| now() < until)
+    }
+
+    fn end(&self) {
+        self.until.set(None);
+    }
+}
+
 impl UnderWay {
     pub(super) fn at(server: &Rc<ServerPool>) -> Self {
         server.counters().under_way.fetch_add(1, Relaxed);
         Self(Rc::clone(server))
+    }
+
+    /// See [`ServerPool::speak_http1`].
+    pub(in crate::upstream) fn speak_http1(&self) -> bool {
+        self.0.speak_http1()
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
         self.0.counters().under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// How long a server that wants HTTP/1.1 is asked over nothing else.
+const HTTP1_TIME: Duration = Duration::from_secs(600);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_wanted_http1_may_choose_again_after_a_while() {
+        let (wish, now) = (ForHttp1::default(), clock::instant());
+        assert!(!wish.lasts(|| now));
+
+        wish.begin(now);
+
+        assert!(wish.lasts(|| now) && wish.lasts(|| now + HTTP1_TIME / 2));
+        assert!(!wish.lasts(|| now + HTTP1_TIME));
+        wish.end();
+        assert!(!wish.lasts(|| now));
     }
 }

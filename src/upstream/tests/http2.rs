@@ -5,6 +5,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use h2::{Reason, RecvStream, server::SendResponse};
 use http::HeaderMap;
+use tokio_rustls::server::TlsStream;
 
 use super::*;
 
@@ -35,10 +36,10 @@ pub(super) fn streams_on<F: Future<Output = ()> + 'static>(
     })
 }
 
-async fn serve_streams<F: Future<Output = ()> + 'static>(
+pub(super) async fn serve_streams<F: Future<Output = ()> + 'static>(
     builder: h2::server::Builder,
     number: usize,
-    io: impl AsyncRead + tokio::io::AsyncWrite + Unpin + 'static,
+    io: impl AsyncRead + AsyncWrite + Unpin + 'static,
     script: Rc<impl Fn(usize, Request<RecvStream>, SendResponse<Bytes>) -> F + 'static>,
 ) {
     let Ok(mut connection) = builder.handshake::<_, Bytes>(io).await else { return };
@@ -78,11 +79,11 @@ async fn steady_streams() -> (SocketAddr, mpsc::UnboundedReceiver<(usize, http::
 }
 
 /// A connection whose frames are written and read by hand.
-pub(super) struct Frames(TcpStream);
+pub(super) struct Frames<S = TcpStream>(S);
 
-impl Frames {
+impl<S: AsyncRead + AsyncWrite + Unpin> Frames<S> {
     /// Reads the preface and says hello.
-    async fn accept(mut stream: TcpStream) -> Self {
+    pub(super) async fn accept(mut stream: S) -> Self {
         let mut preface = [0; 24];
         stream.read_exact(&mut preface).await.unwrap();
         assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
@@ -94,10 +95,11 @@ impl Frames {
     pub(super) async fn write(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         // Whoever is gone does not have to be told.
         let _ = self.0.write_all(&frame(kind, flags, stream, payload)).await;
+        let _ = self.0.flush().await;
     }
 
     /// The next frame that is none about the connection: kind, flags, stream.
-    async fn next(&mut self) -> Option<(u8, u8, u32)> {
+    pub(super) async fn next(&mut self) -> Option<(u8, u8, u32)> {
         loop {
             let mut head = [0; 9];
             self.0.read_exact(&mut head).await.ok()?;
@@ -129,6 +131,47 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes()[..], payload].concat()
 }
 
+/// A server that chooses of `speaks`, and one who believes it: connections that speak HTTP/2 are for `script`, which is
+/// told their number; over HTTP/1.1 every request is answered with what came.
+pub(super) async fn over_tls<F: Future<Output = ()> + 'static>(
+    speaks: &[&[u8]],
+    script: impl Fn(usize, TlsStream<TcpStream>) -> F + 'static,
+) -> (Server, Arc<Shared>) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![made.cert.der().clone()], key)
+        .unwrap();
+    config.alpn_protocols = speaks.iter().map(|protocol| protocol.to_vec()).collect();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let script = Rc::new(script);
+    let address = server(move |number, stream| {
+        let (acceptor, script) = (acceptor.clone(), Rc::clone(&script));
+        async move {
+            let Ok(mut stream) = acceptor.accept(stream).await else { return };
+            if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
+                return script(number, stream).await;
+            }
+            while let Some(head) = read_head(&mut stream).await {
+                let has_body = header(&head, "content-length").is_some();
+                let body = if has_body { read_body(&mut stream, &head).await.0 } else { Vec::new() };
+                let answer = format!("HTTP/1.1 200 OK\r\nX-Spoke: HTTP/1.1\r\nContent-Length: {}\r\n\r\n", body.len());
+                stream.write_all(&[answer.as_bytes(), &body].concat()).await.unwrap();
+                stream.flush().await.unwrap();
+            }
+        }
+    })
+    .await;
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let server = Server::Https(format!("localhost:{}", address.port()).parse().unwrap());
+    (server, Shared::new(Some(trust(roots).unwrap()), Box::default()))
+}
+
 /// A scripted server; `script` is told the number of the connection.
 pub(super) async fn frames<F: Future<Output = ()> + 'static>(
     script: impl Fn(usize, Frames) -> F + 'static,
@@ -141,12 +184,12 @@ pub(super) async fn frames<F: Future<Output = ()> + 'static>(
     .await
 }
 
-const DATA: u8 = 0;
+pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 const SETTINGS: u8 = 4;
 const PING: u8 = 6;
-const GOAWAY: u8 = 7;
+pub(super) const GOAWAY: u8 = 7;
 const ACK: u8 = 1;
 pub(super) const END_STREAM: u8 = 1;
 pub(super) const END_HEADERS: u8 = 4;
@@ -158,11 +201,11 @@ fn under_way(front: &Front) -> u64 {
     front.shared.upstreams().first().map_or(0, |upstream| upstream.servers[0].counters.under_way.load(Relaxed))
 }
 
-fn goaway(last: u32, code: u32) -> Vec<u8> {
+pub(super) fn goaway(last: u32, code: u32) -> Vec<u8> {
     [last.to_be_bytes(), code.to_be_bytes()].concat()
 }
 
-const POST: &str = "POST /a HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello";
+pub(super) const POST: &str = "POST /a HTTP/1.1\r\nHost: a.example\r\nContent-Length: 5\r\n\r\nhello";
 
 // ---- connections ----
 
@@ -344,41 +387,15 @@ fn https_servers_choose_what_they_speak() {
             (&[b"http/1.1"], true, "HTTP/1.1"),
             (&[], true, "HTTP/1.1"),
         ] {
-            let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-            let key = rustls_pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
-            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let mut config = rustls::ServerConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()
-                .unwrap()
-                .with_no_client_auth()
-                .with_single_cert(vec![made.cert.der().clone()], key)
-                .unwrap();
-            config.alpn_protocols = speaks.iter().map(|protocol| protocol.to_vec()).collect();
-            let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-            let address = server(move |number, stream| {
-                let acceptor = acceptor.clone();
-                async move {
-                    let Ok(mut stream) = acceptor.accept(stream).await else { return };
-                    if stream.get_ref().1.alpn_protocol() == Some(b"h2") {
-                        let script = |_, request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
-                            assert_eq!(request.uri().scheme_str(), Some("https"));
-                            let answer = Response::builder().header("x-spoke", "HTTP/2.0").body(()).unwrap();
-                            respond.send_response(answer, true).unwrap();
-                        };
-                        return serve_streams(h2::server::Builder::new(), number, stream, Rc::new(script)).await;
-                    }
-                    while read_head(&mut stream).await.is_some() {
-                        let answer = b"HTTP/1.1 200 OK\r\nX-Spoke: HTTP/1.1\r\nContent-Length: 0\r\n\r\n";
-                        stream.write_all(answer).await.unwrap();
-                        stream.flush().await.unwrap();
-                    }
-                }
-            })
-            .await;
-            let mut roots = rustls::RootCertStore::empty();
-            roots.add(made.cert.der().clone()).unwrap();
-            let server = Server::Https(format!("localhost:{}", address.port()).parse().unwrap());
-            let shared = Shared::new(Some(trust(roots).unwrap()), Box::default());
+            let script = |number, stream| async move {
+                let script = |_, request: Request<RecvStream>, mut respond: SendResponse<Bytes>| async move {
+                    assert_eq!(request.uri().scheme_str(), Some("https"));
+                    let answer = Response::builder().header("x-spoke", "HTTP/2.0").body(()).unwrap();
+                    respond.send_response(answer, true).unwrap();
+                };
+                serve_streams(h2::server::Builder::new(), number, stream, Rc::new(script)).await;
+            };
+            let (server, shared) = over_tls(speaks, script).await;
             let settings = Settings { http2: offers, ..settings(vec![server]) };
             let front = Front::with(settings, Limits::default(), shared).await;
 

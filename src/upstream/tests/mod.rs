@@ -11,7 +11,7 @@ use http::{Request, Version};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream, UnixListener},
     sync::mpsc,
     task::{LocalSet, spawn_local},
@@ -21,6 +21,7 @@ use tokio::{
 use super::*;
 use crate::{listener::OwnListener, shutdown::Shutdown};
 
+mod http1_required;
 mod http2;
 mod servers;
 mod times;
