@@ -237,8 +237,8 @@ mod tests {
     use super::*;
     use crate::{
         identity::{IdentityParts, Via},
-        policy::{ClaimPath, Csrf, Requirements},
-        route::{Destination, RouteLimits, Target},
+        policy::{ClaimPath, Requirements},
+        route::{Destination, Target},
     };
 
     fn alice() -> IdentityParts {
@@ -262,25 +262,8 @@ mod tests {
     }
 
     fn route(require: Requirements, optional: bool) -> Arc<Route> {
-        Arc::new(Route {
-            name: "r".into(),
-            index: 0,
-            hosts: Box::default(),
-            paths: Box::default(),
-            methods: None,
-            access: Access::Authenticated(AccessRule { session: true, optional, require, ..AccessRule::default() }),
-            csrf: Csrf::SameOrigin,
-            cors: None,
-            target: Target::Upstream(Destination::One(0)),
-            limits: RouteLimits::default(),
-            rate_limits: Default::default(),
-            report_until: None,
-            websocket: false,
-            cache_public: false,
-            rewrite: None,
-            request_headers: None,
-            response_headers: None,
-        })
+        let rule = AccessRule { session: true, optional, require, ..AccessRule::default() };
+        Arc::new(Route::new("r", Access::Authenticated(rule), Target::Upstream(Destination::One(0))))
     }
 
     fn verdict(require: Requirements, who: Option<IdentityParts>, optional: bool) -> Result<(), Denial> {

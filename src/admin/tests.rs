@@ -18,8 +18,8 @@ use crate::{
     api_key::{self, ApiKeys},
     change::Ask,
     clock::Timestamp,
-    policy::{Access, Csrf},
-    route::{Destination, RouteLimits, Target},
+    policy::Access,
+    route::{Destination, Target},
     session::{Lookup, OldCookie, SameSite, SessionToken},
     telemetry::{LogSettings, LogSink, Telemetry},
 };
@@ -544,24 +544,12 @@ async fn more_lines_than_one_turn_takes_are_all_answered() {
 #[tokio::test]
 async fn the_route_table_is_told() {
     let mut bench = Bench::new();
+    let access = Access::Public { pass_authorization: false };
     bench.routes.push(Arc::new(Route {
-        name: "open".into(),
-        index: 0,
         hosts: ["a.example".parse().unwrap()].into(),
         paths: ["/open/{*rest}".parse().unwrap()].into(),
         methods: Some([Method::GET].into()),
-        access: Access::Public { pass_authorization: false },
-        csrf: Csrf::default(),
-        cors: None,
-        target: Target::Upstream(Destination::One(0)),
-        limits: RouteLimits::default(),
-        rate_limits: Default::default(),
-        report_until: None,
-        websocket: false,
-        cache_public: false,
-        rewrite: None,
-        request_headers: None,
-        response_headers: None,
+        ..Route::new("open", access, Target::Upstream(Destination::One(0)))
     }));
 
     let (_, answer) = bench.call("root", Method::GET, "/api/v1/routes", "").await;

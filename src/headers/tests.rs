@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     client::Scheme,
     identity::{Factor, IdentityParts, Via},
-    policy::{AccessRule, Csrf},
-    route::{Destination, RouteLimits, Target},
+    policy::AccessRule,
+    route::{Destination, Target},
 };
 
 /// Settings as shipped.
@@ -49,24 +49,10 @@ pub(super) fn identity() -> Identity {
 }
 
 pub(super) fn public_route() -> Route {
+    let access = Access::Public { pass_authorization: false };
     Route {
-        name: "r".into(),
-        index: 0,
-        hosts: Box::new([]),
         paths: Box::new(["/{*rest}".parse().unwrap()]),
-        methods: None,
-        access: Access::Public { pass_authorization: false },
-        csrf: Csrf::default(),
-        cors: None,
-        target: Target::Upstream(Destination::One(0)),
-        limits: RouteLimits::default(),
-        rate_limits: Default::default(),
-        report_until: None,
-        websocket: false,
-        cache_public: false,
-        rewrite: None,
-        request_headers: None,
-        response_headers: None,
+        ..Route::new("r", access, Target::Upstream(Destination::One(0)))
     }
 }
 

@@ -77,6 +77,30 @@ pub struct Route {
 }
 
 impl Route {
+    /// One with nothing but what it must have: for every host and method, without a path yet and without limits or
+    /// changes of its own.
+    pub fn new(name: impl Into<Arc<str>>, access: Access, target: Target) -> Self {
+        Self {
+            name: name.into(),
+            index: 0,
+            hosts: Box::default(),
+            paths: Box::default(),
+            methods: None,
+            access,
+            csrf: Csrf::default(),
+            cors: None,
+            target,
+            limits: RouteLimits::default(),
+            rate_limits: rate_limit::Limits::default(),
+            websocket: false,
+            report_until: None,
+            cache_public: false,
+            rewrite: None,
+            request_headers: None,
+            response_headers: None,
+        }
+    }
+
     /// Whether who may not pass is let through and reported, at this moment.
     pub fn only_reports(&self, now: Timestamp) -> bool {
         self.report_until.is_some_and(|until| now < until)

@@ -10,24 +10,13 @@ use crate::policy::{AccessRule, IdentityValue, Requirement, Requirements};
 
 /// A route to upstream 0 that asks nothing.
 pub(super) fn route(index: usize, name: &str, hosts: &[&str], paths: &[&str], methods: &[Method]) -> Route {
+    let access = Access::Public { pass_authorization: false };
     Route {
-        name: name.into(),
         index,
         hosts: hosts.iter().map(|host| host.parse().unwrap()).collect(),
         paths: paths.iter().map(|path| path.parse().unwrap()).collect(),
         methods: (!methods.is_empty()).then(|| methods.into()),
-        access: Access::Public { pass_authorization: false },
-        csrf: Csrf::default(),
-        cors: None,
-        target: Target::Upstream(Destination::One(0)),
-        limits: RouteLimits::default(),
-        rate_limits: Default::default(),
-        report_until: None,
-        websocket: false,
-        cache_public: false,
-        rewrite: None,
-        request_headers: None,
-        response_headers: None,
+        ..Route::new(name, access, Target::Upstream(Destination::One(0)))
     }
 }
 

@@ -804,26 +804,10 @@ fn own_routes(around: &Surroundings<'_>, routes: &mut Vec<Route>) {
         }
         // The prefix is of letters, digits, `-` and `_`: such a pattern always parses.
         let Ok(pattern) = format!("{prefix}{path}").parse() else { continue };
-        routes.push(Route {
-            // A name that no [[route]] can have.
-            name: format!("portcullis:{name}").into(),
-            index: routes.len(),
-            hosts: [].into(),
-            paths: [pattern].into(),
-            methods,
-            access,
-            csrf,
-            cors: None,
-            target: Target::Own(own),
-            limits: RouteLimits::default(),
-            rate_limits: Default::default(),
-            report_until: None,
-            websocket: false,
-            cache_public: false,
-            rewrite: None,
-            request_headers: None,
-            response_headers: None,
-        });
+        // A name that no [[route]] can have.
+        let name = format!("portcullis:{name}");
+        let (index, paths) = (routes.len(), [pattern].into());
+        routes.push(Route { index, paths, methods, csrf, ..Route::new(name, access, Target::Own(own)) });
     }
 }
 
