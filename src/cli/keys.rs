@@ -1,20 +1,16 @@
 //! `portcullis keys`: API keys for programs. `make` prints a fresh one and the `[[api_key]]` entry that knows it;
 //! `add`, `list` and `revoke` ask the admin API of a running gateway.
 
-use std::{
-    io::{self, BufWriter, Write},
-    path::Path,
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 
 use http::Method;
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
     Failure,
     admin_client::{AdminArguments, AdminClient},
-    sessions::{PAGE, row, unwritable, write_line},
+    table::{PAGE, Table},
 };
 use crate::{
     api_key::{KeyId, KeyText},
@@ -106,8 +102,8 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     match &arguments.what {
         What::Add { key, note } => add(&client()?, key, note.as_deref()),
         What::List { subject, realm, json } => {
-            let mut out = BufWriter::new(io::stdout().lock());
-            list(&client()?, subject.as_deref(), realm.as_deref(), *json, &mut out)
+            let parameters = [("subject", subject.as_deref()), ("realm", realm.as_deref()), ("limit", Some(PAGE))];
+            KEYS.print(&client()?, &parameters, *json)
         }
         What::Make { key, realm } => make(key, realm.as_deref()),
         What::Revoke { id } => {
@@ -145,27 +141,6 @@ fn add(client: &AdminClient, key: &Key, note: Option<&str>) -> Result<(), Failur
     }
     println!("{}", text("key"));
     Ok(())
-}
-
-fn list(
-    client: &AdminClient,
-    subject: Option<&str>,
-    realm: Option<&str>,
-    json: bool,
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    if !json {
-        write_line(out, &row(&["ID", "NAME", "SUBJECT", "REALM", "LAST USED", "EXPIRES", "VOID"], WIDTHS))?;
-    }
-    client.list("keys", &[("subject", subject), ("realm", realm), ("limit", Some(PAGE))], |key| {
-        write_line(out, &if json { key.to_string() } else { shown(key) })
-    })?;
-    out.flush().map_err(|error| unwritable(&error))
-}
-
-fn shown(key: &Value) -> String {
-    let text = |name: &str| key[name].as_str().unwrap_or("-");
-    row(&["id", "name", "subject", "realm", "last_used_at", "expires_at", "void"].map(text), WIDTHS)
 }
 
 fn make(make: &Key, realm: Option<&str>) -> Result<(), Failure> {
@@ -209,4 +184,15 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-const WIDTHS: [usize; 7] = [16, 20, 20, 10, 20, 20, 8];
+const KEYS: Table = Table {
+    name: "keys",
+    columns: [
+        ("ID", "id", 16),
+        ("NAME", "name", 20),
+        ("SUBJECT", "subject", 20),
+        ("REALM", "realm", 10),
+        ("LAST USED", "last_used_at", 20),
+        ("EXPIRES", "expires_at", 20),
+        ("VOID", "void", 8),
+    ],
+};

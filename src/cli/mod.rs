@@ -24,6 +24,7 @@ mod revoke;
 mod run;
 mod sessions;
 mod successor;
+mod table;
 mod token;
 mod typed;
 mod users;
