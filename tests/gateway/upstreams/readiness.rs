@@ -57,7 +57,8 @@ fn a_gateway_none_of_whose_upstreams_has_a_server_is_not_ready_until_one_has() {
 
 #[test]
 fn an_expired_certificate_is_told_and_makes_unready_where_there_is_no_other() {
-    let gateway = to(Gateway::new(), "/{*rest}", &Upstream::start()).start();
+    let upstream = Upstream::start();
+    let gateway = to(Gateway::new(), "/{*rest}", &upstream).start();
     eventually("it is ready", || ready(&gateway).0 == 200);
 
     // Certificates of tests end in the year 4096.
