@@ -30,6 +30,7 @@
 //! | Which path does an upstream get, and how does its answer lead back? | [`route::rewrite`], [`headers::prefix`] |
 //! | Which connection does a request go out on, and what does it share? | [`upstream`], its `pool` and `http2` |
 //! | Which server takes a request, which are out, and where are they? | [`upstream`], its `balance`, [`upstream::health`], `names` and `eyeballs` |
+//! | Who is asked for the addresses of a name, and how long do they count? | [`dns`] |
 //! | When is a request sent again, and who waits for an upstream? | [`upstream`], its `retry` and `queue` |
 //! | Which of several upstreams does a caller get? | [`route::Split`], `pipeline::spread` |
 //! | When does a gateway say that it is ready? | [`gateway`], its `readiness` |
@@ -65,7 +66,7 @@
 //! 4 decide
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin, openapi, acme
-//! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch
+//! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch, dns
 //! 0 swar, secret, clock, durable, shutdown, service, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
@@ -126,6 +127,7 @@
 //! | A backend that breaks, goes away or floods: half an answer that looks whole, a request done twice, many waiting for one | what is not complete is reset; only what was not processed is sent again; windows, heads and turns are bounded | `src/upstream/http2/mod.rs` | `what_a_server_going_away_did_not_process_is_sent_again_and_nothing_else`, `a_body_that_was_sent_in_part_is_not_sent_again_and_the_next_request_goes_over_http1`, `a_reset_is_an_error_before_the_head_and_visible_behind_it`, `a_client_that_does_not_read_makes_its_stream_wait_and_no_other`, `a_flood_of_pings_keeps_nobody_from_running` |
 //! | What may have had an effect is sent twice, or retries multiply an outage | idempotent and without a body only, never behind a byte of the answer; one budget for all workers | `src/upstream/retry.rs` | `what_may_have_had_an_effect_is_not_sent_again`, `an_answer_that_has_begun_is_not_begun_again`, `an_outage_is_not_multiplied` |
 //! | An upstream that takes little is given much, or its turns are lost one by one until nobody is served | one bounded queue for all workers; a turn is the next one's however it ends | `src/upstream/queue.rs` | `one_too_many_waits_and_what_is_beyond_is_503`, `who_leaves_leaves_nothing_behind`, `threads_together_have_no_more_than_one_alone` |
+//! | Somebody else answers for a name server; an answer is hostile, broken or endless; a server that is down leads to another name or takes the addresses away | random id and port, the server's own address, the question repeated; bounded, pointers lead backwards; a search ends where nobody can tell, and the last good answer stays | `src/dns/message.rs` | `an_answer_to_another_question_is_none`, `nobody_but_the_server_that_was_asked_is_heard`, `a_broken_answer_is_none_wherever_it_breaks`, `a_server_that_does_not_answer_leads_to_no_other_name`, `a_record_that_changes_moves_the_traffic_and_the_last_good_one_stays_when_the_server_falls_silent` |
 //! | The side of a split that a caller is on decides what they may do, or reads their path otherwise | one route, one rule; a path is decided on as every side could read it | `src/route/split.rs` | `rules_and_headers_are_the_same_on_every_side`, `a_path_is_decided_on_as_every_side_could_read_it` |
 //! | A host in maintenance lets a request through: of a known caller, to another kind of route, by a forged address | closed before anybody is asked who they are; the one view of the client | `src/decide.rs` | `every_kind_of_route_is_closed_whoever_asks`, `who_is_excepted_is_judged_by_the_rules_and_not_by_what_they_say_of_themselves` |
 //! | Another site uses somebody's cookie, for a post, a tunnel, a login or a logout | `Sec-Fetch-Site`, else `Origin`; a form token for the login | `src/csrf.rs` | `an_unsafe_request_with_a_session_counts_from_our_own_pages_only`, `another_site_cannot_open_a_tunnel_with_somebodys_session`, `a_token_in_a_cookie_counts_for_changes_from_our_own_pages_only`, `a_login_form_without_its_token_is_refused` |
@@ -198,6 +200,7 @@ pub mod config;
 pub mod cors;
 pub mod csrf;
 pub mod decide;
+pub mod dns;
 pub mod durable;
 pub mod edge;
 pub mod factor;

@@ -29,6 +29,7 @@ use crate::{
     },
     change::Reloads,
     clock::Clock,
+    dns::Resolver,
     durable::Durable,
     headers, login, mtls, page, policy, rate_limit,
     refresh::Families,
@@ -82,6 +83,8 @@ pub struct Snapshot {
     pub token: Option<token::Settings>,
     /// `server.proxy_protocol_from`.
     pub proxy_protocol_from: Box<[ipnet::IpNet]>,
+    /// `server.resolvers`: who is asked for the addresses of upstreams' names.
+    pub resolver: Resolver,
     /// `server.hsts`; `None`: off.
     pub hsts: Option<http::HeaderValue>,
     /// `limits.max_api_keys`.

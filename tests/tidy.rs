@@ -15,7 +15,19 @@ use std::{
 /// The layers, lowest first. A module may import any module of a lower layer.
 const LAYERS: &[&[&str]] = &[
     FOUNDATION,
-    &["route", "session", "revocation", "api_key", "refresh", "refusal", "accounts", "factor", "signing", "fetch"],
+    &[
+        "route",
+        "session",
+        "revocation",
+        "api_key",
+        "refresh",
+        "refusal",
+        "accounts",
+        "factor",
+        "signing",
+        "fetch",
+        "dns",
+    ],
     &["authz", "headers", "upstream", "authn", "login", "token", "csrf", "cors", "admin", "openapi", "acme"],
     &["state"],
     &["decide"],

@@ -15,9 +15,9 @@ use super::{
     requirement::{RequiredClaim, Rule},
     scalar::{
         ApiKeyId, AuthName, CertificateName, CheckPath, Claim, Color, CookieName, CorsOrigin, FilePath, Hsts, Json,
-        LanguageTag, Location, LogLevel, Moment, Name, NonEmpty, Number, Origin, OutboundProxy, PasswordHash,
-        PathPrefix, PathTemplate, Positive, Prefix, Rate, RequestLine, RequestRate, RoutePath, ServerUrl, Sha256, Sink,
-        Size, TrustedProxy, Workers, choices,
+        LanguageTag, Location, LogLevel, Moment, Name, NameServer, NonEmpty, Number, Origin, OutboundProxy,
+        PasswordHash, PathPrefix, PathTemplate, Positive, Prefix, Rate, RequestLine, RequestRate, RoutePath, ServerUrl,
+        Sha256, Sink, Size, TrustedProxy, Workers, choices,
     },
     tree::{Node, Value},
 };
@@ -112,6 +112,8 @@ table! {
         hosts: Vec<At<Host>>,
         /// Whose forwarding headers are believed (R15).
         trusted_proxies: Vec<At<TrustedProxy>>,
+        /// Name servers that are asked instead of the system's.
+        resolvers: Vec<At<NameServer>>,
         /// Who says by the PROXY protocol whose connection it is, and must (R15).
         proxy_protocol_from: Vec<At<IpNet>>,
         /// Which family of forwarding headers they send.

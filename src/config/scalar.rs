@@ -90,6 +90,10 @@ pub(super) enum TrustedProxy {
     UnixPeers,
 }
 
+/// An entry of `resolvers`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct NameServer(pub(super) SocketAddr);
+
 /// Where a log goes, not yet resolved against a folder.
 #[derive(Clone, Debug)]
 pub(super) enum Sink {
@@ -596,6 +600,20 @@ impl Text for TrustedProxy {
 
     fn parse(text: &str) -> Result<Self, Unreadable> {
         if text == "unix" { Ok(Self::UnixPeers) } else { <IpNet as Text>::parse(text).map(Self::Network) }
+    }
+}
+
+impl Text for NameServer {
+    fn expected() -> String {
+        String::from("an address, with a port if it is not 53, such as \"10.0.0.53\" or \"[fd00::53]:5353\"")
+    }
+
+    fn parse(text: &str) -> Result<Self, Unreadable> {
+        let bare = || text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 53));
+        let address = text.parse::<SocketAddr>().ok().or_else(|| bare().ok());
+        // Nobody listens there.
+        let possible = address.filter(|address| address.port() != 0 && !address.ip().is_unspecified());
+        possible.map(Self).ok_or_else(Unreadable::default)
     }
 }
 

@@ -434,6 +434,7 @@ fn live(
     let upstreams = upstream::Shared::new(None, own_listeners.into());
     let trust = reload::trust(&snapshot, &upstreams).map_err(failed("the upstreams cannot be served"))?;
     trust.into_iter().for_each(|trust| upstreams.verify_by(trust));
+    upstreams.resolve_by(&snapshot.resolver);
     let shutdown = Shutdown::new();
     let hashing = std::thread::available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
     let on_disk = durable.clone().filter(Durable::survives);

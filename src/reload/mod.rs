@@ -248,6 +248,7 @@ impl Reloader {
         if let Some(trust) = trust {
             shared.upstreams.verify_by(trust);
         }
+        shared.upstreams.resolve_by(&snapshot.resolver);
         if let Some(certificates) = certificates {
             self.resolver.replace(certificates);
         }

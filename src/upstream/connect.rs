@@ -218,7 +218,7 @@ impl Target {
     async fn tcp(&self, authority: &Authority, default_port: u16) -> Result<TcpStream, UpstreamError> {
         const NOT_RESOLVED: UpstreamError = UpstreamError::Unreachable("name_not_resolved");
         let addresses = match &self.name {
-            Some(name) => name.addresses().await.map_err(|_| NOT_RESOLVED)?,
+            Some(name) => name.addresses(&self.shared).await.map_err(|_| NOT_RESOLVED)?,
             None => {
                 let ip: IpAddr = bare(authority).parse().map_err(|_| NOT_RESOLVED)?;
                 Addresses::from_iter([SocketAddr::new(ip, authority.port.unwrap_or(default_port))])

@@ -13,10 +13,10 @@ use std::{
     time::Instant,
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::{Budget, Place, Queue, Rules, Server, Settings, Standing, connect::bare, names::Name};
-use crate::{clock, host::Authority, listener::OwnListener};
+use crate::{clock, dns::Resolver, host::Authority, listener::OwnListener};
 
 /// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub struct Shared {
     states: Mutex<Vec<Arc<UpstreamState>>>,
     pub(super) tls: ArcSwapOption<rustls::ClientConfig>,
     pub(super) own_listeners: Box<[OwnListener]>,
+    /// Who is asked for the addresses of names.
+    resolver: ArcSwap<Resolver>,
     /// Names that are in use.
     names: Mutex<Vec<Weak<Name>>>,
     began: Instant,
@@ -85,6 +87,7 @@ impl Shared {
             states: Mutex::default(),
             tls: ArcSwapOption::new(tls),
             own_listeners,
+            resolver: ArcSwap::default(),
             names: Mutex::default(),
             began: clock::instant(),
             rounds: AtomicUsize::new(0),
@@ -99,6 +102,20 @@ impl Shared {
     /// Verifies `https` servers by this from now on.
     pub fn verify_by(&self, tls: Arc<rustls::ClientConfig>) {
         self.tls.store(Some(tls));
+    }
+
+    /// From now on names are asked of this one; at once, where it is another.
+    pub fn resolve_by(&self, resolver: &Resolver) {
+        if **self.resolver.load() == *resolver {
+            return;
+        }
+        self.resolver.store(Arc::new(resolver.clone()));
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.iter().filter_map(Weak::upgrade).for_each(|name| name.is_due_now());
+    }
+
+    pub(super) fn resolver(&self) -> Arc<Resolver> {
+        self.resolver.load_full()
     }
 
     /// Every upstream that is in use, for metrics and the admin interface.

@@ -65,6 +65,27 @@ pub(crate) fn proxy_protocol(data: &[u8]) {
     }
 }
 
+/// An answer of a name server counts for the question only, in bounds; what is added behind a good one changes nothing.
+pub(crate) fn dns(data: &[u8]) {
+    use portcullis::dns::message::{Family, MAX_ADDRESSES, Question, Reply};
+    for family in [Family::V4, Family::V6] {
+        let question = Question::new("app.example", family, 0).unwrap_or_else(|| panic!("a question"));
+        let read = question.read(data);
+        match &read {
+            Ok(Reply::Addresses(addresses, good_for)) => {
+                assert!((1..=MAX_ADDRESSES).contains(&addresses.len()));
+                assert!(addresses.iter().all(|address| address.is_ipv4() == (family == Family::V4)));
+                assert!(good_for.as_secs() <= 0x7fff_ffff);
+                assert_eq!(question.read(&[data, &[0]].concat()), read);
+                let other = Question::new("app.example.org", family, 0).unwrap_or_else(|| panic!("a question"));
+                assert!(other.read(data).is_err(), "one answer is for one question");
+            }
+            Ok(_) => assert_eq!(data.get(..2), Some(&[0, 0][..]), "the id is that of the question"),
+            Err(_) => {}
+        }
+    }
+}
+
 /// R7: a path has one canonical form, which is its own, and nothing in it that two readers could read differently.
 pub(crate) fn path(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

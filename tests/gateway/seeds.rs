@@ -33,6 +33,7 @@ fn seeds_keep_the_promises_of_their_readers() {
         ("path", entry::path as fn(&[u8]), 20),
         ("host", entry::host, 15),
         ("proxy_protocol", entry::proxy_protocol, 8),
+        ("dns", entry::dns, 10),
         ("cookie", entry::cookie, 10),
         ("jwt", entry::jwt, 10),
         ("claims", entry::claims, 15),

@@ -147,6 +147,7 @@ impl Build<'_> {
             rate_limits,
             max_rate_buckets,
             proxy_protocol_from: server::proxy_protocol_from(&file),
+            resolver: server::resolver(&file),
             max_api_keys: server::max_api_keys(&file)?,
             max_body: startup.edge.limits.max_body,
             query_log: file.log.0?.query.unwrap_or_default(),

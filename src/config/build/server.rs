@@ -21,6 +21,7 @@ use crate::{
         place::Place,
         scalar::{AuthName, Hsts, Positive, Sink, TrustedProxy, Workers},
     },
+    dns::Resolver,
     durable,
     edge::{self, Group},
     listener::Listener,
@@ -292,6 +293,12 @@ pub(super) fn trusted_proxies(file: &File) -> (Box<[ipnet::IpNet]>, bool) {
         TrustedProxy::UnixPeers => None,
     });
     (networks.collect(), entries().any(|entry| matches!(entry, TrustedProxy::UnixPeers)))
+}
+
+/// `server.resolvers`.
+pub(super) fn resolver(file: &File) -> Resolver {
+    let written = file.server.0.iter().flat_map(|section| &section.resolvers).map(|entry| entry.value.0);
+    Resolver::asking(&written.collect::<Vec<_>>())
 }
 
 /// `server.proxy_protocol_from`.

@@ -51,10 +51,9 @@ impl Watch {
         if !known.eq(upstreams.iter().map(Arc::as_ptr)) {
             self.change(upstreams);
         }
-        let now = self.shared.now_millis();
-        for name in self.shared.names_due(now) {
+        for name in self.shared.names_due(self.shared.now_millis()) {
             // Ends by itself, or with the thread.
-            drop(tokio::task::spawn_local(name.ask_again(now)));
+            drop(tokio::task::spawn_local(name.ask(Arc::clone(&self.shared))));
         }
         for (settings, state) in &self.followed {
             for server in &state.servers {
