@@ -41,6 +41,7 @@ const LAYERS: &[&[&str]] = &[
 /// Layer 0: each may import those to its left.
 const FOUNDATION: &[&str] = &[
     "swar",
+    "frames",
     "secret",
     "clock",
     "durable",

@@ -5,13 +5,13 @@
 //! (CVE-2023-44487), or sends frames that bring nothing on (CVE-2019-9512, 9513, 9515, 9518). Payloads are not read but
 //! for four bytes of some; what a frame means is the library's matter. RFC 9113 sections 4.1 and 6.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering::Relaxed},
-    time::Duration,
-};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{Counters, uploads::Uploads};
-use crate::clock::Timestamp;
+use crate::{
+    clock::Timestamp,
+    frames::{CONTINUATION, DATA, END_HEADERS, Frames, GOAWAY, HEADERS, IdleFrames, RST_STREAM},
+};
 
 /// One HTTP/2 connection as its frame headers tell it.
 #[derive(Debug)]
@@ -27,9 +27,7 @@ pub(crate) struct Conversation {
     newest: u32,
     opened: u64,
     reset: u64,
-    /// Frames that brought nothing on since `idle_since`, less what data excuses.
-    idle_frames: u32,
-    idle_since: Timestamp,
+    idle: IdleFrames,
 }
 
 /// What no client needs to do.
@@ -39,16 +37,6 @@ pub(crate) enum Flood {
     Resets,
     /// Frames that bring nothing on: `PING`, `SETTINGS`, `PRIORITY`, empty `DATA` and their like.
     Control,
-}
-
-/// A frame's header, and of some frames four bytes of the payload.
-pub(super) struct FrameHead {
-    pub(super) length: u32,
-    pub(super) kind: u8,
-    pub(super) flags: u8,
-    pub(super) stream: u32,
-    /// `WINDOW_UPDATE`: the increment. `RST_STREAM` and `GOAWAY`: the error code. Else 0.
-    pub(super) word: u32,
 }
 
 impl Conversation {
@@ -63,8 +51,7 @@ impl Conversation {
             newest: 0,
             opened: 0,
             reset: 0,
-            idle_frames: 0,
-            idle_since: now,
+            idle: IdleFrames::new(now.unix_millis()),
         }
     }
 
@@ -75,7 +62,7 @@ impl Conversation {
 
     /// Whether a request's head has begun and not ended.
     pub(crate) const fn awaits_head(&self) -> bool {
-        self.head_is_open || (self.in_head && self.from_client.skip > 0)
+        self.head_is_open || (self.in_head && self.from_client.are_within_one())
     }
 
     /// Follows what the client sent. The time is asked for seldom.
@@ -83,9 +70,7 @@ impl Conversation {
     /// # Errors
     /// When it floods.
     pub(crate) fn received(&mut self, bytes: &[u8], now: impl Fn() -> Timestamp) -> Result<(), Flood> {
-        let Self {
-            from_client, uploads, head_is_open, in_head, newest, opened, reset, idle_frames, idle_since, ..
-        } = self;
+        let Self { from_client, uploads, head_is_open, in_head, newest, opened, reset, idle, .. } = self;
         let mut flood = None;
         from_client.follow(bytes, |frame| {
             *in_head = matches!(frame.kind, HEADERS | CONTINUATION);
@@ -95,24 +80,16 @@ impl Conversation {
                     *opened += u64::from(frame.stream > *newest);
                     *newest = frame.stream.max(*newest);
                     *head_is_open = frame.flags & END_HEADERS == 0;
-                    *idle_frames = idle_frames.saturating_sub(EXCUSED);
+                    idle.excuse(EXCUSED);
                 }
                 CONTINUATION => *head_is_open = frame.flags & END_HEADERS == 0,
-                DATA if frame.length > 0 || frame.flags & END_STREAM != 0 => {
-                    *idle_frames = idle_frames.saturating_sub(EXCUSED);
-                }
+                DATA if frame.brings_data() => idle.excuse(EXCUSED),
                 RST_STREAM => *reset += 1,
-                _ => *idle_frames += 1,
+                _ if idle.are_too_many(|| now().unix_millis()) => flood = Some(Flood::Control),
+                _ => {}
             }
             if *reset >= RESETS_MAX && *reset * 2 > *opened {
                 flood = Some(Flood::Resets);
-            }
-            if *idle_frames >= IDLE_FRAMES_MAX {
-                let now = now();
-                if now.since(*idle_since) < IDLE_FRAMES_WINDOW {
-                    flood = Some(Flood::Control);
-                }
-                (*idle_frames, *idle_since) = (0, now);
             }
             uploads.received(&frame);
         });
@@ -121,11 +98,11 @@ impl Conversation {
 
     /// Follows what the client was sent.
     pub(crate) fn sent(&mut self, bytes: &[u8], counters: &Counters) {
-        let (uploads, idle_frames) = (&mut self.uploads, &mut self.idle_frames);
+        let (uploads, idle) = (&mut self.uploads, &mut self.idle);
         self.to_client.follow(bytes, |frame| {
             match frame.kind {
                 // The client will have to open windows for it.
-                DATA if frame.length > 0 => *idle_frames = idle_frames.saturating_sub(EXCUSED),
+                DATA if frame.length > 0 => idle.excuse(EXCUSED),
                 RST_STREAM => count(&counters.http2_resets, frame.word),
                 GOAWAY => count(&counters.http2_goaways, frame.word),
                 _ => {}
@@ -143,90 +120,16 @@ fn count(by_code: &[AtomicU64; 14], code: u32) {
     }
 }
 
-/// One direction, frame by frame.
-#[derive(Debug)]
-struct Frames {
-    /// The header of the current frame as far as it came, and the part of its payload that is read.
-    head: [u8; HEAD_MAX],
-    have: usize,
-    /// Bytes to pass over before the next header.
-    skip: usize,
-}
-
-impl Frames {
-    const fn new(skip: usize) -> Self {
-        Self { head: [0; HEAD_MAX], have: 0, skip }
-    }
-
-    fn follow(&mut self, mut bytes: &[u8], mut each: impl FnMut(FrameHead)) {
-        loop {
-            let skipped = self.skip.min(bytes.len());
-            self.skip -= skipped;
-            bytes = bytes.get(skipped..).unwrap_or_default();
-            if bytes.is_empty() {
-                return;
-            }
-            let needed = if self.have < HEAD_LENGTH { HEAD_LENGTH } else { HEAD_LENGTH + self.read_of_payload() };
-            let taken = (needed - self.have).min(bytes.len());
-            for (to, from) in self.head.iter_mut().skip(self.have).zip(bytes.iter().take(taken)) {
-                *to = *from;
-            }
-            self.have += taken;
-            bytes = bytes.get(taken..).unwrap_or_default();
-            if self.have < HEAD_LENGTH || self.have < HEAD_LENGTH + self.read_of_payload() {
-                continue;
-            }
-            let [l0, l1, l2, kind, flags, s0, s1, s2, s3, ..] = self.head;
-            let length = u32::from_be_bytes([0, l0, l1, l2]);
-            let read = self.read_of_payload();
-            let word = self.head.get(HEAD_LENGTH..HEAD_LENGTH + read).and_then(|payload| payload.last_chunk());
-            let word = word.map_or(0, |word| u32::from_be_bytes(*word));
-            each(FrameHead {
-                length,
-                kind,
-                flags,
-                stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]),
-                word: if kind == WINDOW_UPDATE { word & 0x7fff_ffff } else { word },
-            });
-            self.have = 0;
-            self.skip = (length as usize).saturating_sub(read);
-        }
-    }
-
-    /// How much of the payload of the frame in `head` is read: up to the word that counts.
-    fn read_of_payload(&self) -> usize {
-        let [l0, l1, l2, kind, ..] = self.head;
-        match (kind, u32::from_be_bytes([0, l0, l1, l2])) {
-            (RST_STREAM | WINDOW_UPDATE, 4) => 4,
-            (GOAWAY, 8..) => 8,
-            (_, _) => 0,
-        }
-    }
-}
-
 const PREFACE_LENGTH: usize = 24;
-const HEAD_LENGTH: usize = 9;
-const HEAD_MAX: usize = HEAD_LENGTH + 8;
 /// So many resets, and more than half of the streams: browsers that change their mind stay far below.
 const RESETS_MAX: u64 = 500;
-/// So many frames that bring nothing on, within the window: a hundred in each second.
-const IDLE_FRAMES_MAX: u32 = 10_000;
-const IDLE_FRAMES_WINDOW: Duration = Duration::from_secs(100);
 /// Frames that a request or a piece of a body may bring along: windows opened, a priority, a ping to measure by.
 const EXCUSED: u32 = 4;
-
-pub(super) const DATA: u8 = 0;
-pub(super) const HEADERS: u8 = 1;
-pub(super) const RST_STREAM: u8 = 3;
-pub(super) const WINDOW_UPDATE: u8 = 8;
-pub(super) const END_STREAM: u8 = 1;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
-const END_HEADERS: u8 = 4;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::{END_STREAM, WINDOW_UPDATE};
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();

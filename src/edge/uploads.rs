@@ -3,7 +3,7 @@
 //! In: the frame headers of both directions. Nothing is decided here but "do we wait for a body". A client whose
 //! flow-control window we have not reopened owes nothing. RFC 9113 sections 5.2 and 6.
 
-use super::conversation::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM, WINDOW_UPDATE};
+use crate::frames::{DATA, END_STREAM, FrameHead, HEADERS, RST_STREAM, WINDOW_UPDATE};
 
 /// The request bodies under way on one connection.
 #[derive(Debug)]

@@ -387,11 +387,12 @@ fn reloads(exposition: &mut Exposition, live: &Live) {
 }
 
 fn upstreams(exposition: &mut Exposition, live: &Live) {
-    const FAMILIES: [(&str, &str); 7] = [
+    const FAMILIES: [(&str, &str); 8] = [
         ("portcullis_upstream_connects_total", "Connections made."),
         ("portcullis_upstream_connect_failures_total", "Attempts to connect that failed."),
         ("portcullis_upstream_reused_total", "Requests on a connection that had served before."),
         ("portcullis_upstream_retries_total", "Requests sent again that a server was sent before."),
+        ("portcullis_upstream_floods_total", "HTTP/2 connections cut for a flood of frames."),
         ("portcullis_upstream_connections", "Connections open now."),
         ("portcullis_upstream_requests_under_way", "Requests under way now."),
         ("portcullis_upstream_tunnels", "Tunnels open now."),
@@ -427,6 +428,7 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
                 &counters.connect_failures,
                 &counters.reused,
                 &counters.retries,
+                &counters.floods,
                 &counters.open,
                 &counters.under_way,
                 &counters.tunnels,

@@ -179,6 +179,11 @@ impl Target {
         matches!(self.server, Server::Https(_))
     }
 
+    /// The name of its upstream.
+    pub(super) fn upstream(&self) -> &str {
+        &self.upstream
+    }
+
     /// A new connection within `limit`.
     pub(super) async fn dial(&self, offer: Offer, limit: Duration) -> Result<Io, UpstreamError> {
         timeout(limit, self.dial_unbounded(offer)).await.unwrap_or(Err(UpstreamError::Timeout("connect_timeout")))

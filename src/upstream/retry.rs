@@ -51,7 +51,7 @@ impl Retries {
             Ok(response) => self.statuses.contains(&response.status()),
             Err(UpstreamError::Timeout("connect_timeout") | UpstreamError::Unreachable(_)) => self.connect,
             Err(UpstreamError::Timeout(_)) => self.timeout,
-            Err(UpstreamError::Invalid("broken_head" | "no_answer" | "reset")) => self.reset,
+            Err(UpstreamError::Invalid("broken_head" | "flood" | "no_answer" | "reset")) => self.reset,
             Err(
                 UpstreamError::Busy(_)
                 | UpstreamError::ClientBody

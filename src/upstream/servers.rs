@@ -77,6 +77,8 @@ pub struct Counters {
     pub under_way: AtomicU64,
     /// Tunnels open now.
     pub tunnels: AtomicU64,
+    /// Connections cut because the server sent more than anybody needs.
+    pub floods: AtomicU64,
 }
 
 impl Shared {

@@ -25,6 +25,11 @@ pub(super) fn ticks(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX).saturating_add(1)
 }
 
+/// A tick in milliseconds.
+pub(super) fn millis(tick: u64) -> u64 {
+    tick.saturating_mul(u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX))
+}
+
 impl Ticks {
     /// Of this moment on.
     pub(super) fn new() -> Self {

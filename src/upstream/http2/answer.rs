@@ -12,7 +12,7 @@ use std::{
 
 use h2::RecvStream;
 
-use super::Lease;
+use super::{Lease, exchange::FLOOD};
 use crate::upstream::{
     UpstreamError,
     body::{Next, Upload},
@@ -74,23 +74,23 @@ impl Answer {
                 self.data_ended = true;
                 break;
             };
-            let data = data.map_err(broke_off)?;
-            self.stream.flow_control().release_capacity(data.len()).map_err(broke_off)?;
+            let data = data.map_err(|why| self.broke_off(&why))?;
+            let released = self.stream.flow_control().release_capacity(data.len());
+            released.map_err(|why| self.broke_off(&why))?;
             self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
             let last = self.stream.is_end_stream();
             if !data.is_empty() {
                 return Poll::Ready(Ok(Next::Data { data, last }));
             }
         }
-        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(broke_off)?;
+        let trailers = ready!(self.stream.poll_trailers(cx)).map_err(|why| self.broke_off(&why))?;
         Poll::Ready(Ok(Next::End(trailers)))
     }
-}
 
-/// Whatever the code says: the answer is not whole.
-fn broke_off(why: h2::Error) -> UpstreamError {
-    drop(why);
-    UpstreamError::Invalid("broke_off")
+    /// Whatever the code says: the answer is not whole.
+    fn broke_off(&self, why: &h2::Error) -> UpstreamError {
+        if self.lease.seat().session().has_flooded(why) { FLOOD } else { UpstreamError::Invalid("broke_off") }
+    }
 }
 
 impl fmt::Debug for Answer {

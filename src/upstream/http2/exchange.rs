@@ -16,7 +16,10 @@ use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
 use http::{Method, Request, Response, StatusCode};
 
-use super::{session::Seat, wants_http1};
+use super::{
+    session::{EXCUSED_BY_DATA, EXCUSED_BY_REQUEST, Seat, Session},
+    wants_http1,
+};
 use crate::upstream::{
     UpstreamError,
     client_body::{Part, RequestBody},
@@ -36,6 +39,7 @@ pub(super) struct Answered {
 /// A request's body on its way.
 pub(super) struct Sending {
     stream: SendStream<Bytes>,
+    session: Rc<Session>,
     /// Taken from the client, and not sent.
     data: Bytes,
     body: Option<Box<RequestBody>>,
@@ -65,8 +69,10 @@ pub(super) async fn exchange(
         Err(why) if wants_http1(&why) => return Err((Failure::WantsHttp1 { begun: false }, body)),
         Err(_) => return Err((Failure::NotSent, body)),
     };
+    let session = Rc::clone(seat.session());
+    session.excuse(EXCUSED_BY_REQUEST);
     let left = body.as_deref().and_then(RequestBody::exact_length);
-    let mut sending = Sending { stream, data: Bytes::new(), body, left, begun: false, ended: !has_body };
+    let mut sending = Sending { stream, session, data: Bytes::new(), body, left, begun: false, ended: !has_body };
     let mut interim = 0;
     let answered = poll_fn(|cx| poll_answer(&mut response, &mut sending, &mut interim, patience, cx)).await;
     match answered {
@@ -81,6 +87,7 @@ pub(super) async fn exchange(
             sending.stream.send_reset(Reason::CANCEL);
             Err((Failure::Failed(why), None))
         }
+        Err(Ended::Stream(why)) if seat.session().has_flooded(&why) => Err((Failure::Failed(FLOOD), None)),
         Err(Ended::Stream(why)) => {
             let harmless = !has_body && (tunnels || is_idempotent(&method));
             Err((judge(&why, seat.is_used() && harmless, sending.begun), sending.body))
@@ -167,6 +174,7 @@ impl Sending {
                 // Told with the last byte where that is known to be the last.
                 let last = self.data.is_empty() && self.left == Some(0);
                 self.begun = true;
+                self.session.excuse(excused_by(part.len()));
                 self.ended = self.stream.send_data(part, last).is_err() || last;
                 continue;
             }
@@ -229,6 +237,12 @@ pub(super) fn poll_room(stream: &mut SendStream<Bytes>, wanted: usize, cx: &mut 
     }
 }
 
+/// Frames that so many bytes may bring along: for some of them at a time, the stream's window is opened and the
+/// connection's.
+pub(super) fn excused_by(bytes: usize) -> u32 {
+    EXCUSED_BY_DATA.saturating_add(u32::try_from(2 * (bytes / WINDOW_BYTES_MIN)).unwrap_or(u32::MAX))
+}
+
 /// Sends on what is left of a request whose answer has begun, whether or not the client reads meanwhile.
 pub(super) async fn send_on(mut sending: Sending, patience: Rc<Patience>) {
     if let Err(why) = poll_fn(|cx| sending.poll_send(cx, &patience)).await {
@@ -238,3 +252,7 @@ pub(super) async fn send_on(mut sending: Sending, patience: Rc<Patience>) {
 
 /// Interim answers before the final one (R16).
 const INTERIM_MAX: usize = 32;
+/// Some servers open windows for as little as this at a time.
+const WINDOW_BYTES_MIN: usize = 128;
+/// The server sends more than anybody needs.
+pub(super) const FLOOD: UpstreamError = UpstreamError::Invalid("flood");

@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{
-    Ping, PingPong,
+    Ping, PingPong, Reason,
     client::{self, Connection, SendRequest},
 };
 use tokio::{
@@ -29,12 +29,15 @@ use tokio::{
 };
 
 use super::wants_http1;
-use crate::upstream::{
-    UpstreamError,
-    connect::Io,
-    names::{Found, Name},
-    pool::ServerPool,
-    ticks::{Ticks, ticks},
+use crate::{
+    frames::{DATA, FrameHead, Frames, IdleFrames},
+    upstream::{
+        UpstreamError,
+        connect::Io,
+        names::{Found, Name},
+        pool::ServerPool,
+        ticks::{Ticks, millis, ticks},
+    },
 };
 
 /// A connection that serves many requests at once. It closes when nobody holds it and its last stream has ended.
@@ -79,6 +82,10 @@ struct Pulse {
     ended: Cell<bool>,
     /// What may still be read before others have their turn.
     allowance: Cell<usize>,
+    /// Frames that brought nothing on.
+    idle: Cell<IdleFrames>,
+    /// There were too many of them.
+    flooded: Cell<bool>,
     task: RefCell<Option<Waker>>,
 }
 
@@ -102,9 +109,11 @@ impl Session {
             greeting: Notify::new(),
             ended: Cell::new(false),
             allowance: Cell::new(TURN_BYTES),
+            idle: Cell::new(IdleFrames::new(millis(now))),
+            flooded: Cell::new(false),
             task: RefCell::default(),
         });
-        let io = Paced { io, pulse: Rc::clone(&pulse) };
+        let io = Paced { io, frames: Frames::new(0), pulse: Rc::clone(&pulse) };
         let handshake = client::Builder::new()
             .enable_push(false)
             .initial_window_size(STREAM_WINDOW)
@@ -118,7 +127,12 @@ impl Session {
         let open = Open::new(server);
         let mine = Rc::clone(&pulse);
         tokio::task::spawn_local(async move {
-            if drive(connection, ping, &mine).await.is_err_and(|why| wants_http1(&why)) {
+            let ended = drive(connection, ping, &mine).await;
+            if mine.flooded.get() || ended.as_ref().is_err_and(finds_too_much) {
+                mine.flooded.set(true);
+                open.0.note_flood();
+            }
+            if ended.is_err_and(|why| wants_http1(&why)) {
                 open.0.speak_http1();
             }
             mine.ended.set(true);
@@ -163,6 +177,21 @@ impl Session {
     pub(super) fn take_seat(self: &Rc<Self>, idle_ticks: u64) -> Seat {
         self.seats.set(self.seats.get() + 1);
         Seat { session: Rc::clone(self), idle_ticks, used: self.used.replace(true) }
+    }
+
+    /// Whether the server sends more than anybody needs, seen in `why` something broke; then it is cut for all.
+    pub(super) fn has_flooded(&self, why: &h2::Error) -> bool {
+        let has = self.pulse.flooded.get() || finds_too_much(why);
+        if has {
+            self.pulse.given_up.set(true);
+            self.pulse.wake();
+        }
+        has
+    }
+
+    /// A request was sent, or part of one: so many frames in answer bring something on.
+    pub(super) fn excuse(&self, frames: u32) {
+        self.pulse.excuse(frames);
     }
 
     /// Something came that was waited for.
@@ -262,6 +291,25 @@ impl Pulse {
         }
     }
 
+    fn excuse(&self, frames: u32) {
+        let mut idle = self.idle.get();
+        idle.excuse(frames);
+        self.idle.set(idle);
+    }
+
+    /// Whether this was one frame too many.
+    fn hear(&self, frame: &FrameHead) -> bool {
+        let mut idle = self.idle.get();
+        let too_many = if frame.kind == DATA && frame.brings_data() {
+            idle.excuse(EXCUSED_BY_DATA);
+            false
+        } else {
+            idle.are_too_many(|| millis(self.ticks.now()))
+        };
+        self.idle.set(idle);
+        too_many
+    }
+
     /// It is there. The longer it says no more than that, the less often it is asked: servers count such questions
     /// against those who ask (gRPC ends a connection after the third within five minutes).
     fn answered(&self) {
@@ -319,9 +367,11 @@ impl Drop for Open {
 }
 
 /// A byte stream that gives only so much in one go: whoever sends frames without end must not keep everybody else on
-/// this thread from running, nor fill the queues of those whom the frames are for before they can empty them.
+/// this thread from running, nor fill the queues of those whom the frames are for before they can empty them. It fails
+/// once too many of them bring nothing on (CVE-2019-9512, 9514, 9515, 9518, from the other side).
 struct Paced {
     io: Io,
+    frames: Frames,
     pulse: Rc<Pulse>,
 }
 
@@ -335,7 +385,17 @@ impl AsyncRead for Paced {
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut this.io).poll_read(cx, buf))?;
-        this.pulse.allowance.set(allowance.saturating_sub(buf.filled().len() - before));
+        let (pulse, read) = (&this.pulse, buf.filled().get(before..).unwrap_or_default());
+        let (mut frames, mut too_many) = (0, false);
+        this.frames.follow(read, |frame| {
+            frames += 1;
+            too_many |= pulse.hear(&frame);
+        });
+        if too_many {
+            pulse.flooded.set(true);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of frames")));
+        }
+        pulse.allowance.set(allowance.saturating_sub(read.len() + frames * FRAME_BYTES));
         Poll::Ready(Ok(()))
     }
 }
@@ -366,6 +426,12 @@ impl AsyncWrite for Paced {
     }
 }
 
+/// Whether the library ended the connection because too much came that nobody needs: of `CONTINUATION`, of header
+/// lists, of streams that it had to reset, of empty or tiny pieces.
+fn finds_too_much(why: &h2::Error) -> bool {
+    why.is_go_away() && why.is_library() && why.reason() == Some(Reason::ENHANCE_YOUR_CALM)
+}
+
 /// Requests under way on one connection at most, if the server allows so many.
 const SEATS_MAX: u32 = 128;
 /// What one answer may run ahead of its client. The connection's window is that of all its streams together: a client
@@ -377,8 +443,13 @@ const SEND_BUFFER: usize = 64 * 1024;
 pub(super) const HEADER_LIST_BYTES: u32 = 64 * 1024;
 /// Streams that we reset, whose late frames are still known to be harmless.
 const RESETS_REMEMBERED: usize = 64;
-/// Read in one go.
+/// Read in one go; a frame counts as so many more, for each may be an event that waits in a queue.
 const TURN_BYTES: usize = 256 * 1024;
+const FRAME_BYTES: usize = 256;
+/// Frames that a request may bring along: interim answers, a head, trailers, a reset, windows, a ping to measure by.
+pub(super) const EXCUSED_BY_REQUEST: u32 = 64;
+/// Frames that a piece of a body may bring along, in either direction.
+pub(super) const EXCUSED_BY_DATA: u32 = 4;
 /// Silence after which a server that owes something is asked whether it is there.
 const SILENCE_FIRST: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 });
 /// The same, after it has done nothing but answer that for long.

@@ -16,7 +16,10 @@ use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{exchange::poll_room, session::Session};
+use super::{
+    exchange::{excused_by, poll_room},
+    session::Session,
+};
 
 /// See the module.
 pub(super) struct Stream {
@@ -61,6 +64,7 @@ impl AsyncWrite for Stream {
             return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         };
         let now = bytes.get(..room.min(bytes.len())).unwrap_or_default();
+        this.session.excuse(excused_by(now.len()));
         this.send.send_data(Bytes::copy_from_slice(now), false).map_err(io::Error::other)?;
         Poll::Ready(Ok(now.len()))
     }

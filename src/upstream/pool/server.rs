@@ -244,6 +244,18 @@ impl ServerPool {
         may && self.speaks.get() != Speaks::Http1 && !self.for_http1.lasts(clock::instant)
     }
 
+    /// It sent more than anybody needs, and the connection is cut.
+    #[cold]
+    pub(in crate::upstream) fn note_flood(&self) {
+        self.counters().floods.fetch_add(1, Relaxed);
+        let (upstream, server) = (self.target.upstream(), &*self.state.label);
+        tracing::warn!(
+            upstream,
+            server,
+            "a server floods a connection over HTTP/2: it is cut, with what was under way"
+        );
+    }
+
     /// It wants HTTP/1.1 (RFC 9113 section 7): for a while it gets that; `false`: it cannot be had.
     pub(in crate::upstream) fn speak_http1(&self) -> bool {
         if !self.target.can_choose() {

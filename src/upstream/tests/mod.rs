@@ -21,6 +21,7 @@ use tokio::{
 use super::*;
 use crate::{listener::OwnListener, shutdown::Shutdown};
 
+mod floods;
 mod http1_required;
 mod http2;
 mod servers;

@@ -3,6 +3,7 @@
 use crate::support::{Gateway, Reply, Upstream};
 
 mod balance;
+mod floods;
 mod health;
 mod names;
 mod queue;
