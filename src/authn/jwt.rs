@@ -783,7 +783,7 @@ fn check_signature<'k>(
 ) -> Result<&'k Key, JwtError> {
     let mut worst = JwtError::SignatureLength;
     for key in keys {
-        match key.verify(algorithm, parts.signing_input.as_bytes(), parts.signature) {
+        match key.verify(algorithm, parts.signing_input.as_bytes(), parts.signature.as_bytes()) {
             Ok(()) => return Ok(key),
             Err(BadSignature::Encoding) => return Err(JwtError::Encoding),
             Err(BadSignature::Length) => {}

@@ -19,7 +19,7 @@ use std::{
 };
 
 use aws_lc_rs::{
-    digest,
+    digest, hmac,
     signature::{
         ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ECDSA_P521_SHA512_FIXED, ED25519, ParsedPublicKey,
         RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
@@ -30,7 +30,6 @@ use base64::{
     Engine,
     engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD},
 };
-use jsonwebtoken::{Algorithm as LibraryAlgorithm, DecodingKey};
 use serde_json::{Map, Value};
 use smallvec::{SmallVec, smallvec};
 use zeroize::Zeroizing;
@@ -177,12 +176,12 @@ impl Algorithm {
         }
     }
 
-    /// The library's name for an HMAC; what has a public key is verified without it.
-    const fn hmac(self) -> Option<LibraryAlgorithm> {
+    /// How a shared secret signs and verifies it; `None` for algorithms of other families.
+    pub const fn hmac(self) -> Option<hmac::Algorithm> {
         match self {
-            Self::HS256 => Some(LibraryAlgorithm::HS256),
-            Self::HS384 => Some(LibraryAlgorithm::HS384),
-            Self::HS512 => Some(LibraryAlgorithm::HS512),
+            Self::HS256 => Some(hmac::HMAC_SHA256),
+            Self::HS384 => Some(hmac::HMAC_SHA384),
+            Self::HS512 => Some(hmac::HMAC_SHA512),
             Self::EdDSA
             | Self::ES256
             | Self::ES384
@@ -483,13 +482,13 @@ pub(super) struct Key {
 enum Check {
     /// A public key, parsed once for each algorithm that it may be used with: aws-lc need not do it for each token.
     Public(SmallVec<[(Algorithm, ParsedPublicKey); 1]>),
-    /// A shared secret, for jsonwebtoken.
-    Secret(DecodingKey),
+    /// A shared secret, prepared for each algorithm: its half of the hashing is done once.
+    Secret(Box<[(Algorithm, hmac::Key)]>),
 }
 
 impl Key {
     /// Whether `signature`, in base64url, is this key's over `input`.
-    pub(super) fn verify(&self, algorithm: Algorithm, input: &[u8], signature: &str) -> Result<(), BadSignature> {
+    pub(super) fn verify(&self, algorithm: Algorithm, input: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
         // The selection guarantees this; a key must not be used otherwise even if a caller forgets to select.
         if !self.algorithms.contains(algorithm) {
             return Err(BadSignature::Wrong);
@@ -497,18 +496,11 @@ impl Key {
         if signature.len() != (self.signature_len.unwrap_or_else(|| algorithm.hash_len()) * 4).div_ceil(3) {
             return Err(BadSignature::Length);
         }
-        let genuine = match (&self.check, algorithm.hmac()) {
-            (Check::Secret(secret), Some(algorithm)) => {
-                // The secret's family is checked when it is made, so only the encoding can be at fault.
-                let checked = jsonwebtoken::crypto::verify(signature, input, secret, algorithm);
-                checked.map_err(|_| BadSignature::Encoding)?
-            }
-            (Check::Public(keys), None) => {
-                let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| BadSignature::Encoding)?;
-                let prepared = keys.iter().find(|(prepared, _)| *prepared == algorithm);
-                prepared.is_some_and(|(_, key)| key.verify_sig(input, &signature).is_ok())
-            }
-            (Check::Secret(_), None) | (Check::Public(_), Some(_)) => false,
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| BadSignature::Encoding)?;
+        // What is there is of the key's family, so the algorithm is too.
+        let genuine = match &self.check {
+            Check::Secret(keys) => of(keys, algorithm).is_some_and(|key| hmac::verify(key, input, &signature).is_ok()),
+            Check::Public(keys) => of(keys, algorithm).is_some_and(|key| key.verify_sig(input, &signature).is_ok()),
         };
         if genuine { Ok(()) } else { Err(BadSignature::Wrong) }
     }
@@ -523,9 +515,6 @@ impl Key {
     }
 
     fn prepare(entry: &Entry) -> Result<Self, KeyError> {
-        // Whichever features another crate turns on in it, the library computes with aws-lc. An error says that it is
-        // so already.
-        let _ = jsonwebtoken::crypto::aws_lc::DEFAULT_PROVIDER.install_default();
         let rejected = |_| KeyError(format!("{} is not valid", entry.public.kind()));
         let (signature_len, check) = match &entry.public {
             Material::Ec(curve, point) => {
@@ -553,12 +542,21 @@ impl Key {
                 }
                 (Some(n.len()), Check::Public(prepared))
             }
-            Material::Secret(secret) => (None, Check::Secret(DecodingKey::from_secret(secret))),
+            Material::Secret(secret) => {
+                let algorithms = Algorithm::ALL.into_iter().filter(|algorithm| entry.algorithms.contains(*algorithm));
+                let prepared = |algorithm: Algorithm| Some((algorithm, hmac::Key::new(algorithm.hmac()?, secret)));
+                (None, Check::Secret(algorithms.filter_map(prepared).collect()))
+            }
         };
         let digest = entry.public.digest();
         let tenure = Arc::default();
         Ok(Self { kid: entry.kid.clone(), algorithms: entry.algorithms, signature_len, check, digest, tenure })
     }
+}
+
+/// What was prepared for this algorithm.
+fn of<K>(prepared: &[(Algorithm, K)], algorithm: Algorithm) -> Option<&K> {
+    prepared.iter().find(|(one, _)| *one == algorithm).map(|(_, key)| key)
 }
 
 /// The public key that a proof of possession brings along (RFC 9449 section 4.2).
@@ -604,7 +602,7 @@ impl SenderKey {
         &self,
         algorithm: Algorithm,
         input: &[u8],
-        signature: &str,
+        signature: &[u8],
     ) -> Result<(), Option<BadSignature>> {
         let key = Key::prepare(&self.entry).map_err(|KeyError(_)| None)?;
         key.verify(algorithm, input, signature).map_err(Some)
@@ -1132,7 +1130,7 @@ mod tests {
     fn accepts(keys: &KeySet, kid: Option<&str>, signer: &Signer) -> Result<bool, Unmatched> {
         let signature = URL_SAFE_NO_PAD.encode(signer.sign(b"input"));
         let candidates = keys.select(kid, signer.algorithm)?;
-        Ok(candidates.iter().any(|key| key.verify(signer.algorithm, b"input", &signature).is_ok()))
+        Ok(candidates.iter().any(|key| key.verify(signer.algorithm, b"input", signature.as_bytes()).is_ok()))
     }
 
     /// RFC 7515 appendix A, RFC 7520 section 4, RFC 8037 appendix A.4. Most of them are no JWTs, so that no gateway
@@ -1157,7 +1155,7 @@ mod tests {
             let kid = key["kid"].as_str().filter(|_| key["k"].is_null());
             let good = |input: &str, signature: &str| {
                 let candidates = keys.select(kid, algorithm).unwrap();
-                candidates.iter().any(|key| key.verify(algorithm, input.as_bytes(), signature).is_ok())
+                candidates.iter().any(|key| key.verify(algorithm, input.as_bytes(), signature.as_bytes()).is_ok())
             };
             let name = &example["example"];
             let first = if signature.starts_with('A') { "B" } else { "A" };

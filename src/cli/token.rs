@@ -3,6 +3,8 @@
 
 use std::{path::Path, time::Duration};
 
+use aws_lc_rs::hmac;
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value, json};
 
 use super::{Failure, load};
@@ -94,13 +96,12 @@ pub(super) fn sign(
     }
     claims.insert("iat".into(), json!(now.unix_seconds()));
     claims.insert("exp".into(), json!(now.plus(ttl).unix_seconds()));
-    let unsignable = |why: String| Failure::new(format!("a token of {} cannot be signed: {why}", issuer.name));
-    let algorithm: jsonwebtoken::Algorithm = issuer
-        .algorithm
-        .to_string()
-        .parse()
-        .map_err(|_| unsignable(format!("{} needs a private key", issuer.algorithm)))?;
-    let key = jsonwebtoken::EncodingKey::from_secret(issuer.secret.expose());
-    jsonwebtoken::encode(&jsonwebtoken::Header::new(algorithm), &claims, &key)
-        .map_err(|error| unsignable(error.to_string()))
+    let algorithm = issuer.algorithm;
+    let unsignable = |why| Failure::new(format!("a token of {} cannot be signed: {why}", issuer.name));
+    let hmac = algorithm.hmac().ok_or_else(|| unsignable(format!("{algorithm} needs a private key")))?;
+    let claims = serde_json::to_vec(&claims).map_err(|error| unsignable(error.to_string()))?;
+    let header = URL_SAFE_NO_PAD.encode(format!(r#"{{"typ":"JWT","alg":"{algorithm}"}}"#));
+    let input = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
+    let tag = hmac::sign(&hmac::Key::new(hmac, issuer.secret.expose()), input.as_bytes());
+    Ok(format!("{input}.{}", URL_SAFE_NO_PAD.encode(tag)))
 }

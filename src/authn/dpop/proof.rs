@@ -227,7 +227,7 @@ impl<'a> Proof<'a> {
 
     /// Whether its own key has signed it.
     pub(super) fn check_signature(&self) -> Result<(), ProofError> {
-        let verified = self.key.verify(self.algorithm, self.signing_input.as_bytes(), self.signature);
+        let verified = self.key.verify(self.algorithm, self.signing_input.as_bytes(), self.signature.as_bytes());
         verified.map_err(|error| match error {
             Some(BadSignature::Encoding) => ProofError::Encoding,
             Some(BadSignature::Length | BadSignature::Wrong) => ProofError::Signature,
