@@ -10,7 +10,7 @@ use portcullis::{
     clock::{Clock, Timestamp, instant},
     durable::{self, Durable},
     identity::{Factor, Identity, IdentityParts, Via},
-    revocation::{Checked, Claims, Keep, Revocations, Target},
+    revocation::{Checked, Claims, Keep, Revocations, SigningInput, Target},
     session::{Bind, MemoryStore, SameSite, Settings, Store},
 };
 
@@ -129,11 +129,12 @@ fn a_million_revocations_take_at_most_a_hundred_megabytes() {
     assert!(resident >= 20_000_000, "{resident} bytes");
 
     let (known, asked) = (Checked::default(), Cell::new(0_u32));
+    let signed = SigningInput::from([7; 32]);
     let is_struck = |checked: &Checked, jti: &str| {
         list.is_struck(checked, || {
             asked.set(asked.get() + 1);
             let (issuer, subject) = ("https://id.example.com/realms/main", Some(("staff", "alice")));
-            let (signing_input, leeway) = (&[7; 32], Duration::from_secs(30));
+            let (signing_input, leeway) = (&signed, Duration::from_secs(30));
             Claims { issuer, jti: Some(jti), signing_input, subject, issued_at: Some(NOW), leeway }
         })
     };

@@ -10,7 +10,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Number, Value};
 
@@ -26,7 +25,7 @@ use crate::{
     clock::Timestamp,
     identity::{Factor, Identity, IdentityError, IdentityParts, Via},
     policy::{ClaimPath, Grants, ProofRule},
-    revocation::{Checked, Claims, Revocations},
+    revocation::{Checked, Claims, Revocations, SigningInput},
 };
 
 /// Bytes of the longest token that is looked at.
@@ -195,7 +194,7 @@ pub struct VerifiedToken {
     counts: (Timestamp, Timestamp),
     jti: Option<Box<str>>,
     confirmation: Confirmation,
-    signing_input_hash: [u8; 32],
+    signing_input: SigningInput,
     dropped_grants: usize,
     checked: Checked,
     /// Whom to ask again; `None`: it says everything itself.
@@ -220,7 +219,7 @@ impl VerifiedToken {
             counts: (Timestamp::default(), expires_at),
             jti: None,
             confirmation: Confirmation::default(),
-            signing_input_hash: [0; 32],
+            signing_input: [0; 32].into(),
             dropped_grants: 0,
             checked: Checked::default(),
             origin: None,
@@ -254,7 +253,7 @@ impl VerifiedToken {
             counts: registered.counts,
             jti: registered.jti,
             confirmation: registered.confirmation,
-            signing_input_hash: sha256(token),
+            signing_input: SigningInput::of_opaque(token),
             dropped_grants,
             checked: Checked::default(),
             origin: Some(Box::new(endpoint.origin(token, now))),
@@ -324,8 +323,13 @@ impl VerifiedToken {
 
     /// SHA-256 of header and payload as signed, or of an opaque token: names the token whatever its signature looks
     /// like (R28).
-    pub const fn signing_input_hash(&self) -> &[u8; 32] {
-        &self.signing_input_hash
+    pub fn signing_input_hash(&self) -> &[u8; 32] {
+        self.signing_input.hash()
+    }
+
+    /// Itself, as it was sent, if it is a JWS.
+    pub(super) const fn text(&self) -> &Arc<[u8]> {
+        self.signing_input.token()
     }
 
     /// Roles and groups that were dropped because this issuer may not grant them (R5).
@@ -338,7 +342,7 @@ impl VerifiedToken {
         revocations.is_struck(&self.checked, || Claims {
             issuer: &self.iss,
             jti: self.jti(),
-            signing_input: &self.signing_input_hash,
+            signing_input: &self.signing_input,
             subject: self.own.is_none().then(|| (&**self.identity.realm(), self.identity.subject())),
             issued_at: self.issued_at,
             leeway: self.accepted_until().since(self.expires_at),
@@ -552,7 +556,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         counts: registered.counts,
         jti: registered.jti,
         confirmation: registered.confirmation,
-        signing_input_hash: sha256(parts.signing_input.as_bytes()),
+        signing_input: SigningInput::of_jws(token.into()),
         dropped_grants,
         checked: Checked::default(),
         origin: None,
@@ -598,12 +602,6 @@ fn check_kind(members: &Map<String, Value>, confirmation: &Confirmation) -> Resu
         && is("typ", &["Bearer", "DPoP", "JWT", "at+jwt"])?
         && is("token_use", &["access", "access_token"])?;
     if right { Ok(()) } else { Err(JwtError::Type) }
-}
-
-fn sha256(bytes: &[u8]) -> [u8; 32] {
-    let mut hash = [0; 32];
-    hash.copy_from_slice(digest::digest(&digest::SHA256, bytes).as_ref());
-    hash
 }
 
 /// Appends the decoded bytes and returns how many they are.
@@ -912,6 +910,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::digest;
     use proptest::prelude::*;
     use serde_json::json;
 

@@ -160,7 +160,8 @@ impl TokenCache {
         let entry = Entry {
             hash: key.hash,
             bytes: ENTRY_BYTES + key.token.len() + verified_bytes(&verified),
-            token: key.token.into(),
+            // It has its own bytes already.
+            token: if **verified.text() == *key.token { Arc::clone(verified.text()) } else { key.token.into() },
             value: verified,
             used: AtomicBool::new(false),
         };
@@ -246,7 +247,7 @@ struct Entry {
     hash: u64,
     /// Estimate of everything it owns.
     bytes: usize,
-    token: Box<[u8]>,
+    token: Arc<[u8]>,
     value: Arc<VerifiedToken>,
     /// Set by a hit, cleared when it moves on in its queue. Under a read lock, hence atomic.
     used: AtomicBool,

@@ -16,7 +16,7 @@ use std::{
     fmt,
     sync::{
         Mutex, PoisonError, RwLock,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,8 +32,10 @@ use crate::{
 };
 
 mod pasted;
+mod signed;
 
 pub use pasted::{NotAToken, PastedToken};
+pub use signed::SigningInput;
 
 /// What is void.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -107,8 +109,8 @@ pub struct Claims<'a> {
     pub issuer: &'a str,
     /// `jti`.
     pub jti: Option<&'a str>,
-    /// SHA-256 of header and payload as signed.
-    pub signing_input: &'a [u8; 32],
+    /// Header and payload as signed.
+    pub signing_input: &'a SigningInput,
     /// The realm of its subject, and the subject; `None`: it ends with something else that ends with its subject.
     pub subject: Option<(&'a str, &'a str)>,
     /// `iat`.
@@ -128,6 +130,8 @@ pub struct Revocations {
     hashers: [RandomState; 2],
     shards: Box<[RwLock<HashTable<Entry>>]>,
     entries: AtomicUsize,
+    /// Whether a token was ever struck by what is signed in it. Until then nobody's is hashed.
+    knows_signed: AtomicBool,
     next_sweep: AtomicUsize,
     /// The latest moment that was ever told, in milliseconds.
     latest: AtomicU64,
@@ -181,6 +185,7 @@ impl Revocations {
             hashers: [RandomState::new(), RandomState::new()],
             shards: (0..SHARDS).map(|_| RwLock::default()).collect(),
             entries: AtomicUsize::new(0),
+            knows_signed: AtomicBool::new(false),
             next_sweep: AtomicUsize::new(0),
             latest: AtomicU64::new(0),
             swept_whole: AtomicU64::new(0),
@@ -220,6 +225,7 @@ impl Revocations {
             Keep::Forever => FOREVER,
             Keep::Until(moment) => seconds_up(moment),
         };
+        self.note_kind(&target);
         let (at, until) = self.merge(name, seconds_up(now), until);
         self.version.fetch_add(1, Ordering::AcqRel);
         let struck = Struck { target, at, until };
@@ -269,6 +275,7 @@ impl Revocations {
         if has_ended(struck.until, now) {
             return;
         }
+        self.note_kind(&struck.target);
         self.merge(self.name(&struck.target), struck.at, struck.until);
         self.version.fetch_add(1, Ordering::AcqRel);
     }
@@ -342,10 +349,19 @@ impl Revocations {
                 claims.issued_at.is_none_or(|issued_at| issued_at <= moment)
             })
         };
-        is_there(self.name_of(TOKEN, claims.signing_input.as_slice(), &[]))
+        let signed = || self.name_of(TOKEN, claims.signing_input.hash().as_slice(), &[]);
+        (self.knows_signed.load(Ordering::Acquire) && is_there(signed()))
             || claims.jti.is_some_and(|jti| is_there(self.name_of(JTI, claims.issuer, jti)))
             || claims.subject.is_some_and(|(realm, subject)| is_before(self.name_of(SUBJECT, realm, subject)))
             || is_before(self.name_of(ISSUER, claims.issuer, ""))
+    }
+
+    /// To be called before the target is in the list: whoever sees the version that comes with it must look for it.
+    fn note_kind(&self, target: &Target) {
+        match target {
+            Target::Token { .. } => self.knows_signed.store(true, Ordering::Release),
+            Target::ApiKey { .. } | Target::Issuer { .. } | Target::Jti { .. } | Target::Subject { .. } => {}
+        }
     }
 
     fn name(&self, target: &Target) -> Name {

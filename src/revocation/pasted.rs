@@ -3,10 +3,10 @@
 //! In: the text. Out: what names the token, and when it ends by itself. It need not be good at this moment, nor its
 //! issuer's keys known: what is struck is exactly this header and payload, whoever may have signed it.
 
-use aws_lc_rs::digest;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
+use super::signed::sha256;
 use crate::clock::Timestamp;
 
 /// What a token says of itself, unverified.
@@ -33,9 +33,7 @@ impl PastedToken {
         if !opaque || text.matches('.').count() == 2 {
             return None;
         }
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest::digest(&digest::SHA256, text.as_bytes()).as_ref());
-        Some(hash)
+        Some(sha256(text.as_bytes()))
     }
 
     /// Reads a token; blanks around it do not matter.
@@ -51,8 +49,7 @@ impl PastedToken {
         let _: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&decode(header)?).map_err(|_| NotAToken)?;
         let payload: Payload = serde_json::from_slice(&decode(payload)?).map_err(|_| NotAToken)?;
-        let mut signing_input = [0; 32];
-        signing_input.copy_from_slice(digest::digest(&digest::SHA256, signed.as_bytes()).as_ref());
+        let signing_input = sha256(signed.as_bytes());
         let realm = payload.realm.as_str().map(Into::into);
         let expires = payload.exp.and_then(moment).ok_or(NotAToken)?;
         Ok(Self { signing_input, issuer: payload.iss, expires, realm })

@@ -1,6 +1,6 @@
 //! The list against its rules: what is struck by which name, for how long, and what a clock or a restart can undo.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::*;
 
@@ -24,11 +24,13 @@ fn issuer(issuer: &str) -> Target {
     Target::Issuer { issuer: issuer.into() }
 }
 
+static SIGNED: LazyLock<SigningInput> = LazyLock::new(|| [7; 32].into());
+
 fn claims(issued_at: Option<u64>) -> Claims<'static> {
     Claims {
         issuer: "https://id.example",
         jti: Some("7"),
-        signing_input: &[7; 32],
+        signing_input: &SIGNED,
         subject: Some(("staff", "alice")),
         issued_at: issued_at.map(at),
         leeway: LEEWAY,
@@ -211,7 +213,10 @@ fn a_restart_forgets_nothing_and_no_moment_goes_back() {
     // The clock is an hour behind when the next process starts.
     let list = on_disk(folder.path(), NOW - 3600);
     assert!(is_struck(&list, claims(Some(NOW))));
-    assert!(is_struck(&list, Claims { signing_input: &[9; 32], subject: Some(("staff", "bob")), ..claims(Some(NOW)) }));
+    assert!(is_struck(
+        &list,
+        Claims { signing_input: &[9; 32].into(), subject: Some(("staff", "bob")), ..claims(Some(NOW)) }
+    ));
     let again = written(&list, subject("alice"), NOW - 3600, LIFE);
     assert_eq!((again.at, again.until), (first.at, first.until));
     drop(list);
@@ -271,6 +276,23 @@ fn strike_one(list: &Revocations, name: &str) {
 }
 
 #[test]
+fn a_token_is_hashed_when_one_was_struck_by_what_is_signed_in_it_and_not_before() {
+    let (list, checked) = (Revocations::new(), Checked::default());
+    let signed = SigningInput::of_jws((*b"head.payload.signature").into());
+    let ask = || {
+        list.is_struck(&checked, || Claims { signing_input: &signed, jti: None, subject: None, ..claims(Some(NOW)) })
+    };
+    strike(&list, subject("bob"), NOW);
+    assert!(!ask());
+    assert!(format!("{signed:?}").contains("None"), "{signed:?}");
+
+    strike(&list, Target::Token { signing_input: *SigningInput::of_opaque(b"head.other").hash() }, NOW);
+    assert!(!ask());
+    strike(&list, Target::Token { signing_input: *SigningInput::of_opaque(b"head.payload").hash() }, NOW);
+    assert!(ask());
+}
+
+#[test]
 fn a_million_entries_take_less_than_a_hundred_megabytes() {
     let list = Revocations::new();
     for number in 0..1_000_000_u32 {
@@ -285,6 +307,6 @@ fn a_million_entries_take_less_than_a_hundred_megabytes() {
     assert!(bytes < 100_000_000, "{bytes}");
     let mut last = [0; 32];
     last[..4].copy_from_slice(&999_999_u32.to_le_bytes());
-    assert!(is_struck(&list, Claims { signing_input: &last, ..claims(Some(NOW)) }));
+    assert!(is_struck(&list, Claims { signing_input: &last.into(), ..claims(Some(NOW)) }));
     assert!(!is_struck(&list, claims(Some(NOW))));
 }

@@ -149,10 +149,11 @@ async fn judge(
         return Err(invalid(REUSED));
     }
     // "Everything that we have signed so far" is void with what it was signed for.
+    let nothing_signed = [0; 32].into();
     let judged = || Judged {
         issuer: &context.settings.issuer,
         jti: None,
-        signing_input: &[0; 32],
+        signing_input: &nothing_signed,
         subject: None,
         issued_at: Some(family.began()),
         leeway: std::time::Duration::ZERO,
