@@ -8,7 +8,7 @@ use std::{
     borrow::Cow,
     fmt,
     sync::{
-        Arc,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -92,25 +92,26 @@ impl Factor {
     }
 }
 
-/// What an authenticator or the login knows about a caller, before it becomes an [`Identity`].
+/// What an authenticator or the login knows about a caller, before it becomes an [`Identity`], which has copies of its
+/// texts in any case.
 #[derive(Clone, Debug)]
-pub struct IdentityParts {
+pub struct IdentityParts<T = String> {
     /// The source of authority that `subject` and `roles` mean something in (R5).
     pub realm: Arc<str>,
     /// Stable identifier within the realm: 1 to 255 bytes, no control bytes (R13).
-    pub subject: String,
+    pub subject: T,
     /// Display name.
-    pub name: Option<String>,
+    pub name: Option<T>,
     /// Email address.
-    pub email: Option<String>,
+    pub email: Option<T>,
     /// Whether the source vouches for the email (R6).
     pub email_verified: bool,
     /// Roles, in the source's order.
-    pub roles: Vec<String>,
+    pub roles: Vec<T>,
     /// Groups, in the source's order.
-    pub groups: Vec<String>,
+    pub groups: Vec<T>,
     /// OAuth scopes.
-    pub scopes: Vec<String>,
+    pub scopes: Vec<T>,
     /// The other claims, for `claim:` rules and `identity.extra`.
     pub claims: Map<String, Value>,
     /// When the person last proved who they are (`auth_time`), if the source says so.
@@ -171,7 +172,7 @@ pub struct Identity {
     roles: Option<List>,
     groups: Option<List>,
     scopes: Option<List>,
-    claims: Option<Box<Map<String, Value>>>,
+    claims: Option<Box<Claims>>,
     /// [`UNKNOWN`] if the source does not say: an `Option` would take as much again, in each of a million sessions.
     auth_time: Timestamp,
     factor: Factor,
@@ -188,6 +189,14 @@ pub struct ExtraHeaders {
     pub generation: u64,
     /// One value for each configured extra header, in the order of the settings; `None` is an absent claim.
     pub values: Box<[Option<HeaderValue>]>,
+}
+
+/// Claims beside those that are fields of their own. Few routes ask for one, so what is known as text is made into a map
+/// for the first that does, and is no text any more.
+#[derive(Debug)]
+pub struct Claims {
+    map: OnceLock<Map<String, Value>>,
+    json: Mutex<Box<str>>,
 }
 
 /// One text: the header value, and the plain form if encoding changed it.
@@ -210,19 +219,31 @@ impl Identity {
     /// # Errors
     /// [`IdentityError`] when the subject is unfit. Empty names, emails and list items are dropped.
     pub fn new(parts: IdentityParts) -> Result<Self, IdentityError> {
-        if parts.subject.is_empty() {
+        Self::of_texts(parts)
+    }
+
+    /// As [`Identity::new`], of texts that stay where they are.
+    ///
+    /// # Errors
+    /// [`IdentityError`] when the subject is unfit.
+    pub fn of_texts<T: AsRef<str>>(parts: IdentityParts<T>) -> Result<Self, IdentityError> {
+        let subject = parts.subject.as_ref();
+        if subject.is_empty() {
             return Err(IdentityError::EmptySubject);
         }
-        if parts.subject.len() > 255 {
+        if subject.len() > 255 {
             return Err(IdentityError::LongSubject);
         }
-        if parts.subject.chars().any(char::is_control) {
+        let controls = subject.bytes().fold(false, |found, byte| found | byte.is_ascii_control());
+        if controls || (!subject.is_ascii() && subject.chars().any(char::is_control)) {
             return Err(IdentityError::ControlInSubject);
         }
         let mut packer = Packer::with_room_for(&parts);
-        let subject = packer.text(&parts.subject);
-        let name = parts.name.as_deref().filter(|s| !s.is_empty()).map(|s| packer.text(s));
-        let email = parts.email.as_deref().filter(|s| !s.is_empty()).map(|s| packer.text(s));
+        let subject = packer.text(subject);
+        let mut optional = |text: Option<&T>| {
+            text.map(AsRef::as_ref).filter(|text: &&str| !text.is_empty()).map(|text| packer.text(text))
+        };
+        let (name, email) = (optional(parts.name.as_ref()), optional(parts.email.as_ref()));
         let roles = packer.list(&parts.roles);
         let groups = packer.list(&parts.groups);
         let scopes = packer.list(&parts.scopes);
@@ -238,7 +259,7 @@ impl Identity {
             roles: roles.map(list),
             groups: groups.map(list),
             scopes: scopes.map(list),
-            claims: (!parts.claims.is_empty()).then(|| Box::new(parts.claims)),
+            claims: (!parts.claims.is_empty()).then(|| Box::new(parts.claims.into())),
             auth_time: parts.auth_time.unwrap_or(UNKNOWN),
             factor: parts.factor,
             via: parts.via,
@@ -256,6 +277,11 @@ impl Identity {
     /// The same, opened by this.
     pub fn with_source(self, source: Option<Source>) -> Self {
         Self { source: source.map(Box::new), ..self }
+    }
+
+    /// The same with these other claims.
+    pub fn with_claims(self, claims: impl Into<Claims>) -> Self {
+        Self { claims: Some(Box::new(claims.into())), ..self }
     }
 
     /// What opened the session that it belongs to; `None`: not known, or no session.
@@ -315,7 +341,7 @@ impl Identity {
 
     /// The other claims.
     pub fn claims(&self) -> Option<&Map<String, Value>> {
-        self.claims.as_deref()
+        self.claims.as_deref().map(Claims::map)
     }
 
     /// When the person last proved who they are.
@@ -392,12 +418,12 @@ pub enum Field {
 
 /// Percent-encodes a single value for a header: `%`, control and non-ASCII bytes (R13).
 pub fn encode_text(text: &str) -> Cow<'_, str> {
-    encode(text, |b| b == b'%' || !(0x20..0x7f).contains(&b))
+    encode(text, |b| (b == b'%') | !(0x20..0x7f).contains(&b))
 }
 
 /// Percent-encodes one item of a list: also `,`, `;` and space (R13).
 pub fn encode_item(text: &str) -> Cow<'_, str> {
-    encode(text, |b| matches!(b, b'%' | b',' | b';' | b' ') || !(0x21..0x7f).contains(&b))
+    encode(text, |b| (b == b'%') | (b == b',') | (b == b';') | !(0x21..0x7f).contains(&b))
 }
 
 /// What a backend does to read a value back: undoes [`encode_text`] and [`encode_item`].
@@ -409,7 +435,9 @@ fn encode(text: &str, special: impl Fn(u8) -> bool) -> Cow<'_, str> {
     const DIGITS: &[u8; 16] = b"0123456789ABCDEF";
     // A value that begins or ends with a space would be trimmed on the way (RFC 9110 section 5.5).
     let edge = |i: usize, b: u8| b == b' ' && (i == 0 || i + 1 == text.len());
-    if !text.bytes().enumerate().any(|(i, b)| special(b) || edge(i, b)) {
+    let at_the_edge = text.starts_with(' ') || text.ends_with(' ');
+    // All of them: many at a time are looked at faster than up to the first one.
+    if !text.bytes().fold(at_the_edge, |found, b| found | special(b)) {
         return Cow::Borrowed(text);
     }
     let mut encoded = String::with_capacity(text.len() + 8);
@@ -423,6 +451,29 @@ fn encode(text: &str, special: impl Fn(u8) -> bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(encoded)
+}
+
+impl From<Map<String, Value>> for Claims {
+    fn from(map: Map<String, Value>) -> Self {
+        Self { map: map.into(), json: Mutex::default() }
+    }
+}
+
+impl From<Box<str>> for Claims {
+    /// From the text of one JSON object, which was read before.
+    fn from(json: Box<str>) -> Self {
+        Self { map: OnceLock::new(), json: json.into() }
+    }
+}
+
+impl Claims {
+    fn map(&self) -> &Map<String, Value> {
+        self.map.get_or_init(|| {
+            let json = std::mem::take(&mut *self.json.lock().unwrap_or_else(PoisonError::into_inner));
+            // It was read before, so it is an object; of what is none, no rule would be met.
+            serde_json::from_str(&json).unwrap_or_default()
+        })
+    }
 }
 
 impl Text {
@@ -458,11 +509,12 @@ struct Packer {
 
 impl Packer {
     /// Exactly enough, unless something has to be encoded: a million identities stay in memory.
-    fn with_room_for(parts: &IdentityParts) -> Self {
+    fn with_room_for<T: AsRef<str>>(parts: &IdentityParts<T>) -> Self {
         let texts = [Some(&parts.subject), parts.name.as_ref(), parts.email.as_ref()].into_iter().flatten();
         let lists = [&parts.roles, &parts.groups, &parts.scopes].into_iter();
-        let joined = |items: &Vec<String>| (items.iter().map(|item| item.len() + 1).sum::<usize>()).saturating_sub(1);
-        Self { buffer: BytesMut::with_capacity(texts.map(String::len).chain(lists.map(joined)).sum()) }
+        let len = |text: &T| text.as_ref().len();
+        let joined = |items: &Vec<T>| (items.iter().map(|item| len(item) + 1).sum::<usize>()).saturating_sub(1);
+        Self { buffer: BytesMut::with_capacity(texts.map(len).chain(lists.map(joined)).sum()) }
     }
 
     fn text(&mut self, text: &str) -> PackedText {
@@ -473,10 +525,11 @@ impl Packer {
         (start..self.buffer.len(), plain)
     }
 
-    fn list(&mut self, items: &[String]) -> Option<PackedList> {
+    fn list(&mut self, items: &[impl AsRef<str>]) -> Option<PackedList> {
         let start = self.buffer.len();
         let mut changed = false;
-        for item in items.iter().filter(|item| !item.is_empty()) {
+        let items = items.iter().map(AsRef::as_ref).filter(|item: &&str| !item.is_empty());
+        for item in items.clone() {
             if self.buffer.len() > start {
                 self.buffer.extend_from_slice(b",");
             }
@@ -484,7 +537,7 @@ impl Packer {
             changed |= matches!(encoded, Cow::Owned(_));
             self.buffer.extend_from_slice(encoded.as_bytes());
         }
-        let plain = || items.iter().filter(|item| !item.is_empty()).map(|item| item.as_str().into()).collect();
+        let plain = || items.map(Into::into).collect();
         (self.buffer.len() > start).then(|| (start..self.buffer.len(), changed.then(plain)))
     }
 }

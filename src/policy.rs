@@ -232,6 +232,11 @@ impl ClaimPath {
         Self(steps.into_iter().map(Into::into).collect())
     }
 
+    /// The steps, outermost first.
+    pub fn as_steps(&self) -> &[Box<str>] {
+        &self.0
+    }
+
     /// Puts a value at this path; what stands in its way is replaced.
     pub fn set(&self, claims: &mut serde_json::Map<String, serde_json::Value>, value: serde_json::Value) {
         let Some((last, steps)) = self.0.split_last() else { return };
@@ -336,7 +341,7 @@ pub enum Grants {
 
 impl Grants {
     /// Drops what this source may not grant; returns how many values went.
-    pub fn filter(&self, roles: &mut Vec<String>, groups: &mut Vec<String>) -> usize {
+    pub fn filter<T: AsRef<str>>(&self, roles: &mut Vec<T>, groups: &mut Vec<T>) -> usize {
         let Self::Only { roles: allowed_roles, groups: allowed_groups, scopes: _ } = self else {
             return 0;
         };
@@ -344,7 +349,7 @@ impl Grants {
     }
 
     /// Drops scopes that this issuer may not grant; returns how many went.
-    pub fn filter_scopes(&self, scopes: &mut Vec<String>) -> usize {
+    pub fn filter_scopes(&self, scopes: &mut Vec<impl AsRef<str>>) -> usize {
         match self {
             Self::All | Self::Only { scopes: None, .. } => 0,
             Self::Only { scopes: Some(allowed), .. } => keep_only(scopes, allowed),
@@ -360,9 +365,9 @@ impl Grants {
     }
 }
 
-fn keep_only(values: &mut Vec<String>, allowed: &[Box<str>]) -> usize {
+fn keep_only(values: &mut Vec<impl AsRef<str>>, allowed: &[Box<str>]) -> usize {
     let before = values.len();
-    values.retain(|value| allowed.iter().any(|allowed| **allowed == **value));
+    values.retain(|value| allowed.iter().any(|allowed| **allowed == *value.as_ref()));
     before - values.len()
 }
 

@@ -3,7 +3,7 @@
 //! In: the bytes of a token, the issuers that a route accepts, and the time. Out: a [`VerifiedToken`] with the identity
 //! made and its header values prepared, or the one [`JwtError`] that says why not. Each part is decoded and read once.
 //! The issuer is chosen by `iss`, then only its keys count; whatever is cheap to refuse is refused before the
-//! signature is checked, and nothing of a token is used before it. What the library would let pass is refused here:
+//! signature is checked, and nothing of a token is used before it. What many libraries let pass is refused here:
 //! `crit`, foreign `typ`, tokens from the future, members that occur twice, claims of the wrong type.
 //!
 //! RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725 (best practices), RFC 9068 (`at+jwt`), RFC 7800 (`cnf`).
@@ -11,11 +11,11 @@
 use std::{sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde_json::{Map, Number, Value};
+use serde_json::Number;
 
 use super::{
     introspection::{Active, Endpoint, Origin},
-    json::{self, JsonError},
+    json::{self, Json, JsonError, Members},
     jwks::KeySlot,
     keys::{Algorithm, BadSignature, Candidates, Generation, Key, Tenure, UnknownAlgorithm, Unmatched},
     own::{self, Child},
@@ -196,6 +196,8 @@ pub struct VerifiedToken {
     confirmation: Confirmation,
     signing_input: SigningInput,
     dropped_grants: usize,
+    /// What all its claims take as a map, whether or not somebody has asked for one, or as text if that is more.
+    claims_bytes: usize,
     checked: Checked,
     /// Whom to ask again; `None`: it says everything itself.
     origin: Option<Box<Origin>>,
@@ -207,6 +209,7 @@ impl VerifiedToken {
     /// One that nobody signed, for tests of what is done with them.
     #[cfg(test)]
     pub(super) fn unsigned(identity: Arc<Identity>, generation: Generation, expires_at: Timestamp) -> Self {
+        let claims_bytes = identity.claims().map_or(0, |claims| Members::of(claims).map_bytes());
         Self {
             identity,
             issuer: Arc::from("id"),
@@ -221,6 +224,7 @@ impl VerifiedToken {
             confirmation: Confirmation::default(),
             signing_input: [0; 32].into(),
             dropped_grants: 0,
+            claims_bytes,
             checked: Checked::default(),
             origin: None,
             own: None,
@@ -233,14 +237,17 @@ impl VerifiedToken {
     /// # Errors
     /// The first reason found why it is no credential.
     pub fn introspected(issuer: &Issuer, active: Active<'_>) -> Result<Self, JwtError> {
-        let Active { endpoint, token, members, now } = active;
+        let Active { endpoint, token, members: map, now } = active;
+        let members = Members::of(&map);
         if text(&members, "iss")?.ok_or(JwtError::MissingClaim("iss"))? != &*issuer.issuer {
             return Err(JwtError::UnknownIssuer);
         }
         let registered = Registered::read(&members, issuer, now)?;
         check_required(&members, issuer)?;
         check_kind(&members, &registered.confirmation)?;
-        let (identity, dropped_grants) = identity(members, issuer, now)?;
+        let (parts, dropped_grants) = identity(&members, issuer, now)?;
+        let claims_bytes = members.map_bytes();
+        let identity = Identity::of_texts(parts).map_err(JwtError::Subject)?.with_claims(map);
         Ok(Self {
             identity: Arc::new(identity),
             issuer: Arc::clone(&issuer.name),
@@ -255,6 +262,7 @@ impl VerifiedToken {
             confirmation: registered.confirmation,
             signing_input: SigningInput::of_opaque(token),
             dropped_grants,
+            claims_bytes,
             checked: Checked::default(),
             origin: Some(Box::new(endpoint.origin(token, now))),
             own: None,
@@ -330,6 +338,11 @@ impl VerifiedToken {
     /// Itself, as it was sent, if it is a JWS.
     pub(super) const fn text(&self) -> &Arc<[u8]> {
         self.signing_input.token()
+    }
+
+    /// What its claims own on the heap at most.
+    pub(super) const fn claims_bytes(&self) -> usize {
+        self.claims_bytes
     }
 
     /// Roles and groups that were dropped because this issuer may not grant them (R5).
@@ -520,15 +533,11 @@ impl Unmatched {
 /// The first reason found, cheap ones before the signature. [`JwtError::KeysPending`] is no verdict on the token.
 pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestamp) -> Result<VerifiedToken, JwtError> {
     let parts = Parts::split(token)?;
-    let mut json = Vec::with_capacity(token.len());
-    let header_len = decode(parts.header, &mut json)?;
-    decode(parts.payload, &mut json)?;
-    let (header, payload) = json.split_at_checked(header_len).ok_or(JwtError::Encoding)?;
-    let header = match json::texts(header) {
-        Some(texts) => Header::read(&Parameters::Texts(texts))?,
-        None => Header::read(&Parameters::Any(json::object(header)?))?,
-    };
-    let claims = json::object(payload)?;
+    let header = decode(parts.header)?;
+    let payload = decode(parts.payload)?;
+    let header = json::members(&header)?;
+    let header = Header::read(&header)?;
+    let claims = json::members(&payload)?;
     let iss = text(&claims, "iss")?.ok_or(JwtError::MissingClaim("iss"))?;
     let accepted = allowed.iter().filter_map(|&index| Some((index, issuers.get(index)?)));
     let (index, issuer) =
@@ -539,11 +548,13 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
     let registered = Registered::read(&claims, issuer, now)?;
     check_required(&claims, issuer)?;
     let set = issuer.keys.current();
-    let keys = set.select(header.kid.as_deref(), header.algorithm).map_err(|why| why.of_issuer(index))?;
+    let keys = set.select(header.kid, header.algorithm).map_err(|why| why.of_issuer(index))?;
     let key = check_signature(&keys, header.algorithm, &parts, set.generation())?;
 
     let own = issuer.own.as_deref().map(|clients| Child::read(&claims, clients)).transpose()?;
-    let (identity, dropped_grants) = identity(claims, issuer, now)?;
+    let (parts, dropped_grants) = identity(&claims, issuer, now)?;
+    let claims_bytes = claims.map_bytes().max(payload.len());
+    let identity = Identity::of_texts(parts).map_err(JwtError::Subject)?.with_claims(payload.into_boxed_str());
     Ok(VerifiedToken {
         identity: Arc::new(identity),
         issuer: Arc::clone(&issuer.name),
@@ -558,6 +569,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         confirmation: registered.confirmation,
         signing_input: SigningInput::of_jws(token.into()),
         dropped_grants,
+        claims_bytes,
         checked: Checked::default(),
         origin: None,
         own: own.map(Box::new),
@@ -566,10 +578,10 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
 
 /// The three parts of a JWS in compact form (RFC 7515 section 7.1), still encoded.
 struct Parts<'a> {
-    header: &'a str,
-    payload: &'a str,
-    signature: &'a str,
-    signing_input: &'a str,
+    header: &'a [u8],
+    payload: &'a [u8],
+    signature: &'a [u8],
+    signing_input: &'a [u8],
 }
 
 impl<'a> Parts<'a> {
@@ -577,20 +589,25 @@ impl<'a> Parts<'a> {
         if token.len() > MAX_TOKEN_BYTES {
             return Err(JwtError::TooLong);
         }
-        let token = std::str::from_utf8(token).map_err(|_| JwtError::Encoding)?;
-        let (signing_input, signature) = token.rsplit_once('.').ok_or(JwtError::Parts)?;
-        let (header, payload) = signing_input.split_once('.').ok_or(JwtError::Parts)?;
-        match memchr::memchr_iter(b'.', payload.as_bytes()).count() {
-            0 => Ok(Self { header, payload, signature, signing_input }),
-            2 => Err(JwtError::Encrypted),
-            _ => Err(JwtError::Parts),
+        let mut dots = memchr::memchr_iter(b'.', token);
+        let (Some(first), Some(second)) = (dots.next(), dots.next()) else { return Err(JwtError::Parts) };
+        match dots.count() {
+            0 => {}
+            2 => return Err(JwtError::Encrypted),
+            _ => return Err(JwtError::Parts),
         }
+        let parts = || {
+            let (signing_input, signature) = token.split_at_checked(second)?;
+            let (header, payload) = signing_input.split_at_checked(first)?;
+            Some(Self { header, payload: payload.get(1..)?, signature: signature.get(1..)?, signing_input })
+        };
+        parts().ok_or(JwtError::Parts)
     }
 }
 
 /// An endpoint may know other tokens than access tokens, such as refresh tokens, which are no bearers (R22): the kind
 /// must be told, and be the right one. `typ` and `token_use` tell it at some.
-fn check_kind(members: &Map<String, Value>, confirmation: &Confirmation) -> Result<(), JwtError> {
+fn check_kind(members: &Members<'_>, confirmation: &Confirmation) -> Result<(), JwtError> {
     let kind = text(members, "token_type")?.ok_or(JwtError::MissingClaim("token_type"))?;
     let bound = confirmation.key.is_some() && kind.eq_ignore_ascii_case("DPoP");
     let is = |name, kinds: &[&str]| {
@@ -604,53 +621,29 @@ fn check_kind(members: &Map<String, Value>, confirmation: &Confirmation) -> Resu
     if right { Ok(()) } else { Err(JwtError::Type) }
 }
 
-/// Appends the decoded bytes and returns how many they are.
-fn decode(part: &str, json: &mut Vec<u8>) -> Result<usize, JwtError> {
-    let before = json.len();
-    URL_SAFE_NO_PAD.decode_vec(part, json).map_err(|_| JwtError::Encoding)?;
-    Ok(json.len() - before)
+/// A part as the text that it must be.
+fn decode(part: &[u8]) -> Result<String, JwtError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Encoding)?;
+    String::from_utf8(bytes).map_err(|_| JwtError::Json)
 }
 
 /// What of a header counts.
-struct Header {
+struct Header<'a> {
     algorithm: Algorithm,
-    kid: Option<Box<str>>,
+    kid: Option<&'a str>,
     /// Whether `typ` is `at+jwt` (RFC 9068 section 2.1).
     is_access_token: bool,
 }
 
-/// The members of a header.
-enum Parameters<'a> {
-    Any(Map<String, Value>),
-    /// Nearly always.
-    Texts(json::Texts<'a>),
-}
-
-impl Parameters<'_> {
-    fn has(&self, name: &str) -> bool {
-        match self {
-            Self::Any(members) => members.contains_key(name),
-            Self::Texts(texts) => texts.iter().any(|(one, _)| *one == name),
-        }
-    }
-
-    fn text(&self, name: &'static str) -> Result<Option<&str>, JwtError> {
-        match self {
-            Self::Any(members) => match members.get(name) {
-                None => Ok(None),
-                Some(Value::String(text)) => Ok(Some(text)),
-                Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-                    Err(JwtError::ParameterType(name))
-                }
-            },
-            Self::Texts(texts) => Ok(texts.iter().find(|(one, _)| *one == name).map(|(_, text)| *text)),
-        }
-    }
-}
-
-impl Header {
-    fn read(header: &Parameters<'_>) -> Result<Self, JwtError> {
-        let parameter = |name| header.text(name);
+impl<'a> Header<'a> {
+    fn read(header: &'a Members<'_>) -> Result<Self, JwtError> {
+        let parameter = |name| match header.get(name) {
+            None => Ok(None),
+            Some(Json::Text(text)) => Ok(Some(&**text)),
+            Some(Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_)) => {
+                Err(JwtError::ParameterType(name))
+            }
+        };
         if header.has("crit") {
             return Err(JwtError::Critical);
         }
@@ -665,7 +658,7 @@ impl Header {
         }
         let algorithm = parameter("alg")?.ok_or(JwtError::ParameterType("alg"))?;
         let algorithm = algorithm.parse().map_err(|UnknownAlgorithm| JwtError::AlgorithmUnknown)?;
-        Ok(Self { algorithm, kid: parameter("kid")?.map(Into::into), is_access_token })
+        Ok(Self { algorithm, kid: parameter("kid")?, is_access_token })
     }
 }
 
@@ -688,11 +681,11 @@ struct Registered {
 }
 
 impl Registered {
-    fn read(claims: &Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Result<Self, JwtError> {
-        if claims.contains_key("events") {
+    fn read(claims: &Members<'_>, issuer: &Issuer, now: Timestamp) -> Result<Self, JwtError> {
+        if claims.has("events") {
             return Err(JwtError::Event);
         }
-        if claims.contains_key("nonce") && !issuer.id_tokens {
+        if claims.has("nonce") && !issuer.id_tokens {
             return Err(JwtError::Nonce);
         }
         let confirmation = Confirmation::read(claims)?;
@@ -728,7 +721,7 @@ const fn check_time((from, until): (Timestamp, Timestamp), now: Timestamp) -> Re
     Ok(())
 }
 
-fn check_audience(claims: &Map<String, Value>, audience: &Audience) -> Result<(), JwtError> {
+fn check_audience(claims: &Members<'_>, audience: &Audience) -> Result<(), JwtError> {
     let wanted = |aud: &str| match audience {
         Audience::Any => true,
         Audience::OneOf(ours) => ours.iter().any(|our| **our == *aud),
@@ -738,15 +731,15 @@ fn check_audience(claims: &Map<String, Value>, audience: &Audience) -> Result<()
             Audience::Any => true,
             Audience::OneOf(_) => return Err(JwtError::MissingClaim("aud")),
         },
-        Some(Value::String(aud)) => wanted(aud),
-        Some(Value::Array(auds)) => {
+        Some(Json::Text(aud)) => wanted(aud),
+        Some(Json::Array(auds)) => {
             let mut fits = matches!(audience, Audience::Any);
             for aud in auds {
                 fits |= wanted(aud.as_str().ok_or(JwtError::ClaimType("aud"))?);
             }
             fits
         }
-        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_)) => {
+        Some(Json::Null | Json::Bool(_) | Json::Number(_) | Json::Object(_)) => {
             return Err(JwtError::ClaimType("aud"));
         }
     };
@@ -754,7 +747,7 @@ fn check_audience(claims: &Map<String, Value>, audience: &Audience) -> Result<()
 }
 
 /// What the issuer's settings ask for beyond what every token needs.
-fn check_required(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), JwtError> {
+fn check_required(claims: &Members<'_>, issuer: &Issuer) -> Result<(), JwtError> {
     if issuer.access_tokens_only {
         for name in ["sub", "client_id", "jti"] {
             text(claims, name)?.ok_or(JwtError::MissingClaim(name))?;
@@ -762,10 +755,10 @@ fn check_required(claims: &Map<String, Value>, issuer: &Issuer) -> Result<(), Jw
         date(claims, "iat")?.ok_or(JwtError::MissingClaim("iat"))?;
     }
     for RequiredClaim { path, equals } in &issuer.required_claims {
-        match path.find(claims) {
-            None | Some(Value::Null) => return Err(JwtError::MissingClaim("required")),
+        match claims.find(path) {
+            None | Some(Json::Null) => return Err(JwtError::MissingClaim("required")),
             Some(_) if equals.is_empty() => {}
-            Some(Value::String(text)) if equals.iter().any(|wanted| **wanted == **text) => {}
+            Some(Json::Text(text)) if equals.iter().any(|wanted| **wanted == **text) => {}
             Some(_) => return Err(JwtError::ClaimValue),
         }
     }
@@ -781,7 +774,7 @@ fn check_signature<'k>(
 ) -> Result<&'k Key, JwtError> {
     let mut worst = JwtError::SignatureLength;
     for key in keys {
-        match key.verify(algorithm, parts.signing_input.as_bytes(), parts.signature.as_bytes()) {
+        match key.verify(algorithm, parts.signing_input, parts.signature) {
             Ok(()) => return Ok(key),
             Err(BadSignature::Encoding) => return Err(JwtError::Encoding),
             Err(BadSignature::Length) => {}
@@ -792,81 +785,88 @@ fn check_signature<'k>(
 }
 
 /// Maps claims to an identity (R25) and drops what the issuer may not grant (R5); returns how much that was.
-fn identity(claims: Map<String, Value>, issuer: &Issuer, now: Timestamp) -> Result<(Identity, usize), JwtError> {
+fn identity<'c>(
+    claims: &'c Members<'_>,
+    issuer: &Issuer,
+    now: Timestamp,
+) -> Result<(IdentityParts<&'c str>, usize), JwtError> {
     let mapping = &issuer.claims;
-    let subject = mapped_text(&claims, &mapping.subject, "subject")?.ok_or(JwtError::MissingClaim("subject"))?;
-    let email_claimed_verified = matches!(claims.get("email_verified"), Some(Value::Bool(true)));
+    let subject = mapped_text(claims, &mapping.subject, "subject")?.ok_or(JwtError::MissingClaim("subject"))?;
+    let email_claimed_verified = matches!(claims.get("email_verified"), Some(Json::Bool(true)));
     let scopes = match &mapping.scopes {
-        Some(path) => path.find(&claims),
+        Some(path) => claims.find(path),
         None => claims.get("scope").or_else(|| claims.get("scp")),
     };
-    let mut roles = list(mapping.roles.find(&claims), "roles", |role| vec![role.to_owned()])?;
-    let mut groups = list(mapping.groups.find(&claims), "groups", |group| vec![group.to_owned()])?;
-    let mut scopes = list(scopes, "scopes", |text| text.split(' ').map(str::to_owned).collect())?;
+    let mut roles = list(claims.find(&mapping.roles), "roles", |role| vec![role])?;
+    let mut groups = list(claims.find(&mapping.groups), "groups", |group| vec![group])?;
+    let mut scopes = list(scopes, "scopes", |text| text.split(' ').collect())?;
     let dropped = issuer.grants.filter(&mut roles, &mut groups) + issuer.grants.filter_scopes(&mut scopes);
     // What is ours comes from sessions of any realm, and says of which.
     let realm = match &issuer.own {
-        Some(_) => text(&claims, own::claim::REALM)?.ok_or(JwtError::MissingClaim(own::claim::REALM))?.into(),
+        Some(_) => text(claims, own::claim::REALM)?.ok_or(JwtError::MissingClaim(own::claim::REALM))?.into(),
         None => Arc::clone(&issuer.realm),
     };
     let parts = IdentityParts {
         realm,
         subject,
-        name: mapped_text(&claims, &mapping.name, "name")?,
-        email: mapped_text(&claims, &mapping.email, "email")?,
+        name: mapped_text(claims, &mapping.name, "name")?,
+        email: mapped_text(claims, &mapping.email, "email")?,
         email_verified: email_claimed_verified || issuer.trust_email,
         roles,
         groups,
         scopes,
         // A login in the future would satisfy `max_auth_age` for as long as the issuer's clock is wrong.
-        auth_time: date(&claims, "auth_time")?.filter(|&auth_time| auth_time <= now.plus(issuer.leeway)),
-        factor: factor(&claims),
+        auth_time: date(claims, "auth_time")?.filter(|&auth_time| auth_time <= now.plus(issuer.leeway)),
+        factor: factor(claims),
         via: Via::Jwt(Arc::clone(&issuer.name)),
-        claims,
+        claims: serde_json::Map::new(),
     };
-    Ok((Identity::new(parts).map_err(JwtError::Subject)?, dropped))
+    Ok((parts, dropped))
 }
 
 /// Two factors where `amr` lists `mfa` (RFC 8176 section 2) or `acr` is it, as our challenge asks (RFC 9470 section
 /// 6.2); whatever else is there, or nothing, is one.
-fn factor(claims: &Map<String, Value>) -> Factor {
-    let is_two = |value: &Value| value.as_str() == Some(Factor::TWO_NAME);
-    let listed = matches!(claims.get("amr"), Some(Value::Array(methods)) if methods.iter().any(is_two));
+fn factor(claims: &Members<'_>) -> Factor {
+    let is_two = |value: &Json<'_>| value.as_str() == Some(Factor::TWO_NAME);
+    let listed = matches!(claims.get("amr"), Some(Json::Array(methods)) if methods.iter().any(is_two));
     if listed || claims.get("acr").is_some_and(is_two) { Factor::Two } else { Factor::One }
 }
 
 /// A string of the issuer's choosing; `null` is an absent one.
-fn mapped_text(claims: &Map<String, Value>, path: &ClaimPath, what: &'static str) -> Result<Option<String>, JwtError> {
-    match path.find(claims) {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => Err(JwtError::ClaimType(what)),
+fn mapped_text<'c>(claims: &'c Members<'_>, path: &ClaimPath, what: &'static str) -> Result<Option<&'c str>, JwtError> {
+    match claims.find(path) {
+        None | Some(Json::Null) => Ok(None),
+        Some(Json::Text(text)) => Ok(Some(text)),
+        Some(Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_)) => Err(JwtError::ClaimType(what)),
     }
 }
 
 /// An array of strings, or one string that `split` takes apart; `null` is an absent one.
-fn list(
-    value: Option<&Value>,
+fn list<'c>(
+    value: Option<&'c Json<'_>>,
     what: &'static str,
-    split: impl Fn(&str) -> Vec<String>,
-) -> Result<Vec<String>, JwtError> {
+    split: impl Fn(&'c str) -> Vec<&'c str>,
+) -> Result<Vec<&'c str>, JwtError> {
     match value {
-        None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::String(text)) => Ok(split(text)),
-        Some(Value::Array(items)) => {
-            let item = |item: &Value| item.as_str().map(str::to_owned).ok_or(JwtError::ClaimType(what));
-            items.iter().map(item).collect()
+        None | Some(Json::Null) => Ok(Vec::new()),
+        Some(Json::Text(text)) => Ok(split(text)),
+        Some(Json::Array(items)) => {
+            let mut texts = Vec::with_capacity(items.len());
+            for item in items {
+                texts.push(item.as_str().ok_or(JwtError::ClaimType(what))?);
+            }
+            Ok(texts)
         }
-        Some(Value::Bool(_) | Value::Number(_) | Value::Object(_)) => Err(JwtError::ClaimType(what)),
+        Some(Json::Bool(_) | Json::Number(_) | Json::Object(_)) => Err(JwtError::ClaimType(what)),
     }
 }
 
 /// A registered claim that is a string if it is there.
-fn text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<Option<&'a str>, JwtError> {
+fn text<'a>(claims: &'a Members<'_>, name: &'static str) -> Result<Option<&'a str>, JwtError> {
     match claims.get(name) {
         None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
+        Some(Json::Text(text)) => Ok(Some(text)),
+        Some(Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_)) => {
             Err(JwtError::ClaimType(name))
         }
     }
@@ -874,14 +874,14 @@ fn text<'a>(claims: &'a Map<String, Value>, name: &'static str) -> Result<Option
 
 /// A registered claim that is a NumericDate if it is there (RFC 7519 section 2): seconds, possibly with a fraction,
 /// of which milliseconds count.
-fn date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, JwtError> {
+fn date(claims: &Members<'_>, name: &'static str) -> Result<Option<Timestamp>, JwtError> {
     match claims.get(name) {
         None => Ok(None),
-        Some(Value::Number(number)) => match timestamp(number) {
+        Some(Json::Number(number)) => match timestamp(number) {
             Some(timestamp) => Ok(Some(timestamp)),
             None => Err(JwtError::ClaimType(name)),
         },
-        Some(Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) | Value::Object(_)) => {
+        Some(Json::Null | Json::Bool(_) | Json::Text(_) | Json::Array(_) | Json::Object(_)) => {
             Err(JwtError::ClaimType(name))
         }
     }
@@ -912,7 +912,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 mod tests {
     use aws_lc_rs::digest;
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::{
         super::{keys::KeySet, signer::*},

@@ -11,9 +11,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use serde_json::{Map, Value};
-
-use super::jwt::JwtError;
+use super::{
+    json::{Json, Members},
+    jwt::JwtError,
+};
 use crate::{
     api_key::{ApiKey, Condition, KeyId, Known},
     clock::Timestamp,
@@ -87,8 +88,8 @@ pub struct Parents<'a> {
 
 impl Child {
     /// Reads what a token comes from, and whether its client is still listed.
-    pub(super) fn read(claims: &Map<String, Value>, clients: &[Box<str>]) -> Result<Self, JwtError> {
-        let text = |name| claims.get(name).and_then(Value::as_str);
+    pub(super) fn read(claims: &Members<'_>, clients: &[Box<str>]) -> Result<Self, JwtError> {
+        let text = |name| claims.get(name).and_then(Json::as_str);
         let client = text(claim::CLIENT).ok_or(JwtError::MissingClaim(claim::CLIENT))?;
         if !clients.iter().any(|listed| **listed == *client) {
             return Err(JwtError::Parentless);

@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::{
     dpop,
+    json::{Json, Members},
     jwt::{JwtError, VerifiedToken},
     verify_rate::WrongSignatures,
 };
@@ -58,16 +59,16 @@ impl Confirmation {
     ///
     /// # Errors
     /// [`JwtError::Confirmation`] if it is not an object of the two members above, each SHA-256 in base64url.
-    pub(super) fn read(claims: &Map<String, Value>) -> Result<Self, JwtError> {
+    pub(super) fn read(claims: &Members<'_>) -> Result<Self, JwtError> {
         let mut confirmation = Self::default();
         let members = match claims.get("cnf") {
             None => return Ok(confirmation),
-            Some(Value::Object(members)) if !members.is_empty() => members,
+            Some(Json::Object(members)) if !members.is_empty() => members,
             Some(_) => return Err(JwtError::Confirmation),
         };
-        for (name, value) in members {
+        for (name, value) in members.iter() {
             let thumbprint = value.as_str().and_then(thumbprint).ok_or(JwtError::Confirmation)?;
-            match name.as_str() {
+            match name {
                 "jkt" => confirmation.key = Some(thumbprint),
                 "x5t#S256" => confirmation.certificate = Some(thumbprint),
                 // It might restrict the token further, in a way that nobody here would check.
@@ -183,7 +184,7 @@ mod tests {
 
     fn read(cnf: Value) -> Result<Confirmation, JwtError> {
         let Value::Object(claims) = json!({ "cnf": cnf }) else { panic!("an object") };
-        Confirmation::read(&claims)
+        Confirmation::read(&Members::of(&claims))
     }
 
     #[test]
@@ -194,7 +195,7 @@ mod tests {
         assert!(both.key.is_some() && both.certificate.is_some());
         assert_eq!(read(json!({ "jkt": JKT })).unwrap(), Confirmation { certificate: None, ..both });
         assert_eq!(read(json!({ "x5t#S256": x5t })).unwrap(), Confirmation { key: None, ..both });
-        assert_eq!(Confirmation::read(&Map::new()), Ok(Confirmation::default()));
+        assert_eq!(Confirmation::read(&Members::default()), Ok(Confirmation::default()));
 
         for cnf in [
             json!(null),

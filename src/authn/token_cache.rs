@@ -19,7 +19,6 @@ use std::{
 
 use ahash::RandomState;
 use hashbrown::HashTable;
-use serde_json::{Map, Value};
 
 use super::{
     jwt::{JwtError, VerifiedToken},
@@ -415,28 +414,7 @@ pub(super) fn verified_bytes(verified: &VerifiedToken) -> usize {
         // What it comes from has an identity of its own.
         + verified.child().map_or(0, |_| size_of::<Child>() + size_of::<Identity>() + headers)
         + headers
-        + identity.claims().map_or(0, members_bytes)
-}
-
-fn members_bytes(members: &Map<String, Value>) -> usize {
-    // Nodes of the tree hold five to eleven members.
-    let nodes = if members.is_empty() { 0 } else { (members.len() / 6 + 1) * TREE_NODE_BYTES };
-    nodes + members.iter().map(|(name, value)| allocation(name.len()) + value_bytes(value)).sum::<usize>()
-}
-
-fn value_bytes(value: &Value) -> usize {
-    match value {
-        Value::Null | Value::Bool(_) | Value::Number(_) => 0,
-        Value::String(text) => allocation(text.len()),
-        Value::Array(items) => {
-            allocation(items.capacity() * size_of::<Value>()) + items.iter().map(value_bytes).sum::<usize>()
-        }
-        Value::Object(members) => members_bytes(members),
-    }
-}
-
-const fn allocation(len: usize) -> usize {
-    len.next_multiple_of(16)
+        + verified.claims_bytes()
 }
 
 /// Bytes of a token that are hashed: within every signature but the shortest, and random.
@@ -455,14 +433,12 @@ const GHOSTS_PER_ENTRY: usize = 2;
 const GHOSTS_MIN: usize = 64;
 /// An entry's place in slots, table and queue, its ghosts, and the counters of its two `Arc`s.
 const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 128;
-/// A node of `BTreeMap<String, Value>`: eleven names and values and what holds them together.
-const TREE_NODE_BYTES: usize = 11 * (size_of::<String>() + size_of::<Value>()) + 16;
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
@@ -644,16 +620,6 @@ mod tests {
             cache.insert(&cache.key(b"token"), Arc::clone(&value), now());
             assert_eq!(find(cache, b"token", generation).is_some(), expect);
         }
-    }
-
-    #[test]
-    fn claims_are_weighed_by_what_they_take_in_memory() {
-        let weigh = |claims: Value| members_bytes(claims.as_object().unwrap());
-        let empty_objects = json!({ "a": (0..1_000).map(|_| json!({ "": 1 })).collect::<Vec<_>>() });
-
-        assert_eq!(weigh(json!({})), 0);
-        assert!(weigh(json!({ "a": "x".repeat(4_096) })) > 4_096);
-        assert!(weigh(empty_objects) > 600_000);
     }
 
     #[test]
