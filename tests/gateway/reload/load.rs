@@ -1,4 +1,5 @@
-//! Reloads while requests and connections are under way, and again and again.
+//! Reloads while requests and connections are under way, and again and again: 30 as fast as they go in the usual run; ten
+//! a second for 15 seconds, under as many requests as the machine has room for, with `PORTCULLIS_LONG_RUN=1`.
 
 use std::{
     collections::BTreeSet,
@@ -7,8 +8,10 @@ use std::{
         atomic::{AtomicUsize, Ordering::SeqCst},
     },
     thread,
+    time::Duration,
 };
 
+use portcullis::clock::instant;
 use serde_json::json;
 
 use crate::support::{Gateway, Issuer, Reply, Seen, Upstream, eventually};
@@ -21,6 +24,25 @@ fn upstream_of(parity: &'static str, other: &'static str) -> Upstream {
         Reply::ok(if own { format!("{parity} {}", seen.body.len()) } else { "a mixture".to_owned() })
     });
     upstream
+}
+
+/// How much of everything.
+#[derive(Clone, Copy)]
+struct Size {
+    reloads: usize,
+    /// From one reload to the next, at least.
+    every: Duration,
+    /// Clients that send one request after the other, beside those whose bodies wait for a reload.
+    restless: usize,
+}
+
+impl Size {
+    fn of_this_run() -> Self {
+        match std::env::var_os("PORTCULLIS_LONG_RUN") {
+            None => Self { reloads: 30, every: Duration::ZERO, restless: 1 },
+            Some(_) => Self { reloads: 150, every: Duration::from_millis(100), restless: 8 },
+        }
+    }
 }
 
 /// Each generation has an upstream, a header from a claim, and a rule of its own. Whatever is mixed would show.
@@ -40,7 +62,26 @@ fn ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation() 
     let entry = json!({ "subject": "bob", "roles": ["odd", "even"], "claims": { "odd": "yes", "even": "yes" } });
     let session = gateway.open_session(&entry).always("Sec-Fetch-Site", "same-origin");
     let (reloads, served) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let size = Size::of_this_run();
+    let begun = instant();
 
+    let restless: Vec<_> = [&bearer, &session]
+        .into_iter()
+        .cycle()
+        .take(size.restless)
+        .map(|client| {
+            let (client, reloads, served) = (client.clone(), Arc::clone(&reloads), Arc::clone(&served));
+            thread::spawn(move || {
+                let (mut connection, request) = (client.connect(), client.post("/a/x", vec![b'x'; 4000]));
+                let mut told = BTreeSet::new();
+                while reloads.load(SeqCst) < size.reloads {
+                    told.insert(connection.send(&request).expect(200).text());
+                    served.fetch_add(1, SeqCst);
+                }
+                told
+            })
+        })
+        .collect();
     let clients: Vec<_> = [bearer, session]
         .into_iter()
         .flat_map(|client| [client.clone(), client])
@@ -48,7 +89,7 @@ fn ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation() 
             let (reloads, served) = (Arc::clone(&reloads), Arc::clone(&served));
             thread::spawn(move || {
                 let mut told = BTreeSet::new();
-                while reloads.load(SeqCst) < RELOADS {
+                while reloads.load(SeqCst) < size.reloads {
                     let mut connection = client.connect();
                     for number in 0..20 {
                         let request = client.post("/a/x", vec![b'x'; 4000]).bytes();
@@ -57,7 +98,7 @@ fn ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation() 
                         // The body of every other request is under way while a reload happens.
                         if number % 2 == 0 {
                             let seen = reloads.load(SeqCst);
-                            eventually("there is a reload", || reloads.load(SeqCst) >= RELOADS.min(seen + 1));
+                            eventually("there is a reload", || reloads.load(SeqCst) >= size.reloads.min(seen + 1));
                         }
                         connection.write(last).expect("it is sent");
                         let answer = connection.read_response("POST").expect("an answer").expect(200);
@@ -70,7 +111,8 @@ fn ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation() 
         })
         .collect();
     let changes = [("Odd", "Even"), ("\"odd\" }", "\"even\" }"), ("role:odd", "role:even")];
-    for number in 0..RELOADS {
+    for number in 0..size.reloads {
+        let next = instant() + size.every;
         let swap = |a: &'static str, b: &'static str| if number % 2 == 0 { (a, b) } else { (b, a) };
         changes.iter().for_each(|(a, b)| {
             let (from, to) = swap(a, b);
@@ -83,16 +125,19 @@ fn ten_reloads_a_second_break_no_request_and_each_is_served_by_one_generation() 
         let before = served.load(SeqCst);
         reloads.fetch_add(1, SeqCst);
         eventually("requests are served between reloads", || served.load(SeqCst) > before + 2);
+        // The rate of reloads, not a wait: there is nothing to wait for.
+        thread::sleep(next.saturating_duration_since(instant()));
     }
+    let (took, requests) = (begun.elapsed(), served.load(SeqCst));
+    let rate = requests as f64 / took.as_secs_f64();
+    println!("{requests} requests and {} reloads in {took:?}, {rate:.0} requests a second", size.reloads);
 
-    let told: BTreeSet<String> = clients.into_iter().flat_map(|client| client.join().expect("no failure")).collect();
+    let told: BTreeSet<String> =
+        clients.into_iter().chain(restless).flat_map(|client| client.join().expect("no failure")).collect();
     let expect = ["x-user-even 4000", "x-user-odd 4000"].map(str::to_owned);
     assert_eq!(told, BTreeSet::from(expect));
-    assert_eq!(gateway.metric("portcullis_config_generation", &[]), 1.0 + RELOADS as f64);
+    assert_eq!(gateway.metric("portcullis_config_generation", &[]), 1.0 + size.reloads as f64);
 }
-
-/// Of the test with requests under way.
-const RELOADS: usize = 30;
 
 #[test]
 fn counters_survive_and_every_metric_is_told_once() {
