@@ -2,6 +2,7 @@
 
 mod directory;
 mod proofs;
+mod upgrade;
 
 use std::time::Duration;
 

@@ -118,7 +118,7 @@ fn a_proof_is_shown_past_the_question_for_a_client_certificate() {
 }
 
 /// A client that offers what an authority does, and takes any certificate: the proof is signed by itself.
-fn looking(client: &Client) -> Client {
+pub(super) fn looking(client: &Client) -> Client {
     let mut config = client.tls_settings();
     config.dangerous().set_certificate_verifier(Arc::new(TakesAny));
     config.alpn_protocols = vec![b"acme-tls/1".to_vec()];

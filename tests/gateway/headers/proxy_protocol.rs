@@ -24,7 +24,11 @@ fn balanced(upstream: &Upstream, from: &str) -> Gateway {
 
 /// What comes back from the plain listener.
 fn plain(gateway: &Running, before: &[u8]) -> String {
-    let mut socket = TcpStream::connect(gateway.addresses().gateway[1]).unwrap();
+    plain_at(gateway.addresses().gateway[1], before)
+}
+
+fn plain_at(address: SocketAddr, before: &[u8]) -> String {
+    let mut socket = TcpStream::connect(address).unwrap();
     let request = b"GET /x HTTP/1.1\r\nHost: app.test\r\nX-Forwarded-For: 203.0.113.9\r\nConnection: close\r\n\r\n";
     // A header that is refused may end the connection before all of this is sent.
     let _ = socket.write_all(&[before, request].concat());
@@ -165,4 +169,49 @@ fn haproxy_in_front_of_tls_passes_on_who_connects_in_both_versions() {
         assert!(output.status.success(), "{option}: {output:?}");
         assert_eq!(told(&upstream), "127.0.0.2", "{option}");
     }
+}
+
+#[test]
+fn a_process_that_follows_hears_the_load_balancer_as_the_one_before_it_did() {
+    let upstream = Upstream::start();
+    let address = free_address();
+    let mut gateway = Gateway::new()
+        .server(&format!("listen = [\"http://{address}\"]"))
+        .server("proxy_protocol_from = [\"127.0.0.1\"]")
+        .server("drain_timeout = \"180s\"")
+        .route("/{*rest}", &upstream)
+        .auth(&["none"])
+        .can_be_followed()
+        .start_process();
+    // One request is under way, of another connection the header.
+    let connect = |first: &[u8]| {
+        let mut socket = TcpStream::connect(address).unwrap();
+        socket.write_all(first).unwrap();
+        socket
+    };
+    let end = |mut socket: TcpStream, last: &[u8]| {
+        let mut answer = String::new();
+        socket.write_all(last).unwrap();
+        let _ = socket.read_to_string(&mut answer);
+        answer
+    };
+    let head = b"POST /x HTTP/1.1\r\nHost: app.test\r\nContent-Length: 10\r\n\r\nhello";
+    let under_way = connect(&[V1, head].concat());
+    eventually("the upstream has its beginning", || !upstream.bytes_seen().is_empty());
+    let half = connect(&V1[..20]);
+
+    let old = gateway.upgrade();
+
+    assert!(end(under_way, b"world").starts_with("HTTP/1.1 200"));
+    assert_eq!(told(&upstream), "192.0.2.7");
+    let request = b"GET /x HTTP/1.1\r\nHost: app.test\r\nConnection: close\r\n\r\n";
+    let answer = end(half, &[&V1[20..], request].concat());
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(told(&upstream), "192.0.2.7");
+    assert_eq!(old.wait(), Some(0));
+    assert!(plain_at(address, V1).starts_with("HTTP/1.1 200"));
+    assert_eq!(told(&upstream), "192.0.2.7");
+    let requests = upstream.request_count();
+    assert_eq!(plain_at(address, b""), "", "who says nothing is not heard");
+    upstream.expect_only(requests);
 }

@@ -7,7 +7,7 @@
 //! ```
 //! All ports are free ones, the clock stands still until it is moved, and the host is `app.test`.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{fs, os::unix::fs::DirBuilderExt, path::PathBuf, time::Duration};
 
 use portcullis::{
     accounts,
@@ -267,6 +267,13 @@ impl Gateway {
     /// Its clock, before it is started.
     pub(crate) const fn clock(&self) -> &Clock {
         &self.clock
+    }
+
+    /// That a new process can follow, by a socket in a folder of this user alone.
+    pub(crate) fn can_be_followed(self) -> Self {
+        let folder = self.directory.path().join("followed");
+        fs::DirBuilder::new().mode(0o700).create(&folder).expect("a folder can be made");
+        self.server(&format!("upgrade_socket = {:?}", folder.join("upgrade.sock")))
     }
 
     /// Starts it; a configuration that is refused fails the test with its report.
