@@ -14,6 +14,7 @@ use crate::{
     decide::{Findings, Supposed},
     host::Authority,
     identity::{Factor, Identity, IdentityParts, Via},
+    pipeline,
     policy::{Access, AccessRule},
     refusal::Refusal,
     rehearsal::{Outcome, Rehearsal},
@@ -266,7 +267,11 @@ fn destination(route: &Route, findings: &Findings, config: &Config) -> String {
                 Destination::Split(split) => {
                     let side = |(index, weight): &(usize, u32)| format!("{} ({weight})", name(*index));
                     let sides: Vec<String> = split.sides().iter().map(side).collect();
-                    format!("one upstream, by weight: {}", sides.join(", "))
+                    let own = match pipeline::side(destination, findings) {
+                        Some(index) => format!("this caller gets {}", name(index)),
+                        None => "whoever is not known gets one by chance, each time".to_owned(),
+                    };
+                    format!("one upstream, by weight: {}; {own}", sides.join(", "))
                 }
             }
         }

@@ -55,6 +55,7 @@ use exchanges::{Exchanges, Stage, Watched};
 use spread::Way;
 
 pub use body::{Body, BodyError};
+pub use spread::side;
 
 /// What one worker thread brings to its requests.
 pub struct Worker {

@@ -34,12 +34,22 @@ pub(super) struct Way {
     pub(super) caller: Option<Caller>,
 }
 
-/// Whoever is known stays on one side, whichever way they are known: a session and a token of the same person do.
+/// The upstream that a caller gets of these; `None` where that is another one by chance with each request.
+pub fn side(destination: &Destination, findings: &Findings) -> Option<usize> {
+    match destination {
+        Destination::One(index) => Some(*index),
+        Destination::Split(_) => number(findings).map(|number| destination.upstream(|| number)),
+    }
+}
+
 fn upstream(destination: &Destination, findings: &Findings) -> usize {
-    destination.upstream(|| match &findings.identity {
-        Some(identity) => Caller::of(&[b"split", identity.realm().as_bytes(), identity.subject().as_bytes()]).number(),
-        None => u64::from_le_bytes(secret::random::<8>()),
-    })
+    destination.upstream(|| number(findings).unwrap_or_else(|| u64::from_le_bytes(secret::random::<8>())))
+}
+
+/// Whoever is known stays on one side, whichever way they are known: a session and a token of the same person do.
+fn number(findings: &Findings) -> Option<u64> {
+    let identity = findings.identity.as_ref()?;
+    Some(Caller::of(&[b"split", identity.realm().as_bytes(), identity.subject().as_bytes()]).number())
 }
 
 #[cold]

@@ -3,7 +3,7 @@
 //!
 //! In: two snapshots. Out: [`Difference`]s, one for each route and kind, each with an example. Asked are, on every host
 //! and pattern of either, the methods of either, for nobody and for callers that just meet or just miss what the routes
-//! ask for. What no such request can show (limits, CORS, caching) is compared as it is written.
+//! ask for. What no such request can show (limits, CORS, caching, how upstreams are asked) is compared as it is written.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -18,6 +18,7 @@ use crate::{clock::Timestamp, policy::Access, route::Route, state::Snapshot};
 mod caller;
 mod issuers;
 mod probe;
+mod upstreams;
 
 /// Which way a difference goes.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -35,7 +36,7 @@ pub enum Kind {
 pub struct Difference {
     /// Which way.
     pub kind: Kind,
-    /// The route, by its name in the new configuration, or in the old if it is gone.
+    /// The route, by its name in the new configuration, or in the old if it is gone; or `[upstream.NAME]`.
     pub route: Arc<str>,
     /// A request that shows it, or the keys that differ.
     pub example: String,
@@ -98,12 +99,19 @@ pub fn compare(old: &Snapshot, new: &Snapshot, now: Timestamp, limit: usize) -> 
         }
     }
     for (before, after) in same_names(old, new) {
-        for (kind, keys) in written(before, after, old.token_places == new.token_places) {
+        let others = Others {
+            token_places: old.token_places == new.token_places,
+            shares: upstreams::spreads_alike((before, old), (after, new)),
+        };
+        for (kind, keys) in written(before, after, others) {
             note(kind, &after.name, &|| keys.join(", "));
         }
         for (kind, keys) in issuers::changed((before, old), (after, new)) {
             note(kind, &after.name, &|| keys.clone());
         }
+    }
+    for (upstream, keys) in upstreams::changed(old, new) {
+        note(Kind::Different, &upstream, &|| keys.join(", "));
     }
     Comparison { differences: found.into_values().collect(), is_partial }
 }
@@ -127,8 +135,16 @@ fn same_names<'a>(old: &'a Snapshot, new: &'a Snapshot) -> impl Iterator<Item = 
     new.routes.routes().iter().filter_map(pair)
 }
 
+/// Whether what a route says is the same that stands elsewhere.
+struct Others {
+    /// `[jwt]`.
+    token_places: bool,
+    /// Of a split.
+    shares: bool,
+}
+
 /// The keys of a route that differ and that no answer shows.
-fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&'static str>)> {
+fn written(before: &Route, after: &Route, same: Others) -> Vec<(Kind, Vec<&'static str>)> {
     let mut found = Vec::new();
     match (before.websocket, after.websocket) {
         (false, true) => found.push((Kind::MoreOpen, vec!["upgrade"])),
@@ -164,10 +180,11 @@ fn written(before: &Route, after: &Route, same_places: bool) -> Vec<(Kind, Vec<&
     compare("read_timeout", old.read == new.read);
     compare("retry", before.limits.no_retry == after.limits.no_retry);
     compare("total_timeout", old.total == new.total);
+    compare("split", same.shares);
     if let (Access::Authenticated(before), Access::Authenticated(after)) = (&before.access, &after.access) {
         compare("touch", before.touch == after.touch);
         compare("forward_credential", before.forward_credential == after.forward_credential);
-        compare("the places of tokens in [jwt]", same_places || after.issuers.is_empty());
+        compare("the places of tokens in [jwt]", same.token_places || after.issuers.is_empty());
     }
     if let (Access::Public { pass_authorization: before }, Access::Public { pass_authorization: after }) =
         (&before.access, &after.access)

@@ -302,3 +302,50 @@ fn a_reload_says_what_it_opens_and_closes() {
     );
     assert!(changes[1].starts_with("more closed: r0: "), "{changes:?}");
 }
+
+/// Nothing is opened or closed, so the exit status is 0; but nobody should have to look for it.
+#[test]
+fn how_upstreams_are_asked_and_shares_are_told() {
+    let servers = "servers = [\"http://10.0.0.5:8080\"]";
+    let route = "require = { all = [\"path:id == sub\"] }\nrate_limit = { caller = \"10/1s\" }\nupstream = \"app\"";
+    let split = |weights: &str| {
+        format!("{}split = {{ {weights} }}\n[upstream.canary]\n{servers}", route.replace("upstream = \"app\"", ""))
+    };
+    let retries = "retries = { attempts = 2, statuses = [503] }";
+    for (old, new, expect) in [
+        (
+            servers.to_owned(),
+            format!("{servers}\nmax_requests = 10"),
+            "[upstream.app]: max_requests, max_pending, queue_timeout",
+        ),
+        (
+            format!("{servers}\nmax_requests = 10\nmax_pending = 5"),
+            format!("{servers}\nmax_requests = 10\nmax_pending = 6"),
+            "[upstream.app]: max_pending",
+        ),
+        (
+            format!("{servers}\nmax_requests = 10"),
+            format!("{servers}\nmax_requests = 10\nqueue_timeout = \"2s\""),
+            "[upstream.app]: queue_timeout",
+        ),
+        (servers.to_owned(), format!("{servers}\n{retries}"), "[upstream.app]: retries"),
+        (servers.to_owned(), format!("{servers}\nresponse_timeout = \"7s\""), "[upstream.app]: response_timeout"),
+        (servers.to_owned(), format!("{servers}\nbalance = \"round_robin\""), "[upstream.app]: balance"),
+        (
+            servers.replace("8080\"]", "8080\", { url = \"http://10.0.0.6\", weight = 1 }]"),
+            servers.replace("8080\"]", "8080\", { url = \"http://10.0.0.6\", weight = 2 }]"),
+            "[upstream.app]: weight",
+        ),
+        (split("app = 95, canary = 5"), split("app = 90, canary = 10"), "own: split"),
+    ] {
+        let shell = Shell::empty();
+        let part = if expect.starts_with("own") { route } else { servers };
+        assert!(BASE.contains(part), "{part}");
+        shell.write("old.toml", &BASE.replace(part, &old));
+        shell.write("new.toml", &BASE.replace(part, &new));
+
+        let said = shell.run(&["diff", "old.toml", "new.toml"]).expect(0);
+
+        assert_eq!(said.out, format!("different: {expect}\nnothing becomes more open\n"), "{}", said.err);
+    }
+}

@@ -3,7 +3,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use super::numbered;
-use crate::support::{Client, Gateway, Issuer, Reply, Upstream, gateway::Running};
+use crate::support::{Client, Gateway, Issuer, Reply, Shell, Upstream, gateway::Running};
 
 /// The upstreams `side0`, `side1` …, and a route with this split and rule.
 fn gateway(sides: &[Upstream], split: &str, route: &str, issuer: &Issuer) -> Running {
@@ -41,6 +41,34 @@ fn who_is_known_stays_on_one_side_and_both_get_their_share() {
         let seconds = gateway.metric("portcullis_upstream_duration_seconds_count", &[("upstream", name)]);
         assert_eq!(seconds, side.request_count() as f64, "{name}");
     }
+}
+
+/// Told by the code that chooses.
+#[test]
+fn explain_says_which_side_a_caller_gets() {
+    let (sides, issuer) = (numbered(2), Issuer::es256());
+    let rule = "auth = [\"jwt\"]\noptional = true";
+    let gateway = gateway(&sides, "{ side0 = 1, side1 = 1 }", rule, &issuer);
+    let config = gateway.folder().join("gateway.toml");
+    let explain = |more: &[&str]| {
+        let shell = Shell::empty();
+        let config = config.to_str().expect("a path");
+        let said = shell.run(&[&["--config", config, "explain", "GET", "https://app.test/any"], more].concat());
+        said.expect(0).out
+    };
+
+    let mut told = HashSet::new();
+    for number in 0..12 {
+        let subject = format!("user-{number}");
+        let side = of(&gateway.client(), &issuer, &gateway, &subject);
+        let said = explain(&["--as", &format!("sub={subject}")]);
+        assert!(said.contains(&format!("side0 (1), side1 (1); this caller gets side{side}\n")), "{said}");
+        told.insert(side);
+    }
+
+    assert_eq!(told.len(), 2, "both sides were told of: who is on which is the same in every run");
+    let said = explain(&[]);
+    assert!(said.contains("; whoever is not known gets one by chance, each time\n"), "{said}");
 }
 
 /// The session and the token of the same person lead to the same side.
