@@ -24,6 +24,7 @@ use std::{
 
 use tokio::sync::Notify;
 use tracing_subscriber::{
+    Layer, Registry,
     filter::{LevelFilter, ParseError, Targets},
     layer::SubscriberExt,
     util::SubscriberInitExt,
@@ -95,14 +96,19 @@ impl std::error::Error for LogError {
 pub fn install_diagnostics(settings: &LogSettings) -> Result<(), LogError> {
     let bad = |error: ParseError| LogError::BadLevel { level: settings.level.clone(), reason: error.to_string() };
     let filter: Targets = settings.level.parse().map_err(bad)?;
-    // What passes is the filter's to say alone.
-    let builder = tracing_subscriber::fmt().with_max_level(LevelFilter::TRACE);
+    let builder = tracing_subscriber::fmt().with_max_level(highest_level(&filter));
     let builder = builder.with_writer(io::stderr).with_ansi(false);
     let installed = match settings.format {
         LogFormat::Json => builder.json().flatten_event(true).finish().with(filter).try_init(),
         LogFormat::Text => builder.finish().with(filter).try_init(),
     };
     installed.map_err(|_| LogError::AlreadyInstalled)
+}
+
+/// What passes is the filter's to say alone; above what it passes at most nobody even asks it. Libraries have a hundred
+/// places to trace one request from, and each would ask.
+fn highest_level(filter: &Targets) -> LevelFilter {
+    Layer::<Registry>::max_level_hint(filter).unwrap_or(LevelFilter::TRACE)
 }
 
 /// Both logs and their writer thread.
@@ -670,6 +676,19 @@ mod tests {
         let error = install_diagnostics(&settings).unwrap_err().to_string();
 
         assert!(error.contains("portcullis=loud"), "{error}");
+    }
+
+    #[test]
+    fn nobody_is_asked_above_what_the_filter_passes() {
+        for (level, highest) in [
+            ("info", LevelFilter::INFO),
+            ("warn,portcullis::login=debug", LevelFilter::DEBUG),
+            ("h2=trace", LevelFilter::TRACE),
+            ("error,portcullis::acme=info", LevelFilter::INFO),
+            ("off", LevelFilter::OFF),
+        ] {
+            assert_eq!(highest_level(&level.parse().unwrap()), highest, "{level}");
+        }
     }
 
     #[tokio::test]
