@@ -1,4 +1,4 @@
-//! One connection from the end of its handshake to its last byte: HTTP/1.1 or HTTP/2 by ALPN, and a handler (R18–R20).
+//! One connection from its handshake to its last byte: HTTP/1.1 here or HTTP/2 by ALPN, and a handler (R18–R20).
 //!
 //! In: an accepted socket. Out: [`Inbound`] requests to the handler, its answers to the client. hyper parses what
 //! `wire` has checked. An answer whose request body did not arrive whole says `Connection: close`, so that no rest of
@@ -12,25 +12,19 @@ use std::{
     io,
     net::{SocketAddr, TcpStream as StdTcpStream},
     os::unix::net::UnixStream as StdUnixStream,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::TokioTimer;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use rustls::ProtocolVersion;
 use tokio::{
     io::AsyncWriteExt,
@@ -46,17 +40,17 @@ use crate::{
         Counters, Handler, Limits, Peers,
         accept::{Arrival, Ticket},
         framing::HeadBounds,
+        http2::{self, Pulse},
         progress::{Progress, Waiting},
         proxy_protocol::{self, Header},
         tls::{self, Ordered, Spoken, TlsSlot},
-        unread::{Answer, Answers, Streams},
+        unread::{Answer, Answers},
         wire::{Socket, SocketIo, Stream, Wire},
     },
     host::Host,
     id::RequestId,
     inbound::{Inbound, Malformed},
     mtls::ClientCertificate,
-    upstream::Tunnel,
 };
 
 /// What all connections of one worker share.
@@ -67,6 +61,7 @@ pub(crate) struct Worker<H> {
     pub(crate) peers: Peers,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// Serves one connection in a task of its own, which a panic does not leave.
@@ -137,14 +132,15 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
         }),
         worker: Rc::clone(&worker),
         progress: Arc::clone(&progress),
-        answers: Rc::default(),
+        ends: Rc::new(Ends { progress: Arc::clone(&progress), counters: Arc::clone(&worker.counters) }),
+        answers: Rc::new(Answers::new(worker.limits.write_timeout, Arc::clone(&worker.counters))),
     });
     let (counters, clock) = (Arc::clone(&worker.counters), worker.clock.clone());
     watch.hand_over();
     // Boxed: an idle connection should not pay for the larger of two protocols.
     if http2 {
-        let wire = Wire::http2(stream, HTTP2_STREAM_WINDOW, progress, counters, clock, ticket);
-        Box::pin(serve_http2(context, wire)).await;
+        let wire = Wire::http2(stream, http2::STREAM_WINDOW, progress, counters, clock, ticket);
+        Box::pin(http2::serve(context, wire)).await;
     } else {
         let bounds = HeadBounds { bytes: worker.limits.max_header_bytes, fields: worker.limits.max_headers };
         let wire = Wire::guarded(stream, bounds, progress, counters, clock, ticket);
@@ -294,52 +290,20 @@ async fn wakes<H: Handler>(context: &Exchange<H>, wire: &mut Wire) -> bool {
     .await
 }
 
-async fn serve_http2<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
-    let limits = context.worker.limits;
-    let streams = Streams {
-        answers: Rc::clone(&context.answers),
-        timeout: limits.write_timeout,
-        counters: Arc::clone(&context.worker.counters),
-    };
-    let mut builder = http2::Builder::new(streams);
-    builder
-        .timer(TokioTimer::new())
-        .max_concurrent_streams(limits.max_streams)
-        .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
-        .max_pending_accept_reset_streams(HTTP2_RESETS)
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-        .max_send_buf_size(HTTP2_SEND_BUFFER)
-        .keep_alive_interval(HTTP2_PING)
-        .keep_alive_timeout(HTTP2_PING_TIMEOUT);
-    if H::TUNNELS {
-        builder.enable_connect_protocol();
-    }
-    let progress = Arc::clone(&context.progress);
-    let client = Arc::clone(&context.connection);
-    let service = service_fn(move |request| answer_http2(Rc::clone(&context), request));
-    let mut connection = pin!(builder.serve_connection(wire, service));
-    let mut told = false;
-    let ended = poll_fn(|cx| {
-        progress.remember(cx.waker());
-        if client.cutter.is_cut(cx.waker()) {
-            return Poll::Ready(Ok(()));
-        }
-        if (progress.is_closing() || progress.is_winding_down()) && !std::mem::replace(&mut told, true) {
-            connection.as_mut().graceful_shutdown();
-        }
-        connection.as_mut().poll(cx)
-    });
-    note_end(ended.await);
+/// What the requests of one connection share.
+pub(super) struct Exchange<H> {
+    pub(super) connection: Arc<Connection>,
+    pub(super) worker: Rc<Worker<H>>,
+    pub(super) progress: Arc<Progress>,
+    ends: Rc<Ends>,
+    /// Over HTTP/2.
+    pub(super) answers: Rc<Answers>,
 }
 
-/// What the requests of one connection share.
-struct Exchange<H> {
-    connection: Arc<Connection>,
-    worker: Rc<Worker<H>>,
+/// Who is told when a request has ended.
+struct Ends {
     progress: Arc<Progress>,
-    /// Over HTTP/2.
-    answers: Rc<Answers>,
+    counters: Arc<Counters>,
 }
 
 async fn answer_http1<H: Handler>(
@@ -348,7 +312,7 @@ async fn answer_http1<H: Handler>(
     request: Request<Incoming>,
 ) -> Result<Response<Tracked<H::Body>>, Infallible> {
     let malformed = context.progress.malformed(index);
-    let under_way = UnderWay::begin(&context);
+    let under_way = context.begin();
     context.worker.counters.requests_http1.fetch_add(1, Relaxed);
     let version = request.version();
     let (mut inbound, body) = context.inbound(request, malformed);
@@ -361,45 +325,18 @@ async fn answer_http1<H: Handler>(
     if (body_is_open || malformed.is_some() || last) && version == Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Tracked { body, silent: false, answer: None, _under_way: Some(under_way) }))
-}
-
-async fn answer_http2<H: Handler>(
-    context: Rc<Exchange<H>>,
-    request: Request<Incoming>,
-) -> Result<Response<Tracked<H::Body>>, Infallible> {
-    let malformed = (request.headers().len() > context.worker.limits.max_headers).then_some(Malformed::TooManyHeaders);
-    if let Some(reason) = malformed {
-        context.worker.counters.count_malformed(reason);
-    }
-    let under_way = UnderWay::begin(&context);
-    context.worker.counters.requests_http2.fetch_add(1, Relaxed);
-    let stream = (request.method() == Method::CONNECT).then(|| TunnelStream::begin(&context));
-    // hyper leaves the body out of an answer to HEAD in HTTP/1 only; a client takes one in HTTP/2 for a broken stream.
-    let silent = request.method() == Method::HEAD;
-    let (mut inbound, body) = context.inbound(request, malformed);
-    let mut response = context.worker.handler.handle(&mut inbound, body).await;
-    let under_way = match response.extensions().get::<Tunnel>().cloned() {
-        // The stream goes on without an answer, and the connection is not idle until it has ended.
-        Some(tunnel) => {
-            drop(spawn_local(async move {
-                tunnel.closed().await;
-                drop((under_way, stream));
-            }));
-            None
-        }
-        None => Some(under_way),
-    };
-    if let Some(length) = response.body().size_hint().exact().filter(|length| silent && *length > 0) {
-        response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
-    }
-    let answer = (!silent && !response.body().is_end_stream()).then(|| context.answers.enter());
-    Ok(response.map(|body| Tracked { body, silent, answer, _under_way: under_way }))
+    Ok(response.map(|body| Tracked::new(body, under_way)))
 }
 
 impl<H: Handler> Exchange<H> {
+    /// A request is under way until what this returns is dropped.
+    pub(super) fn begin(&self) -> UnderWay {
+        self.progress.begin_request();
+        UnderWay(Rc::clone(&self.ends))
+    }
+
     #[inline]
-    fn inbound(&self, request: Request<Incoming>, malformed: Option<Malformed>) -> (Inbound, Incoming) {
+    pub(super) fn inbound(&self, request: Request<Incoming>, malformed: Option<Malformed>) -> (Inbound, Incoming) {
         let (head, body) = request.into_parts();
         let inbound = Inbound {
             head,
@@ -414,41 +351,15 @@ impl<H: Handler> Exchange<H> {
 }
 
 /// A request until its answer is complete or nobody wants it any more.
-struct UnderWay {
-    progress: Arc<Progress>,
-    counters: Arc<Counters>,
-}
-
-impl UnderWay {
-    fn begin<H>(context: &Exchange<H>) -> Self {
-        context.progress.begin_request();
-        Self { progress: Arc::clone(&context.progress), counters: Arc::clone(&context.worker.counters) }
-    }
-}
+pub(super) struct UnderWay(Rc<Ends>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.progress.end_request();
+        self.0.progress.end_request();
         if std::thread::panicking() {
-            self.counters.panics.fetch_add(1, Relaxed);
+            self.0.counters.panics.fetch_add(1, Relaxed);
             tracing::error!("a request handler panicked; its connection or stream is cut, others go on");
         }
-    }
-}
-
-/// A stream that is a tunnel, or asks to be.
-struct TunnelStream(Arc<Progress>);
-
-impl TunnelStream {
-    fn begin<H>(context: &Exchange<H>) -> Self {
-        context.progress.begin_tunnel();
-        Self(Arc::clone(&context.progress))
-    }
-}
-
-impl Drop for TunnelStream {
-    fn drop(&mut self) {
-        self.0.end_tunnel();
     }
 }
 
@@ -460,6 +371,19 @@ pub(crate) struct Tracked<B> {
     /// Over HTTP/2: whether it waits for its client.
     answer: Option<Answer>,
     _under_way: Option<UnderWay>,
+}
+
+impl<B> Tracked<B> {
+    /// Over HTTP/1.
+    const fn new(body: B, under_way: UnderWay) -> Self {
+        Self { body, silent: false, answer: None, _under_way: Some(under_way) }
+    }
+
+    /// Over HTTP/2, where hyper leaves it to others not to answer a `HEAD` with content (`silent`). `under_way` is
+    /// `None` if another looks after the end of its request.
+    pub(super) const fn on_stream(body: B, silent: bool, answer: Option<Answer>, under_way: Option<UnderWay>) -> Self {
+        Self { body, silent, answer, _under_way: under_way }
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
@@ -514,7 +438,7 @@ fn next_connection_id() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-fn note_end<E: Error>(ended: Result<(), E>) {
+pub(super) fn note_end<E: Error>(ended: Result<(), E>) {
     if let Err(error) = ended {
         tracing::trace!(%error, "connection ended");
     }
@@ -526,11 +450,3 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 const HYPER_HEADERS: usize = 100;
 /// Bounds hyper's read and write buffers, and so the memory of a client that does not read.
 const HTTP1_BUFFER: usize = 64 * 1024;
-/// Streams that were reset before a handler saw them (CVE-2023-44487).
-const HTTP2_RESETS: usize = 20;
-const HTTP2_STREAM_WINDOW: u32 = 256 * 1024;
-const HTTP2_CONNECTION_WINDOW: u32 = 1024 * 1024;
-/// For each stream, what an answer may run ahead of the client.
-const HTTP2_SEND_BUFFER: usize = 64 * 1024;
-const HTTP2_PING: Duration = Duration::from_secs(30);
-const HTTP2_PING_TIMEOUT: Duration = Duration::from_secs(20);

@@ -11,6 +11,7 @@ mod accept;
 mod conversation;
 mod framing;
 mod http;
+mod http2;
 mod inherited;
 mod progress;
 pub mod proxy_protocol;
@@ -265,6 +266,7 @@ where
             clock: setup.clock.clone(),
             counters: Arc::clone(&setup.counters),
             beat: beats.get(index).map(Arc::clone).unwrap_or_default(),
+            pulse: Arc::default(),
         };
         let factory = factory.clone();
         threads.push(spawn_thread(format!("{}-{index}", setup.name), move || async move {
@@ -295,6 +297,7 @@ struct Seat {
     clock: Clock,
     counters: Arc<Counters>,
     beat: Arc<AtomicU64>,
+    pulse: Arc<http2::Pulse>,
 }
 
 impl Seat {
@@ -307,6 +310,7 @@ impl Seat {
             peers: self.peers.clone(),
             clock: self.clock.clone(),
             counters: Arc::clone(&self.counters),
+            pulse: Arc::clone(&self.pulse),
         });
         for acceptor in self.acceptors.drain(..) {
             drop(spawn_local(acceptor.run()));
@@ -398,6 +402,7 @@ impl Seat {
     fn sweep(&self, watched: &RefCell<Vec<Watched>>) {
         self.beat.fetch_add(1, Relaxed);
         let now = clock::instant();
+        self.pulse.beat(now);
         watched.borrow_mut().retain_mut(|one| one.sweep(now, &self.limits, &self.counters));
     }
 }

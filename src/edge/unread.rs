@@ -9,14 +9,14 @@
 
 use std::{
     cell::{Cell, RefCell},
-    future::poll_fn,
-    pin::{Pin, pin},
+    pin::Pin,
     rc::Rc,
     sync::{Arc, atomic::Ordering::Relaxed},
-    task::Poll,
+    task::{Context, Poll},
     time::Duration,
 };
 
+use pin_project_lite::pin_project;
 use tokio::{
     task::spawn_local,
     time::{Instant, Sleep, sleep},
@@ -25,11 +25,13 @@ use tokio::{
 use crate::{clock, edge::Counters};
 
 /// What the answers of one connection wait for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Answers {
     waiting: RefCell<Table>,
     /// The entry that was made last and has not been taken by its stream's task.
     newest: Cell<Option<usize>>,
+    timeout: Duration,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -55,13 +57,14 @@ pub(crate) struct Answer {
 
 /// Runs the streams of one HTTP/2 connection beside it, on the same thread.
 #[derive(Clone, Debug)]
-pub(crate) struct Streams {
-    pub(crate) answers: Rc<Answers>,
-    pub(crate) timeout: Duration,
-    pub(crate) counters: Arc<Counters>,
-}
+pub(crate) struct Streams(pub(crate) Rc<Answers>);
 
 impl Answers {
+    /// Of which each piece has to be taken within `timeout`.
+    pub(crate) fn new(timeout: Duration, counters: Arc<Counters>) -> Self {
+        Self { waiting: RefCell::default(), newest: Cell::default(), timeout, counters }
+    }
+
     /// For an answer that has a body to give. To be made within its stream's task.
     pub(crate) fn enter(self: &Rc<Self>) -> Answer {
         let mut table = self.waiting.borrow_mut();
@@ -108,29 +111,38 @@ impl Drop for Answer {
 
 impl<F: Future + 'static> hyper::rt::Executor<F> for Streams {
     fn execute(&self, future: F) {
-        drop(spawn_local(self.clone().run(future)));
+        let place = Place { answers: Rc::clone(&self.0), index: None };
+        drop(spawn_local(Stream { future, place, patience: Patience::default() }));
     }
 }
 
-impl Streams {
-    async fn run<F: Future>(self, future: F) {
-        let mut place = Place { answers: self.answers, index: None };
-        // Declared after the place, so that the body is gone when its entry is given back.
-        let mut future = pin!(future);
-        let mut patience = Patience { timeout: self.timeout, asked: 0, since: None, timer: None };
-        poll_fn(|cx| {
-            if future.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(());
-            }
-            place.index = place.index.or_else(|| place.answers.newest.take());
-            let waiting = place.index.map(|index| place.answers.waiting(index)).unwrap_or_default();
-            let ended = patience.poll(waiting, cx);
-            if ended.is_ready() {
-                self.counters.timeout_write.fetch_add(1, Relaxed);
-            }
-            ended
-        })
-        .await;
+pin_project! {
+    /// The task of one stream. No `async` function: that would have room for `future` twice.
+    struct Stream<F> {
+        // Before the place, so that the body is gone when its entry is given back.
+        #[pin]
+        future: F,
+        place: Place,
+        patience: Patience,
+    }
+}
+
+impl<F: Future> Future for Stream<F> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if this.future.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let Place { answers, index } = this.place;
+        *index = index.or_else(|| answers.newest.take());
+        let waiting = index.map(|index| answers.waiting(index)).unwrap_or_default();
+        let ended = this.patience.poll(waiting, answers.timeout, cx);
+        if ended.is_ready() {
+            answers.counters.timeout_write.fetch_add(1, Relaxed);
+        }
+        ended
     }
 }
 
@@ -150,8 +162,8 @@ impl Drop for Place {
 }
 
 /// How long a stream has been waiting for its client.
+#[derive(Default)]
 struct Patience {
-    timeout: Duration,
     asked: u32,
     since: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
@@ -159,7 +171,7 @@ struct Patience {
 
 impl Patience {
     /// Ready when it is used up.
-    fn poll(&mut self, waiting: Waiting, cx: &mut std::task::Context<'_>) -> Poll<()> {
+    fn poll(&mut self, waiting: Waiting, timeout: Duration, cx: &mut Context<'_>) -> Poll<()> {
         if !waiting.for_client {
             self.since = None;
             return Poll::Pending;
@@ -168,8 +180,8 @@ impl Patience {
             self.asked = waiting.asked;
             self.since = Some(clock::instant().into());
         }
-        let deadline = self.since.map(|since| since + self.timeout);
-        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+        let deadline = self.since.map(|since| since + timeout);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(timeout)));
         while timer.as_mut().poll(cx).is_ready() {
             match deadline {
                 // What was given meanwhile counts.
