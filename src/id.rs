@@ -26,15 +26,21 @@ impl RequestId {
     /// A fresh one. Unique, not secret: a per-thread generator seeded by the system.
     pub fn generate() -> Self {
         let text = hex(next_pair());
-        HeaderValue::from_bytes(&text).map_or_else(|_| Self::default(), |text| Self { text, own: true })
+        HeaderValue::from_bytes(&text).map_or_else(|_| Self::default(), |text| Self::new(text, true))
     }
 
     /// Takes a trusted proxy's id: 1 to 128 of `[A-Za-z0-9._~+/=:-]`, else `None`.
     pub fn from_trusted(value: &HeaderValue) -> Option<Self> {
         let bytes = value.as_bytes();
         let plain = |b: &u8| b.is_ascii_alphanumeric() || b"._~+/=:-".contains(b);
-        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(plain))
-            .then(|| Self { text: value.clone(), own: false })
+        (!bytes.is_empty() && bytes.len() <= 128 && bytes.iter().all(plain)).then(|| Self::new(value.clone(), false))
+    }
+
+    fn new(mut text: HeaderValue, own: bool) -> Self {
+        // No two are alike: HPACK's table would be full of them, and searched from end to end for each (RFC 7541
+        // section 6.2.3).
+        text.set_sensitive(true);
+        Self { text, own }
     }
 
     /// As a header value; cloning it is a reference count.
@@ -143,6 +149,14 @@ mod tests {
 
         assert_eq!(ids.len(), 10_000);
         assert!(ids.iter().all(|id| id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit())));
+    }
+
+    #[test]
+    fn request_ids_never_enter_a_table_of_fields() {
+        let trusted = RequestId::from_trusted(&HeaderValue::from_static("abc")).unwrap();
+
+        assert!(RequestId::generate().header().is_sensitive());
+        assert!(trusted.into_header().is_sensitive());
     }
 
     #[test]

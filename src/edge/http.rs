@@ -40,7 +40,7 @@ use crate::{
         Counters, Handler, Limits, Peers,
         accept::{Arrival, Ticket},
         framing::HeadBounds,
-        http2::{self, Pulse},
+        http2::{self, Date, Pulse},
         progress::{Progress, Waiting},
         proxy_protocol::{self, Header},
         tls::{self, Ordered, Spoken, TlsSlot},
@@ -61,6 +61,7 @@ pub(crate) struct Worker<H> {
     pub(crate) peers: Peers,
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
+    pub(crate) date: Date,
     pub(crate) pulse: Arc<Pulse>,
 }
 

@@ -3,9 +3,10 @@
 //! In: a [`Wire`] that counts what passes. Out: [`Inbound`](crate::inbound::Inbound) requests to the handler, answers to
 //! the client. hyper and h2 read and write frames; each stream is a task ([`Answers`](super::unread::Answers) ends those
 //! that nobody reads). What is done for each request is done here as seldom as can be: the time is what the worker's
-//! sweep saw where it need not be exact.
+//! sweep saw where it need not be exact, and what is different in each answer is kept out of HPACK's table.
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     future::poll_fn,
     pin::{Pin, pin},
@@ -18,7 +19,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use http::{Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body as _;
 use hyper::{
     body::Incoming,
@@ -37,7 +38,7 @@ use super::{
     wire::Wire,
 };
 use crate::{
-    clock,
+    clock::{self, Timestamp},
     inbound::Malformed,
     upstream::Tunnel,
 };
@@ -48,6 +49,7 @@ pub(super) async fn serve<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
     let mut builder = http2::Builder::new(Streams(Rc::clone(&context.answers)));
     builder
         .timer(PulseTimer { timer: TokioTimer::new(), pulse: Arc::clone(&context.worker.pulse) })
+        .auto_date_header(false)
         .max_concurrent_streams(limits.max_streams)
         .max_header_list_size(u32::try_from(limits.max_header_bytes).unwrap_or(u32::MAX))
         .max_pending_accept_reset_streams(RESETS)
@@ -107,6 +109,8 @@ async fn answer<H: Handler>(
     if let Some(length) = response.body().size_hint().exact().filter(|length| silent && *length > 0) {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
+    let now = || context.worker.clock.now();
+    context.worker.date.add_to(response.headers_mut(), now);
     let answer = (!silent && !response.body().is_end_stream()).then(|| context.answers.enter());
     Ok(response.map(|body| Tracked::on_stream(body, silent, answer, under_way)))
 }
@@ -124,6 +128,34 @@ impl TunnelStream {
 impl Drop for TunnelStream {
     fn drop(&mut self) {
         self.0.end_tunnel();
+    }
+}
+
+/// The `Date` of answers (RFC 9110 section 6.6.1), spelled once a second.
+#[derive(Debug, Default)]
+pub(crate) struct Date(RefCell<Option<(u64, HeaderValue)>>);
+
+impl Date {
+    /// Says when it was answered, unless the upstream has said so.
+    fn add_to(&self, headers: &mut HeaderMap, now: impl FnOnce() -> Timestamp) {
+        let value = headers.entry(header::DATE).or_insert_with(|| self.at(now()));
+        // h2 looks for a value among those that a field has had from the oldest on, and keeps a minute's seconds.
+        value.set_sensitive(true);
+    }
+
+    fn at(&self, now: Timestamp) -> HeaderValue {
+        let second = now.unix_seconds();
+        let mut spelled = self.0.borrow_mut();
+        match &*spelled {
+            Some((of, value)) if *of == second => value.clone(),
+            Some(_) | None => {
+                let text = httpdate::fmt_http_date(now.to_system_time());
+                // A date has no byte that a field may not have.
+                let value = HeaderValue::from_maybe_shared(text).unwrap_or_else(|_| HeaderValue::from_static(""));
+                *spelled = Some((second, value.clone()));
+                value
+            }
+        }
     }
 }
 
@@ -198,6 +230,34 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn date_of(date: &Date, headers: &mut HeaderMap, seconds: u64) -> String {
+        date.add_to(headers, || Timestamp::from_unix_seconds(seconds));
+        assert_eq!(headers.get_all(header::DATE).iter().count(), 1);
+        headers[header::DATE].to_str().unwrap().to_owned()
+    }
+
+    #[test]
+    fn an_answer_says_when_it_was_made() {
+        let date = Date::default();
+        for (seconds, text) in [
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_777, "Sun, 06 Nov 1994 08:49:37 GMT"),
+            (784_111_778, "Sun, 06 Nov 1994 08:49:38 GMT"),
+            (0, "Thu, 01 Jan 1970 00:00:00 GMT"),
+        ] {
+            assert_eq!(date_of(&date, &mut HeaderMap::new(), seconds), text);
+        }
+    }
+
+    #[test]
+    fn an_upstreams_date_stays() {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"));
+
+        assert_eq!(date_of(&Date::default(), &mut headers, 1), "Sun, 06 Nov 1994 08:49:37 GMT");
+        assert!(headers[header::DATE].is_sensitive());
+    }
 
     #[test]
     fn a_worker_that_was_held_up_waits_in_full() {

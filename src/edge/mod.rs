@@ -310,6 +310,7 @@ impl Seat {
             peers: self.peers.clone(),
             clock: self.clock.clone(),
             counters: Arc::clone(&self.counters),
+            date: http2::Date::default(),
             pulse: Arc::clone(&self.pulse),
         });
         for acceptor in self.acceptors.drain(..) {
