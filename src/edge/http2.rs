@@ -32,6 +32,7 @@ use tokio::task::spawn_local;
 
 use super::{
     Handler,
+    batch::Batched,
     http::{Exchange, Tracked, note_end},
     progress::Progress,
     unread::Streams,
@@ -65,7 +66,8 @@ pub(super) async fn serve<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
     let client = Arc::clone(&context.connection);
     // Boxed: what waits for the handler is large, and hyper would carry it from place to place.
     let service = service_fn(move |request| Box::pin(answer(Rc::clone(&context), request)));
-    let mut connection = pin!(builder.serve_connection(wire, service));
+    let wire = Batched::new(wire);
+    let mut connection = pin!(builder.serve_connection(wire.clone(), service));
     let mut told = false;
     let ended = poll_fn(|cx| {
         progress.remember(cx.waker());
@@ -75,7 +77,12 @@ pub(super) async fn serve<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
         if (progress.is_closing() || progress.is_winding_down()) && !std::mem::replace(&mut told, true) {
             connection.as_mut().graceful_shutdown();
         }
-        connection.as_mut().poll(cx)
+        let polled = connection.as_mut().poll(cx);
+        match wire.poll_send(cx) {
+            // Nobody can be told any more.
+            Poll::Ready(Err(_)) => Poll::Ready(Ok(())),
+            Poll::Ready(Ok(())) | Poll::Pending => polled,
+        }
     });
     note_end(ended.await);
 }

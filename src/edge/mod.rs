@@ -8,6 +8,7 @@
 //! with its own runtime; nothing on the request path crosses threads.
 
 mod accept;
+mod batch;
 mod conversation;
 mod framing;
 mod http;
