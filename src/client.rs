@@ -12,7 +12,7 @@ use std::{
 
 use http::HeaderValue;
 
-use crate::{host::Authority, mtls::ClientCertificate};
+use crate::{hints::Hints, host::Authority, mtls::ClientCertificate};
 
 /// The address at the other end of the socket: a client, or a proxy in between.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,6 +71,8 @@ pub struct Connection {
     pub tls: Option<Tls>,
     /// Ends it from within one of its requests.
     pub cutter: Cutter,
+    /// What its present request's client is told before the answer.
+    pub hints: Hints,
 }
 
 /// Ends a connection at once and without a word, whatever its client does or does not take.

@@ -27,6 +27,7 @@
 //! | Who is asked about a token that is no JWT? | [`authn::introspection`] |
 //! | Who may create a permit? | [`authz`], nobody else |
 //! | What headers does an upstream get, and which are removed? | [`headers`] |
+//! | What reaches a client before its answer? | [`hints`], written by [`edge`] |
 //! | Which path does an upstream get, and how does its answer lead back? | [`route::rewrite`], [`headers::prefix`] |
 //! | Which connection does a request go out on, and what does it share? | [`upstream`], its `pool` and `http2` |
 //! | Which server takes a request, which are out, and where are they? | [`upstream`], its `balance`, [`upstream::health`], `names` and `eyeballs` |
@@ -67,7 +68,7 @@
 //! 3 state
 //! 2 authz, headers(→authz), upstream(→headers), authn, login, token(→authn, login), csrf, cors, admin, openapi, acme
 //! 1 route, session, revocation, api_key(→revocation), refresh(→session), refusal, accounts, factor, signing, fetch, dns
-//! 0 swar, frames, secret, clock, durable, shutdown, service, host, listener, telemetry, certificate, id, identity, mtls, client, inbound, policy, rate_limit, page, change
+//! 0 swar, frames, secret, clock, durable, shutdown, service, host, listener, telemetry, certificate, id, identity, mtls, hints, client, inbound, policy, rate_limit, page, change
 //! ```
 //! What keeps it a tree: stages take their own `Settings`, never `&Snapshot`; telemetry takes labels and numbers, never
 //! domain types; there is no crate-wide error enum: each stage's error is converted into a [`refusal::Refusal`].
@@ -125,6 +126,7 @@
 //! | A tunnel that nobody allowed, or bytes before the upstream agreed (h2c smuggling) | only a checked WebSocket handshake; a tunnel begins after the matching 101 | `src/upstream/upgrade.rs` | `anything_but_a_sound_websocket_handshake_is_an_ordinary_request`, `bytes_of_the_client_wait_for_the_101`, `a_101_that_does_not_answer_the_handshake_is_a_bad_gateway` |
 //! | The same over HTTP/2: another `:protocol`, an answer that opens what nobody accepted, a stream that outlives its session or starves others | one handshake, whichever way it came; a stream is opened by an accepted one and by nothing else | `src/headers/websocket.rs` | `no_other_connect_is_served`, `a_handshake_that_is_not_accepted_opens_nothing`, `a_stream_with_a_session_is_opened_for_our_own_pages_only`, `whoever_does_not_read_makes_the_other_wait` |
 //! | A backend that breaks, goes away or floods: half an answer that looks whole, a request done twice, many waiting for one | what is not complete is reset; only what was not processed is sent again; windows, heads and turns are bounded | `src/upstream/http2/mod.rs` | `what_a_server_going_away_did_not_process_is_sent_again_and_nothing_else`, `a_body_that_was_sent_in_part_is_not_sent_again_and_the_next_request_goes_over_http1`, `a_reset_is_an_error_before_the_head_and_visible_behind_it`, `a_client_that_does_not_read_makes_its_stream_wait_and_no_other`, `a_server_that_floods_is_cut_and_what_was_under_way_fails`, `a_server_that_floods_takes_bounded_memory_and_is_cut_counted_and_told`, `what_goes_with_requests_and_bodies_is_no_flood` |
+//! | An interim answer of an upstream is taken for an answer or stands within one, reaches who did not ask or cannot read it, or carries what no hint needs | `Link` values alone, without a byte that ends a line, whole or not at all; written where nothing of an answer is under way, and the answer waits for it | `src/hints.rs` | `no_value_ends_its_line`, `links_of_a_hint_and_nothing_else_come_before_the_answer`, `hints_of_pipelined_requests_stand_between_the_answers`, `only_a_client_over_http1_that_asks_for_no_tunnel_is_hinted_at`, `a_request_that_is_refused_is_not_hinted_at` |
 //! | What may have had an effect is sent twice, or retries multiply an outage | idempotent and without a body only, never behind a byte of the answer; one budget for all workers | `src/upstream/retry.rs` | `what_may_have_had_an_effect_is_not_sent_again`, `an_answer_that_has_begun_is_not_begun_again`, `an_outage_is_not_multiplied` |
 //! | An upstream that takes little is given much, or its turns are lost one by one until nobody is served | one bounded queue for all workers; a turn is the next one's however it ends | `src/upstream/queue.rs` | `one_too_many_waits_and_what_is_beyond_is_503`, `who_leaves_leaves_nothing_behind`, `threads_together_have_no_more_than_one_alone` |
 //! | Somebody else answers for a name server; an answer is hostile, broken or endless; a server that is down leads to another name or takes the addresses away | random id and port, the server's own address, the question repeated; bounded, pointers lead backwards; a search ends where nobody can tell, and the last good answer stays | `src/dns/message.rs` | `an_answer_to_another_question_is_none`, `nobody_but_the_server_that_was_asked_is_heard`, `a_broken_answer_is_none_wherever_it_breaks`, `a_server_that_does_not_answer_leads_to_no_other_name`, `a_record_that_changes_moves_the_traffic_and_the_last_good_one_stays_when_the_server_falls_silent` |
@@ -210,6 +212,7 @@ mod frames;
 pub mod gateway;
 pub mod handover;
 pub mod headers;
+pub mod hints;
 pub mod host;
 pub mod id;
 pub mod identity;

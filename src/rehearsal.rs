@@ -13,6 +13,7 @@ use crate::{
     csrf,
     decide::{self, Decision, Findings, Question, Supposed, Verdict},
     headers::{self, Proofs, assertion},
+    hints::Hints,
     host::Authority,
     id::RequestId,
     identity::Via,
@@ -81,7 +82,15 @@ impl Rehearsal {
         let local_port = authority.port.unwrap_or_else(|| scheme.default_port());
         Self {
             head,
-            connection: Connection { id: 0, peer, said_by: None, local_port, tls, cutter: Cutter::default() },
+            connection: Connection {
+                id: 0,
+                peer,
+                said_by: None,
+                local_port,
+                tls,
+                cutter: Cutter::default(),
+                hints: Hints::default(),
+            },
             now,
         }
     }

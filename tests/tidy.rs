@@ -54,6 +54,7 @@ const FOUNDATION: &[&str] = &[
     "id",
     "identity",
     "mtls",
+    "hints",
     "client",
     "inbound",
     "policy",

@@ -47,6 +47,7 @@ use crate::{
         unread::{Answer, Answers},
         wire::{Socket, SocketIo, Stream, Wire},
     },
+    hints::Hints,
     host::Host,
     id::RequestId,
     inbound::{Inbound, Malformed},
@@ -130,6 +131,7 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
             local_port,
             tls,
             cutter: Cutter::default(),
+            hints: Hints::default(),
         }),
         worker: Rc::clone(&worker),
         progress: Arc::clone(&progress),
@@ -144,7 +146,8 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
         Box::pin(http2::serve(context, wire)).await;
     } else {
         let bounds = HeadBounds { bytes: worker.limits.max_header_bytes, fields: worker.limits.max_headers };
-        let wire = Wire::guarded(stream, bounds, progress, counters, clock, ticket);
+        let client = Arc::clone(&context.connection);
+        let wire = Wire::guarded(stream, bounds, client, progress, counters, clock, ticket);
         Box::pin(serve_http1(context, wire)).await;
     }
 }
@@ -317,7 +320,13 @@ async fn answer_http1<H: Handler>(
     context.worker.counters.requests_http1.fetch_add(1, Relaxed);
     let version = request.version();
     let (mut inbound, body) = context.inbound(request, malformed);
+    let hints = &context.connection.hints;
+    if version == Version::HTTP_11 {
+        // RFC 9110 section 15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client".
+        hints.begin();
+    }
     let mut response = context.worker.handler.handle(&mut inbound, body).await;
+    hints.said().await;
     let granted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     context.progress.answered(index, granted);
     // hyper closes after a body that was not read to its end, without a word; the client should know.

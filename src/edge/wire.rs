@@ -5,7 +5,7 @@
 //! believed never reaches hyper: a harmless one with `Connection: close` takes its place, the reason waits in
 //! [`Progress`] for exactly that request, and nothing behind it is read. A body that breaks fails the read.
 //! After the last answer, what the client still sends is read and dropped within bounds, so that no reset
-//! overtakes the answer. HTTP/2 passes as it is.
+//! overtakes the answer. Early hints are written here, between hyper's answers. HTTP/2 passes as it is.
 
 use std::{
     io,
@@ -22,6 +22,7 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use crate::{
+    client::Connection,
     clock::Clock,
     edge::{
         Counters,
@@ -75,6 +76,11 @@ pub(crate) struct Wire {
     counters: Arc<Counters>,
     clock: Clock,
     written_total: u64,
+    /// Whose requests they are that may be hinted at; `None`: nobody's.
+    client: Option<Arc<Connection>>,
+    /// An interim answer under way, and how much of it is written.
+    hint: Vec<u8>,
+    hinted: usize,
     /// Frees the connection's place when the socket is closed, tunnels included.
     _ticket: Ticket,
 }
@@ -127,16 +133,19 @@ impl Stream {
 }
 
 impl Wire {
-    /// For HTTP/1.
+    /// For HTTP/1, with `client`.
     pub(crate) fn guarded(
         stream: Stream,
         bounds: HeadBounds,
+        client: Arc<Connection>,
         progress: Arc<Progress>,
         counters: Arc<Counters>,
         clock: Clock,
         ticket: Ticket,
     ) -> Self {
-        Self::new(stream, Mode::Guarded(Framing::new(bounds)), progress, counters, clock, ticket)
+        let mut wire = Self::new(stream, Mode::Guarded(Framing::new(bounds)), progress, counters, clock, ticket);
+        wire.client = Some(client);
+        wire
     }
 
     /// For HTTP/2, whose streams begin with a window of `stream_window` bytes.
@@ -176,6 +185,9 @@ impl Wire {
             counters,
             clock,
             written_total: 0,
+            client: None,
+            hint: Vec::new(),
+            hinted: 0,
             _ticket: ticket,
         }
     }
@@ -398,6 +410,29 @@ impl Wire {
         !ended && (unread || self.refused)
     }
 
+    /// Takes what is to be said before the present request's answer. Called where hyper has nothing left to write: what
+    /// came before is out, and of the answer nothing is made yet, for it is held back until this was taken.
+    fn take_hints(&mut self, cx: &Context<'_>) {
+        let Some(hints) = self.client.as_ref().map(|client| &client.hints).filter(|hints| hints.wait()) else { return };
+        // Behind what a slow client has not taken yet of those before.
+        self.hint.append(&mut hints.take());
+        cx.waker().wake_by_ref();
+    }
+
+    /// Writes what is left of an interim answer. Nothing else may be written before it is whole.
+    fn poll_hint(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(rest) = self.hint.get(self.hinted..).filter(|rest| !rest.is_empty()) {
+            let count = ready!(self.stream.poll_write(cx, rest))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.hinted += count;
+            self.written_total += count as u64;
+        }
+        (self.hint, self.hinted) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+
     fn farewell(&self) -> Vec<u8> {
         if !(self.progress.head_is_overdue() && self.incomplete) {
             return Vec::new();
@@ -413,7 +448,10 @@ impl Wire {
     fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
             self.ending = match &mut self.ending {
-                Ending::Open => Ending::Farewell(self.farewell(), 0),
+                Ending::Open => {
+                    ready!(self.poll_hint(cx))?;
+                    Ending::Farewell(self.farewell(), 0)
+                }
                 Ending::Farewell(text, written) if *written < text.len() => {
                     let rest = text.get(*written..).unwrap_or_default();
                     *written += ready!(self.stream.poll_write(cx, rest))?;
@@ -469,13 +507,21 @@ impl Read for Wire {
 impl Write for Wire {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Result<usize, io::Error>> {
         let this = self.get_mut();
+        if !this.hint.is_empty() {
+            ready!(this.poll_hint(cx))?;
+        }
         let count = ready!(this.stream.poll_write(cx, bytes))?;
         this.note_written(count, std::iter::once(bytes));
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
-        self.get_mut().stream.poll_flush(cx)
+        let this = self.get_mut();
+        this.take_hints(cx);
+        if !this.hint.is_empty() {
+            ready!(this.poll_hint(cx))?;
+        }
+        this.stream.poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), io::Error>> {
@@ -493,6 +539,9 @@ impl Write for Wire {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<Result<usize, io::Error>> {
         let this = self.get_mut();
+        if !this.hint.is_empty() {
+            ready!(this.poll_hint(cx))?;
+        }
         let outcome = match &mut this.stream {
             Stream::Plain(io) => Pin::new(io).poll_write_vectored(cx, slices),
             Stream::Tls(io) => Pin::new(&mut **io).poll_write_vectored(cx, slices),

@@ -315,12 +315,21 @@ mod tests {
     use crate::{
         client::{Cutter, Tls},
         headers::tests::settings,
+        hints::Hints,
     };
 
     fn connection(peer: &str, tls: bool) -> Connection {
         let peer = peer.parse().map_or(PeerAddr::Unix, |ip: IpAddr| PeerAddr::Ip(SocketAddr::new(ip, 5000)));
         let tls = tls.then_some(Tls { server_name: None, version: "1.3", asked: None, certificate: None });
-        Connection { id: 1, peer, said_by: None, local_port: 443, tls, cutter: Cutter::default() }
+        Connection {
+            id: 1,
+            peer,
+            said_by: None,
+            local_port: 443,
+            tls,
+            cutter: Cutter::default(),
+            hints: Hints::default(),
+        }
     }
 
     fn trusting(family: ForwardedFamily) -> Settings {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{
     HeaderName, HeaderValue, Method, Response, StatusCode,
     header::{
-        ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LOCATION, ORIGIN, SET_COOKIE,
+        ACCEPT_LANGUAGE, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, LINK, LOCATION, ORIGIN, SET_COOKIE,
         STRICT_TRANSPORT_SECURITY,
     },
     request::Parts,
@@ -26,6 +26,7 @@ use crate::{
     cors,
     decide::{self, Findings, Question, Verdict},
     headers::{self, ClientCertificates, OutboundParts, Proofs, assertion::Assertions, forwarded, prefix::Mend},
+    hints::Hints,
     id::RequestId,
     identity::Field,
     inbound::Inbound,
@@ -181,7 +182,9 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);
             let request_id = &inbound.request_id;
-            relay(worker, snapshot, permit, findings, way, head, body, request_id, now, watched, &mut outcome).await
+            let hints = &connection.hints;
+            relay(worker, snapshot, permit, findings, way, head, body, request_id, now, hints, watched, &mut outcome)
+                .await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
@@ -276,6 +279,7 @@ async fn relay(
     body: Incoming,
     request_id: &RequestId,
     now: Timestamp,
+    hints: &Hints,
     mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
@@ -328,6 +332,8 @@ async fn relay(
                 max_body: route.limits.max_body.unwrap_or(snapshot.max_body),
                 timeouts: route.limits.timeouts.as_deref(),
                 retries: !route.limits.no_retry,
+                // What the operator makes of `Link` fields, no hint may say otherwise.
+                hints: Some(hints).filter(|_| !route.edits_answers(&LINK)),
                 ..upstream::Limits::default()
             };
             let forwarding = upstream::forward(&worker.upstreams, settings, &mut request, &limits);

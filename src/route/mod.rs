@@ -12,7 +12,7 @@
 use std::{borrow::Cow, collections::HashMap, fmt, ops::Range, sync::Arc, time::Duration};
 
 use ahash::RandomState;
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
 
 use self::{
     path::{CanonicalPath, PathError, PathPattern, Quirks, decode},
@@ -598,6 +598,11 @@ impl Route {
     /// Whether a WebSocket may be opened here.
     pub const fn opens_tunnels(&self) -> bool {
         self.websocket && matches!(self.target, Target::Upstream(_))
+    }
+
+    /// Whether this field of an answer does not pass as it came.
+    pub fn edits_answers(&self, name: &HeaderName) -> bool {
+        self.response_headers.as_ref().is_some_and(|edits| edits.replaced.contains(name))
     }
 }
 

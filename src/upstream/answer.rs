@@ -32,8 +32,12 @@ pub(super) enum Length {
 /// A head that was read to its end.
 #[derive(Debug)]
 pub(super) enum Head {
-    /// 100 to 199, but for 101.
-    Interim(StatusCode),
+    /// 100.
+    Continue,
+    /// 103, with the `Link` fields that are for the client.
+    Hints(Vec<Bytes>),
+    /// Another one below 200, but for 101.
+    Interim,
     /// The answer.
     Final(Final),
 }
@@ -95,7 +99,11 @@ pub(super) fn take(buffer: &mut BytesMut, search: &mut Search, to_head: bool) ->
     }
     let status = parsed.code.and_then(|code| StatusCode::from_u16(code).ok()).ok_or(BAD_HEAD)?;
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
-        return Ok(Some(Head::Interim(status)));
+        return Ok(Some(match status {
+            StatusCode::CONTINUE => Head::Continue,
+            StatusCode::EARLY_HINTS => Head::Hints(links(&bytes, parsed.headers)),
+            _ => Head::Interim,
+        }));
     }
     let mut framing = Framing::default();
     let mut headers = HeaderMap::with_capacity(parsed.headers.len() + OUR_FIELDS);
@@ -159,6 +167,16 @@ pub(super) fn length_of(headers: &HeaderMap, status: StatusCode, to_head: bool) 
 /// Methods whose absent content is said as `Content-Length: 0` (RFC 9110 section 8.6).
 pub(super) fn takes_content(method: &Method) -> bool {
     *method == Method::POST || *method == Method::PUT || *method == Method::PATCH
+}
+
+/// The `Link` fields of a head, unless they are for us (RFC 9110 section 7.6.1).
+fn links(bytes: &Bytes, fields: &[Header<'_>]) -> Vec<Bytes> {
+    let of = |name: &'static str| fields.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+    let mut named = of("connection").flat_map(|field| field.value.split(|byte| *byte == b','));
+    if named.any(|name| name.trim_ascii().eq_ignore_ascii_case(b"link")) {
+        return Vec::new();
+    }
+    of("link").map(|field| bytes.slice_ref(field.value)).collect()
 }
 
 fn owned(bytes: &Bytes, field: &Header<'_>) -> Result<(HeaderName, HeaderValue), UpstreamError> {
@@ -299,11 +317,16 @@ mod tests {
 
     #[test]
     fn interim_answers_are_told_apart() {
-        for (code, interim) in [(100, true), (103, true), (199, true), (101, false), (200, false)] {
-            let text = format!("HTTP/1.1 {code} x\r\n\r\n");
-            let head = read(text.as_bytes(), 5, false).unwrap();
-            assert_eq!(matches!(head, Some(Head::Interim(_))), interim, "{code}");
-        }
+        let of = |code: u16| {
+            let text = format!("HTTP/1.1 {code} x\r\nLINK: </a>\r\nX-One: 1\r\nlink: </b>\r\n\r\n");
+            read(text.as_bytes(), 5, false).unwrap().unwrap()
+        };
+        assert!(matches!(of(100), Head::Continue));
+        assert!(matches!(of(103), Head::Hints(links) if links == ["</a>", "</b>"]));
+        assert!([102, 104, 199].into_iter().all(|code| matches!(of(code), Head::Interim)));
+        assert!([101, 200].into_iter().all(|code| matches!(of(code), Head::Final(_))));
+        let ours = read(b"HTTP/1.1 103 x\r\nConnection: x, Link\r\nLink: </a>\r\n\r\n", 5, false).unwrap();
+        assert!(matches!(ours, Some(Head::Hints(links)) if links.is_empty()));
     }
 
     #[test]

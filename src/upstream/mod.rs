@@ -14,6 +14,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
     headers::{Handshake, Lines},
+    hints::Hints,
     host::{Authority, Host},
     rate_limit::Slots,
     route::Timeouts,
@@ -246,12 +247,14 @@ pub struct Limits<'a> {
     pub retries: bool,
     /// Without a byte in either direction of a tunnel.
     pub tunnel_idle: Duration,
+    /// Where early hints are told; `None`: nowhere.
+    pub hints: Option<&'a Hints>,
 }
 
 impl Default for Limits<'_> {
     /// 1 GiB of body, the upstream's own timeouts, tunnels idle for an hour.
     fn default() -> Self {
-        Self { max_body: 1 << 30, timeouts: None, retries: true, tunnel_idle: Duration::from_secs(3600) }
+        Self { max_body: 1 << 30, timeouts: None, retries: true, tunnel_idle: Duration::from_secs(3600), hints: None }
     }
 }
 
@@ -405,6 +408,11 @@ impl Journey<'_> {
         self.again = Again::default();
     }
 
+    /// Where early hints are told. Whoever asks for a tunnel gets none.
+    fn hints(&self) -> Option<&Hints> {
+        self.limits.hints.filter(|_| self.request.websocket.is_none())
+    }
+
     fn times(&self) -> &Times {
         self.times.as_deref().unwrap_or(&self.entry.times)
     }
@@ -426,7 +434,8 @@ async fn over_http1(
         outbox.close_gate();
     }
     let head = loop {
-        let leased = match lease.exchange(&mut outbox, journey.times(), &journey.request.method).await {
+        let hints = journey.hints();
+        let leased = match lease.exchange(&mut outbox, journey.times(), &journey.request.method, hints).await {
             Ok(head) => break head,
             Err(Failure::Failed(why)) => {
                 journey.entry.note_failure(journey.upstreams, lease.server(), why);

@@ -34,6 +34,7 @@ use portcullis::{
     clock::Timestamp,
     config, fetch,
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
+    hints::Hints,
     host::{Authority, Host},
     login::return_to::ReturnTo,
     mtls::leaf::{self, Leaf},
@@ -505,6 +506,7 @@ pub(crate) fn forwarded(data: &[u8]) {
         local_port: 443,
         tls: None,
         cutter: Cutter::default(),
+        hints: Hints::default(),
     };
     let authority: Authority = "app.example:8443".parse().unwrap_or_else(|_| panic!("an authority"));
     let family = if first & 2 == 0 { ForwardedFamily::XForwarded } else { ForwardedFamily::Forwarded };

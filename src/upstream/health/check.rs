@@ -100,8 +100,8 @@ impl Check {
         loop {
             match answer::take(&mut read, &mut search, false).map_err(UpstreamError::label)? {
                 Some(Head::Final(head)) => return self.judge(head.response.status()),
-                Some(Head::Interim(_)) if interim < INTERIM_MAX => interim += 1,
-                Some(Head::Interim(_)) => return Err("too_much_before_head"),
+                Some(Head::Continue | Head::Hints(_) | Head::Interim) if interim < INTERIM_MAX => interim += 1,
+                Some(Head::Continue | Head::Hints(_) | Head::Interim) => return Err("too_much_before_head"),
                 None => {
                     if stream.read_buf(&mut read).await.map_err(lost)? == 0 {
                         return Err("no_answer");

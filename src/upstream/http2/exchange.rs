@@ -14,18 +14,21 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream, SendStream, client::ResponseFuture};
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header::LINK};
 
 use super::{
     session::{EXCUSED_BY_DATA, EXCUSED_BY_REQUEST, Seat, Session},
     wants_http1,
 };
-use crate::upstream::{
-    UpstreamError,
-    client_body::{Part, RequestBody},
-    outbox::Sent,
-    patience::Patience,
-    pool::{Failure, is_idempotent},
+use crate::{
+    hints::Hints,
+    upstream::{
+        UpstreamError,
+        client_body::{Part, RequestBody},
+        outbox::Sent,
+        patience::Patience,
+        pool::{Failure, is_idempotent},
+    },
 };
 
 /// A head, and what is still under way.
@@ -59,6 +62,7 @@ pub(super) async fn exchange(
     head: Request<()>,
     body: Option<Box<RequestBody>>,
     patience: &Patience,
+    hints: Option<&Hints>,
 ) -> Result<Answered, (Failure, Option<Box<RequestBody>>)> {
     let method = head.method().clone();
     let has_body = body.is_some();
@@ -74,7 +78,7 @@ pub(super) async fn exchange(
     let left = body.as_deref().and_then(RequestBody::exact_length);
     let mut sending = Sending { stream, session, data: Bytes::new(), body, left, begun: false, ended: !has_body };
     let mut interim = 0;
-    let answered = poll_fn(|cx| poll_answer(&mut response, &mut sending, &mut interim, patience, cx)).await;
+    let answered = poll_fn(|cx| poll_answer(&mut response, &mut sending, &mut interim, patience, hints, cx)).await;
     match answered {
         Ok(response) => {
             patience.head_came();
@@ -106,6 +110,7 @@ fn poll_answer(
     sending: &mut Sending,
     interim: &mut usize,
     patience: &Patience,
+    hints: Option<&Hints>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Response<RecvStream>, Ended>> {
     loop {
@@ -123,6 +128,9 @@ fn poll_answer(
                 }
                 if head.status() == StatusCode::CONTINUE {
                     sending.continue_now();
+                }
+                if let Some(hints) = hints.filter(|_| head.status() == StatusCode::EARLY_HINTS) {
+                    hints.say(head.headers().get_all(LINK).iter().map(HeaderValue::as_bytes));
                 }
                 if head.status() == StatusCode::SWITCHING_PROTOCOLS {
                     return Poll::Ready(Err(Ended::Because(UpstreamError::Invalid("unasked_101"))));

@@ -59,7 +59,7 @@ pub(super) async fn forward(
         let patience = Rc::new(Patience::new(lease.seat().ticks().clone()));
         patience.begin(journey.times());
         journey.upstreams.watch_over(&patience);
-        let (failure, left) = match exchange::exchange(lease.seat(), head, body, &patience).await {
+        let (failure, left) = match exchange::exchange(lease.seat(), head, body, &patience, journey.hints()).await {
             Ok(answered) => return conclude(journey, lease, answered, patience),
             Err(failed) => failed,
         };

@@ -11,15 +11,18 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method};
 
 use super::{entry::Entry, server::UnderWay};
-use crate::upstream::{
-    Counters, Outgoing, UpstreamError, answer, http2,
-    link::{Broken, Link},
-    outbox::Outbox,
-    queue::Turn,
-    times::Times,
+use crate::{
+    hints::Hints,
+    upstream::{
+        Counters, Outgoing, UpstreamError, answer, http2,
+        link::{Broken, Link},
+        outbox::Outbox,
+        queue::Turn,
+        times::Times,
+    },
 };
 
 /// The right to one exchange on one connection. Dropped, it cuts the connection.
@@ -105,11 +108,12 @@ impl Lease {
         outbox: &mut Outbox,
         times: &Times,
         method: &Method,
+        hints: Option<&Hints>,
     ) -> Result<answer::Final, Failure> {
         let link = &self.link;
         let used = link.begin(times);
         let mut search = answer::Search::default();
-        let ended = poll_fn(|cx| poll_exchange(link, outbox, &mut search, *method == Method::HEAD, cx)).await;
+        let ended = poll_fn(|cx| poll_exchange(link, outbox, &mut search, *method == Method::HEAD, hints, cx)).await;
         ended.map_err(|ended| match ended {
             Ended::Because(why) => Failure::Failed(why),
             Ended::Closed if link.was_answered() => Failure::Failed(UpstreamError::Invalid("broken_head")),
@@ -185,6 +189,7 @@ fn poll_exchange(
     outbox: &mut Outbox,
     search: &mut answer::Search,
     to_head: bool,
+    hints: Option<&Hints>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<answer::Final, Ended>> {
     // Nothing is sent twice: an outbox that is empty, or not wanted, says so again.
@@ -198,13 +203,18 @@ fn poll_exchange(
                 link.patience().head_came();
                 return Poll::Ready(Ok(head));
             }
-            Some(answer::Head::Interim(StatusCode::CONTINUE)) => {
+            Some(answer::Head::Continue) => {
                 outbox.continue_now();
                 if let Poll::Ready(Err(why)) = outbox.poll_send(cx, link) {
                     return Poll::Ready(Err(Ended::Because(why)));
                 }
             }
-            Some(answer::Head::Interim(_)) => {}
+            Some(answer::Head::Hints(links)) => {
+                if let Some(hints) = hints {
+                    hints.say(links.iter().map(|link| &**link));
+                }
+            }
+            Some(answer::Head::Interim) => {}
             None if link.received() >= BEFORE_HEAD_BYTES_MAX => {
                 return Poll::Ready(Err(Ended::Because(UpstreamError::Invalid("too_much_before_head"))));
             }

@@ -5,6 +5,7 @@ mod answers;
 mod autobahn;
 mod claims;
 mod faults;
+mod hints;
 mod http2;
 mod jws;
 pub(crate) mod large;
