@@ -1,32 +1,42 @@
 //! WebSockets over HTTP/2 on either side (R17; RFC 8441): what counts for an upgrade of HTTP/1.1 counts for a stream.
 
 use std::{
-    io::Write,
-    sync::{Arc, Mutex},
+    io::{Read, Write},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+    },
+    thread,
     time::Duration,
 };
 
 use http::request::Parts;
 use serde_json::json;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use crate::support::{
-    Client, Gateway, Reply, Response, Upstream, eventually,
+    Client, Connection, Gateway, Pki, Reply, Response, Upstream, eventually,
     gateway::Running,
     http2::{self, End, Http2},
-    upstream_http2::Http2Upstream,
+    upstream_http2::{Http2Upstream, read_all},
     websocket::{
-        self, ACCEPT, KEY, accept_of, agree, echoes, echoing, echoing_http2, ends_soon, open, say_back, tunnel,
+        self, ACCEPT, KEY, accept_of, agree, echo_http2, echoes, echoing, echoing_http2, ends_soon, open, say_back,
+        tunnel,
     },
 };
 
 /// A route that takes WebSockets, and one that does not.
 fn before(server: &str) -> Gateway {
-    let servers = format!("servers = [{server:?}]");
+    before_upstream(&format!("servers = [{server:?}]"))
+}
+
+/// The same, to an upstream of these lines.
+fn before_upstream(lines: &str) -> Gateway {
     Gateway::new()
-        .route_to("path = \"/ws\"", &servers)
+        .route_to("path = \"/ws\"", lines)
         .auth(&["none"])
         .key("upgrade = [\"websocket\"]")
-        .route_to("path = \"/{*rest}\"", &servers)
+        .route_to("path = \"/{*rest}\"", lines)
         .auth(&["none"])
 }
 
@@ -261,6 +271,113 @@ fn whoever_does_not_read_makes_the_other_wait() {
 
     assert!(total < 64 << 20, "{total} bytes were taken for a client that reads none");
     drop(connection);
+}
+
+/// Takes nothing before it is told to; then says how much came.
+fn holding_http1(goes: UnboundedReceiver<()>) -> Upstream {
+    let (upstream, goes) = (Upstream::start(), Mutex::new(Some(goes)));
+    upstream.respond(move |seen| {
+        let mut goes = goes.lock().expect("no test failed").take().expect("one tunnel");
+        agree(seen, move |stream| {
+            goes.blocking_recv();
+            let (mut came, mut block) = (0, vec![0; 64 * 1024]);
+            while let Ok(count @ 1..) = stream.read(&mut block) {
+                came += count;
+            }
+            let _ = write!(stream, "{came}");
+        })
+    });
+    upstream
+}
+
+/// The same over HTTP/2.
+fn holding_http2(goes: UnboundedReceiver<()>) -> Http2Upstream {
+    let mut builder = h2::server::Builder::new();
+    builder.enable_connect_protocol();
+    let goes = Arc::new(Mutex::new(Some(goes)));
+    Http2Upstream::with(builder, move |request, mut respond| {
+        let mut goes = goes.lock().expect("no test failed").take().expect("one tunnel");
+        async move {
+            let Ok(mut send) = respond.send_response(http::Response::new(()), false) else { return };
+            goes.recv().await;
+            let came = read_all(request.into_body()).await.len();
+            let _ = send.send_data(came.to_string().into(), true);
+        }
+    })
+}
+
+/// Writes for as long as it may and somebody takes it, and counts; then ends and reads to the other end.
+fn fill(mut connection: Connection, written: &AtomicUsize, enough: &AtomicBool) -> Vec<u8> {
+    let block = [0x82; 64 * 1024];
+    while !enough.load(Relaxed) && written.load(Relaxed) < TOTAL {
+        connection.write(&block).expect("somebody takes it");
+        written.fetch_add(block.len(), Relaxed);
+    }
+    connection.shut_write().expect("an end");
+    connection.read_to_end()
+}
+
+/// What is written where nobody makes the writer wait.
+const TOTAL: usize = 256 << 20;
+
+/// The other direction: a server that takes nothing makes its client wait, and nothing is lost meanwhile.
+#[test]
+fn a_server_that_does_not_read_makes_its_client_wait() {
+    for (server_over_http2, client_over_http2) in [(false, true), (true, false), (true, true)] {
+        let what = format!("server over HTTP/2: {server_over_http2}, client: {client_over_http2}");
+        let (go, goes) = unbounded_channel();
+        let (http1, http2) =
+            if server_over_http2 { (None, Some(holding_http2(goes))) } else { (Some(holding_http1(goes)), None) };
+        let url =
+            http1.as_ref().map(Upstream::url).or_else(|| http2.as_ref().map(Http2Upstream::url)).expect("one of them");
+        let gateway = before(&url).start();
+        let (_, connection) = open(&gateway.client().get("/ws"), client_over_http2);
+        let connection = connection.expect("a tunnel");
+        let (written, enough) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (counting, ending) = (Arc::clone(&written), Arc::clone(&enough));
+        let writer = thread::spawn(move || fill(connection, &counting, &ending));
+
+        // Until it has been stuck for a while, or has written everything.
+        let mut before = usize::MAX;
+        while written.load(Relaxed) != before {
+            before = written.load(Relaxed);
+            thread::sleep(Duration::from_millis(500));
+        }
+        assert!(before < 64 << 20, "{what}: {before} bytes were taken for a server that reads none");
+
+        enough.store(true, Relaxed);
+        go.send(()).expect("the server waits");
+        let told = writer.join().expect("the writer ends");
+        assert_eq!(String::from_utf8_lossy(&told), written.load(Relaxed).to_string(), "{what}");
+    }
+}
+
+/// RFC 8441 section 3: over TLS there is another way, on a connection of its own beside what is shared.
+#[test]
+fn an_https_server_without_streams_as_tunnels_is_asked_over_http1_beside_its_http2() {
+    for takes_streams in [false, true] {
+        let (pki, http1) = (Pki::new(), echoing());
+        let mut builder = h2::server::Builder::new();
+        if takes_streams {
+            builder.enable_connect_protocol();
+        }
+        let server = Http2Upstream::over_tls((&pki, "backend.internal"), builder, http1.address(), echo_http2);
+        let tls = "tls = { ca = \"ca.pem\", server_name = \"backend.internal\" }";
+        let gateway = before_upstream(&format!("servers = [{:?}]\n{tls}", server.url()));
+        let gateway = gateway.server("workers = 1").file("ca.pem", &pki.authority_pem()).start();
+
+        let mut open = Vec::new();
+        for client in [both(&gateway.client()), both(&gateway.client())].concat() {
+            assert_eq!(gateway.client().get("/x").send().expect(200).text(), "", "what is no tunnel is shared");
+            open.push(tunnel(&client));
+        }
+
+        http1.expect_only(if takes_streams { 0 } else { 4 });
+        let label = [("upstream", "u0"), ("server", &*server.url())];
+        let connects = gateway.metric("portcullis_upstream_connects_total", &label);
+        assert_eq!(connects, if takes_streams { 1.0 } else { 5.0 });
+        assert!(open.iter_mut().all(echoes));
+    }
 }
 
 /// A connection with a tunnel is not idle, and a tunnel that says nothing is no slow upload.

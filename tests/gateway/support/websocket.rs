@@ -11,7 +11,8 @@ use std::{
 
 use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use h2::ext::Protocol;
+use bytes::Bytes;
+use h2::{RecvStream, ext::Protocol, server::SendResponse};
 use portcullis::clock::instant;
 
 use super::{Client, Connection, Reply, Response, Seen, Upstream, client::Request, upstream_http2::Http2Upstream};
@@ -60,22 +61,24 @@ pub(crate) fn accept_of(key: &str) -> String {
 pub(crate) fn echoing_http2() -> Http2Upstream {
     let mut builder = h2::server::Builder::new();
     builder.enable_connect_protocol();
-    Http2Upstream::with(builder, |request, mut respond| async move {
-        let is_handshake =
-            request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");
-        if !is_handshake || !request.uri().path().ends_with("/ws") {
-            return drop(respond.send_response(http::Response::new(()), true));
+    Http2Upstream::with(builder, echo_http2)
+}
+
+/// Says everything back on a stream that is a WebSocket, at a path that ends with `/ws`; answers 200 to all else.
+pub(crate) async fn echo_http2(request: http::Request<RecvStream>, mut respond: SendResponse<Bytes>) {
+    let is_handshake = request.extensions().get::<Protocol>().is_some_and(|protocol| protocol.as_str() == "websocket");
+    if !is_handshake || !request.uri().path().ends_with("/ws") {
+        return drop(respond.send_response(http::Response::new(()), true));
+    }
+    let Ok(mut send) = respond.send_response(http::Response::new(()), false) else { return };
+    let mut body = request.into_body();
+    while let Some(Ok(data)) = body.data().await {
+        let _ = body.flow_control().release_capacity(data.len());
+        if send.send_data(data, false).is_err() {
+            return;
         }
-        let Ok(mut send) = respond.send_response(http::Response::new(()), false) else { return };
-        let mut body = request.into_body();
-        while let Some(Ok(data)) = body.data().await {
-            let _ = body.flow_control().release_capacity(data.len());
-            if send.send_data(data, false).is_err() {
-                return;
-            }
-        }
-        let _ = send.send_data(bytes::Bytes::new(), true);
-    })
+    }
+    let _ = send.send_data(Bytes::new(), true);
 }
 
 /// An upstream with a WebSocket at every path that ends with `/ws`; elsewhere it says `plain`.
