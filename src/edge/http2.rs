@@ -59,7 +59,7 @@ pub(super) async fn serve<H: Handler>(context: Rc<Exchange<H>>, wire: Wire) {
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING)
         .keep_alive_timeout(PING_TIMEOUT);
-    if H::TUNNELS {
+    if context.worker.handler.takes_tunnels() {
         builder.enable_connect_protocol();
     }
     let progress = Arc::clone(&context.progress);

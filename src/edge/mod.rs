@@ -144,7 +144,9 @@ pub trait Handler: 'static {
     type Body: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + Unpin + 'static;
 
     /// Whether clients are offered streams of HTTP/2 as tunnels (RFC 8441 section 3).
-    const TUNNELS: bool = false;
+    fn takes_tunnels(&self) -> bool {
+        false
+    }
 
     /// Answers one request, which stays where it is: it is large. `body` was not polled yet. It never fails: a refusal
     /// is an answer too. Dropped midway when the client leaves.

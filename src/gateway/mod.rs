@@ -13,29 +13,22 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use http::Response;
-use http_body_util::Full;
-use hyper::body::Incoming;
 use tokio::sync::{mpsc::Receiver, watch};
 
 use crate::{
     accounts::Hasher,
-    acme, admin, api_key,
-    authn::{
-        dpop::Proofs, jwks::KeySlot, jwt::Issuer, keys::KeyError, token_cache::TokenCache, verify_rate::WrongSignatures,
-    },
+    acme, api_key,
+    authn::{dpop::Proofs, jwks::KeySlot, keys::KeyError, token_cache::TokenCache, verify_rate::WrongSignatures},
     certificate::CertificateResolver,
     change::{Ask, Reloads},
     clock::{self, Clock, Timestamp},
     config::{Config, Startup, Tls},
     durable::{Durable, Unavailable, handover::InMemory},
-    edge::{self, Bound, Counters, Handler, Inherited, Ordered, Peers, Redirect, Spoken, TlsSlot},
+    edge::{self, Bound, Counters, Inherited, Ordered, Peers, Redirect, Spoken, TlsSlot},
     factor::Factors,
     handover::{Offer, Taking},
-    inbound::Inbound,
     listener::OwnListener,
-    login, pipeline, rate_limit,
+    login, rate_limit,
     refresh::Families,
     reload::{self, Certificates, Followed, Reloader},
     revocation::Revocations,
@@ -48,6 +41,7 @@ use crate::{
     upstream::{self, health::Watch},
 };
 
+mod handler;
 mod keys;
 mod metrics;
 mod readiness;
@@ -55,6 +49,7 @@ mod servers;
 mod sockets;
 mod upgrade;
 
+use handler::Behind;
 use sockets::{Sockets, Sources};
 
 /// A gateway at work.
@@ -296,7 +291,7 @@ impl Base<'_> {
             ..self.setup("worker", listeners)
         };
         let live = Arc::clone(self.live);
-        edge::start(setup, move |_| Gateway::new(&live)).map_err(failed("the workers cannot be started"))
+        start_edge(setup, move |_| Behind::pipeline(&live)).map_err(failed("the workers cannot be started"))
     }
 
     /// Who must say by the PROXY protocol whose connection it is.
@@ -311,113 +306,32 @@ impl Base<'_> {
         let port = addresses.gateway.first().map_or(443, SocketAddr::port);
         let peers = Peers { proxied: self.proxied(), ..Peers::everybody() };
         let challenges = Arc::clone(&self.live.shared.challenges);
-        edge::start(edge::Setup { peers, ..self.setup("redirect", vec![bound]) }, move |_| {
-            Redirect::new(Arc::clone(&known) as _, port).proving(Arc::clone(&challenges))
+        start_edge(edge::Setup { peers, ..self.setup("redirect", vec![bound]) }, move |_| {
+            Behind::Redirect(Redirect::new(Arc::clone(&known) as _, port).proving(Arc::clone(&challenges)))
         })
         .map_err(failed("the redirect listener cannot be started"))
     }
 
     fn probes(&self, sockets: Vec<Bound>) -> Result<edge::Running, StartError> {
         let telemetry = Arc::clone(&self.live.shared.telemetry);
-        edge::start(self.setup("telemetry", sockets), move |_| Probes(Arc::clone(&telemetry)))
+        start_edge(self.setup("telemetry", sockets), move |_| Behind::Telemetry(Arc::clone(&telemetry)))
             .map_err(failed("the telemetry listener cannot be started"))
     }
 
     fn administration(&self, sockets: Vec<Bound>) -> Result<edge::Running, StartError> {
         let live = Arc::clone(self.live);
-        edge::start(self.setup("admin", sockets), move |_| Administration(Arc::clone(&live)))
+        start_edge(self.setup("admin", sockets), move |_| Behind::Administration(Arc::clone(&live)))
             .map_err(failed("the admin listener cannot be started"))
     }
 }
 
-/// Serves people and programs: the pipeline.
-struct Gateway(pipeline::Worker);
-
-impl Gateway {
-    fn new(live: &Arc<Live>) -> Self {
-        let worker = pipeline::Worker::new(Arc::clone(live));
-        let telemetry = std::rc::Rc::clone(worker.telemetry());
-        tokio::task::spawn_local(async move { telemetry.flush_as_needed().await });
-        tokio::task::spawn_local(worker.forget_as_needed());
-        tokio::task::spawn_local(worker.cut_ended());
-        Self(worker)
-    }
-}
-
-impl Handler for Gateway {
-    type Body = pipeline::Body;
-
-    const TUNNELS: bool = true;
-
-    fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<pipeline::Body>> {
-        self.0.handle(inbound, body)
-    }
-}
-
-/// Serves metrics and probes; nothing of users.
-struct Probes(Arc<Telemetry>);
-
-impl Handler for Probes {
-    type Body = Full<Bytes>;
-
-    async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<Full<Bytes>> {
-        self.0.answer(&inbound.head.method, inbound.head.uri.path()).map(Full::new)
-    }
-}
-
-/// Serves administrators.
-struct Administration(Arc<Live>);
-
-impl Handler for Administration {
-    type Body = admin::Body<Incoming>;
-
-    async fn handle(&self, inbound: &mut Inbound, body: Incoming) -> Response<Self::Body> {
-        let (snapshot, shared) = (self.0.snapshot(), &self.0.shared);
-        let Some(settings) = &snapshot.admin else {
-            // The listener was bound under a configuration that had `[admin]`.
-            let mut gone = Response::new(admin::Body::empty());
-            *gone.status_mut() = http::StatusCode::NOT_FOUND;
-            return gone;
-        };
-        let hosts: Vec<_> = snapshot.routes.known_hosts().cloned().collect();
-        let issuers: Vec<_> = snapshot.issuers.iter().map(admin_issuer).collect();
-        let certified: Vec<_> = snapshot.mtls.authorities.iter().map(|ca| Arc::clone(ca.realm())).collect();
-        let upstreams: Vec<_> = snapshot.upstreams.iter().map(|upstream| Arc::clone(&upstream.name)).collect();
-        let context = admin::Context {
-            settings,
-            session: &snapshot.session,
-            hosts: &hosts,
-            routes: snapshot.routes.routes(),
-            issuers: &issuers,
-            upstreams: &upstreams,
-            servers: &servers::describe(&snapshot.upstreams, &shared.upstreams),
-            store: &shared.sessions,
-            families: &shared.families,
-            api_keys: snapshot.keys(shared),
-            max_api_keys: snapshot.max_api_keys,
-            revocations: &shared.revocations,
-            certified_realms: &certified,
-            max_revocations: snapshot.max_revocations,
-            generation: snapshot.generation,
-            reloads: &shared.reloads,
-            clock: &shared.clock,
-            audit: shared.telemetry.audit(),
-            peer: inbound.connection.peer,
-            request_id: inbound.request_id.as_str(),
-        };
-        admin::answer(&context, &inbound.head, inbound.malformed, body).await
-    }
-}
-
-fn admin_issuer(issuer: &Issuer) -> admin::Issuer {
-    admin::Issuer {
-        name: Arc::clone(&issuer.name),
-        issuer: Arc::clone(&issuer.issuer),
-        realm: Arc::clone(&issuer.realm),
-        opaque: issuer.introspection.is_some(),
-        is_self: issuer.own.is_some(),
-        keep: issuer.max_token_life.max(SHORTEST_KEEP) + 2 * issuer.leeway,
-    }
+/// One kind of handler, made by one kind of factory: the edge is compiled once.
+fn start_edge(
+    setup: edge::Setup,
+    factory: impl Fn(usize) -> Behind + Send + Sync + 'static,
+) -> io::Result<edge::Running> {
+    let factory: Arc<dyn Fn(usize) -> Behind + Send + Sync> = Arc::new(factory);
+    edge::start(setup, move |index| factory(index))
 }
 
 #[expect(clippy::too_many_arguments, reason = "what was made before the state, each part used once")]
@@ -691,9 +605,6 @@ const OWN_KEYS: &str = "the keys that tokens are signed with cannot be published
 
 /// Password checks that may wait for a thread; the next one is told to come back.
 const HASHES_WAITING: usize = 64;
-
-/// A revocation outlives tokens of this length even where tokens are shorter: a reload may make them longer.
-const SHORTEST_KEEP: Duration = Duration::from_secs(24 * 3600);
 
 const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const SWEEPS_A_ROUND: usize = 60;
