@@ -238,8 +238,8 @@ fn judge(
         // What is no tunnel is no answer to it: it is a CONNECT like any other, and none is served (R11).
         return Err(find(snapshot, view, path, &Method::CONNECT).err().unwrap_or(Refusal::NoRoute));
     }
-    let route = findings.route.insert(Arc::clone(found.route));
-    let route = Arc::clone(route);
+    findings.route = Some(Arc::clone(found.route));
+    let route = found.route;
     if let Some(maintenance) = &snapshot.maintenance
         && !matches!(route.target, Target::Own(_))
         && maintenance.closes(&view.authority.host, view.address)
@@ -263,9 +263,9 @@ fn judge(
     let parameter = |name: &str| found.params.value(name).map(std::borrow::Cow::into_owned);
     let certified = |ca: Option<&str>| certified(findings, ca);
     let facts = Facts { address, now, parameter: &parameter, certified: &certified };
-    match authz::evaluate(&route, identity, &facts, trace) {
+    match authz::evaluate(route, identity, &facts, trace) {
         authz::Verdict::Allow(permit) => Ok(Verdict::Allow(permit)),
-        authz::Verdict::Deny(denial) => Err(refusal(denial, &route)),
+        authz::Verdict::Deny(denial) => Err(refusal(denial, route)),
     }
 }
 

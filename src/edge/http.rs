@@ -317,7 +317,6 @@ async fn answer_http1<H: Handler>(
 ) -> Result<Response<Tracked<H::Body>>, Infallible> {
     let malformed = context.progress.malformed(index);
     let under_way = context.begin();
-    context.worker.counters.requests_http1.fetch_add(1, Relaxed);
     let version = request.version();
     let (mut inbound, body) = context.inbound(request, malformed);
     let hints = &context.connection.hints;

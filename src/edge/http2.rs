@@ -96,7 +96,6 @@ async fn answer<H: Handler>(
         context.worker.counters.count_malformed(reason);
     }
     let under_way = context.begin();
-    context.worker.counters.requests_http2.fetch_add(1, Relaxed);
     let stream = (request.method() == Method::CONNECT).then(|| TunnelStream::begin(&context));
     // hyper leaves the body out of an answer to HEAD in HTTP/1 only; a client takes one in HTTP/2 for a broken stream.
     let silent = request.method() == Method::HEAD;

@@ -498,10 +498,6 @@ pub struct Counters {
     pub flood_control: AtomicU64,
     /// Handlers that panicked.
     pub panics: AtomicU64,
-    /// Requests over HTTP/1.
-    pub requests_http1: AtomicU64,
-    /// Requests over HTTP/2.
-    pub requests_http2: AtomicU64,
     /// Plain bytes of closed connections from clients.
     pub bytes_in: AtomicU64,
     /// Plain bytes of closed connections to clients.

@@ -424,14 +424,14 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
         for server in &upstream.servers {
             let counters = &server.counters;
             let values = [
-                &counters.connects,
-                &counters.connect_failures,
-                &counters.reused,
-                &counters.retries,
-                &counters.floods,
-                &counters.open,
-                &counters.under_way,
-                &counters.tunnels,
+                counters.connects.load(Relaxed),
+                counters.connect_failures.load(Relaxed),
+                counters.tallies.reused(),
+                counters.retries.load(Relaxed),
+                counters.floods.load(Relaxed),
+                counters.open.load(Relaxed),
+                counters.tallies.under_way(),
+                counters.tunnels.load(Relaxed),
             ];
             for ((name, help), value) in FAMILIES.into_iter().zip(values) {
                 let mut samples = if name.ends_with("_total") {
@@ -439,7 +439,7 @@ fn upstreams(exposition: &mut Exposition, live: &Live) {
                 } else {
                     exposition.gauge(name, help)
                 };
-                samples.value(&[("upstream", &*upstream.name), ("server", &*server.label)], value.load(Relaxed));
+                samples.value(&[("upstream", &*upstream.name), ("server", &*server.label)], value);
             }
             let (passed, failed, ejections) = server.standing.counts();
             let labels = [("upstream", &*upstream.name), ("server", &*server.label)];

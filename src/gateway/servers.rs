@@ -21,7 +21,7 @@ pub(super) fn describe(
                 checks_passed,
                 checks_failed,
                 ejections,
-                requests_under_way: server.counters.under_way.load(Relaxed),
+                requests_under_way: server.counters.tallies.under_way(),
                 connections: server.counters.open.load(Relaxed),
             }
         });

@@ -64,6 +64,11 @@ impl Balancer {
         balancer
     }
 
+    /// Whether servers are compared by how many requests all workers have under way there.
+    pub(super) fn compares(&self) -> bool {
+        self.how == Balance::LeastRequests && self.members.len() > 1
+    }
+
     /// The server for the next request among those not in `tried`; a resting one only if no other is left. `None`: all
     /// that may be asked were tried.
     #[inline]
@@ -116,7 +121,7 @@ impl Balancer {
         let count = self.members.len();
         let turn = self.turn.replace(self.turn.get().wrapping_add(1)) % count;
         let least = among.iter().min_by_key(|(index, weight)| {
-            let under_way = state.servers.get(*index).map_or(0, |server| server.counters.under_way.load(Relaxed));
+            let under_way = state.servers.get(*index).map_or(0, |server| server.counters.busy.load(Relaxed));
             // With the one that it would get: an idle server of weight 3 comes before an idle one of weight 1.
             let load = under_way.saturating_add(1).saturating_mul(WEIGHT_SCALE) / u64::from(*weight).max(1);
             (load, (index + count - turn) % count)
@@ -247,7 +252,7 @@ mod tests {
         }
 
         fn under_way(&self, index: usize, requests: u64) {
-            self.state.servers[index].counters.under_way.store(requests, Relaxed);
+            self.state.servers[index].counters.busy.store(requests, Relaxed);
         }
     }
 

@@ -39,6 +39,7 @@ mod pool;
 mod queue;
 mod retry;
 mod servers;
+mod tally;
 mod ticks;
 mod times;
 pub mod tls;

@@ -2,7 +2,7 @@
 //!
 //! One [`Shared`] for the process, one [`UpstreamState`] for each upstream, one [`ServerState`] for each of its
 //! servers. A server that stays keeps its state over reloads, whatever else of its upstream changes. Counters are
-//! relaxed atomics: they order nothing, they only count.
+//! relaxed atomics: they order nothing, they only count. What every request counts, each worker counts for itself.
 
 use std::{
     net::IpAddr,
@@ -15,7 +15,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
-use super::{Budget, Place, Queue, Rules, Server, Settings, Standing, connect::bare, names::Name};
+use super::{Budget, Place, Queue, Rules, Server, Settings, Standing, connect::bare, names::Name, tally::Tallies};
 use crate::{clock, dns::Resolver, host::Authority, listener::OwnListener};
 
 /// What all workers share about upstreams: counts and which servers are in. One for the process; it outlives reloads.
@@ -66,15 +66,15 @@ pub struct Counters {
     pub connects: AtomicU64,
     /// Attempts that made none.
     pub connect_failures: AtomicU64,
-    /// Requests sent on a connection that had served before.
-    pub reused: AtomicU64,
     /// Requests that it was sent, and that were sent again: because a used connection had died, or by
     /// [`Retries`](super::Retries).
     pub retries: AtomicU64,
     /// Connections open now, tunnels included.
     pub open: AtomicU64,
-    /// Requests under way now, tunnels included.
-    pub under_way: AtomicU64,
+    /// Requests under way now, tunnels included, where `balance` compares servers by them: all workers write it.
+    pub busy: AtomicU64,
+    /// What each worker counts for itself.
+    pub tallies: Tallies,
     /// Tunnels open now.
     pub tunnels: AtomicU64,
     /// Connections cut because the server sent more than anybody needs.

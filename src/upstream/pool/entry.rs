@@ -35,6 +35,7 @@ pub(in crate::upstream) struct Entry {
     rules: Rules,
     /// Whether it matters how a server does: it does not where there is no other.
     judges: bool,
+    compares: bool,
     host: HostValue,
     pub(in crate::upstream) times: Times,
     /// When a request is sent again that a server may have had.
@@ -99,10 +100,12 @@ impl Entry {
         servers: Box<[Rc<ServerPool>]>,
         round: usize,
     ) -> Self {
+        let balancer = Balancer::new(settings, &state, round);
         Self {
             settings: Arc::downgrade(settings),
             servers,
-            balancer: Balancer::new(settings, &state, round),
+            compares: balancer.compares(),
+            balancer,
             rules: settings.rules.clone(),
             judges: settings.servers.len() > 1,
             state,
@@ -150,7 +153,7 @@ impl Entry {
             && let Some(server) = self.servers.get(index)
             && let Some(link) = server.idle_connection(wish.offer, all.0.ticks.now())
         {
-            return Ok(Leased::Own(self.lend(link, UnderWay::at(server))));
+            return Ok(Leased::Own(self.lend(link, UnderWay::at(server, self.compares))));
         }
         // Boxed, as every connecting here: hardly any request needs it, and all would carry its state.
         Box::pin(self.connect(all, tried, wish, index)).await
@@ -183,7 +186,7 @@ impl Entry {
             Leased::Own(lease) => lease.server(),
             Leased::Shared(lease) => lease.server(),
         };
-        self.servers.iter().position(|one| Rc::ptr_eq(one, &server.0))
+        self.servers.iter().position(|one| Rc::ptr_eq(one, &server.server))
     }
 
     async fn connect(
@@ -197,7 +200,7 @@ impl Entry {
         let mut next = Some(first);
         let mut failure = UpstreamError::Unreachable("no_server");
         while let Some((index, server)) = next.and_then(|index| Some((index, self.servers.get(index)?))) {
-            let under_way = UnderWay::at(server);
+            let under_way = UnderWay::at(server, self.compares);
             let untried = u32::try_from(self.servers.len().saturating_sub(tried.len())).unwrap_or(u32::MAX).max(1);
             let left = limit.saturating_sub(clock::instant().duration_since(began));
             match server.reach(all, wish.offer, self.idle_ticks, left / untried).await {
@@ -223,15 +226,15 @@ impl Entry {
         server: UnderWay,
         wish: Wish<'_>,
     ) -> Result<Leased, UpstreamError> {
-        server.0.counters().retries.fetch_add(1, Relaxed);
-        let reached = Box::pin(server.0.reach(all, wish.offer, self.idle_ticks, wish.times.to_connect())).await;
+        server.server.counters().retries.fetch_add(1, Relaxed);
+        let reached = Box::pin(server.server.reach(all, wish.offer, self.idle_ticks, wish.times.to_connect())).await;
         let reached = reached.map_err(|why| wish.times.judge(why))?;
         Ok(self.lend_reached(all, reached, server))
     }
 
     fn lend_reached(self: &Rc<Self>, all: &Upstreams, reached: Reached, server: UnderWay) -> Leased {
         match reached {
-            Reached::Own(io) => Leased::Own(self.lend(all.link(io, &server.0), server)),
+            Reached::Own(io) => Leased::Own(self.lend(all.link(io, &server.server), server)),
             Reached::Shared(seat) => Leased::Shared(SharedLease::new(seat, Rc::clone(self), server)),
         }
     }
@@ -246,7 +249,7 @@ impl Entry {
     /// A server answered.
     pub(in crate::upstream) fn note_answer(&self, all: &Upstreams, server: &UnderWay, status: StatusCode) {
         if self.judges {
-            server.0.state().standing.answered(&self.rules, status, || all.0.shared.now_millis());
+            server.server.state().standing.answered(&self.rules, status, || all.0.shared.now_millis());
         }
     }
 
@@ -255,7 +258,7 @@ impl Entry {
     pub(in crate::upstream) fn note_failure(&self, all: &Upstreams, server: &UnderWay, why: UpstreamError) {
         match why {
             UpstreamError::Invalid(_) | UpstreamError::Timeout(_) | UpstreamError::Unreachable(_) if self.judges => {
-                server.0.state().standing.failed(&self.rules, all.0.shared.now_millis());
+                server.server.state().standing.failed(&self.rules, all.0.shared.now_millis());
             }
             UpstreamError::Busy(_)
             | UpstreamError::ClientBody

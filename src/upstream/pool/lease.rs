@@ -83,12 +83,12 @@ impl Lease {
 
     /// The server's counts.
     pub(in crate::upstream) fn counters(&self) -> &Counters {
-        self.server.0.counters()
+        self.server.server.counters()
     }
 
     /// The `Host` that it is sent.
     pub(in crate::upstream) fn host<'a>(&'a self, request: &'a Outgoing) -> &'a HeaderValue {
-        self.entry.host_of(&self.server.0, request)
+        self.entry.host_of(&self.server.server, request)
     }
 
     /// Keeps its turn until it ends.
@@ -129,7 +129,7 @@ impl Lease {
         link.idle();
         if !once && !link.is_sending() {
             let expires = link.patience().ticks().now().saturating_add(entry.idle_ticks());
-            server.0.take_back(link, expires, entry.max_idle());
+            server.server.take_back(link, expires, entry.max_idle());
         }
     }
 }
@@ -162,17 +162,17 @@ impl SharedLease {
 
     /// The server's counts.
     pub(in crate::upstream) fn counters(&self) -> &Counters {
-        self.server.0.counters()
+        self.server.server.counters()
     }
 
     /// The authority that it is sent.
     pub(in crate::upstream) fn host<'a>(&'a self, request: &'a Outgoing) -> &'a HeaderValue {
-        self.entry.host_of(&self.server.0, request)
+        self.entry.host_of(&self.server.server, request)
     }
 
     /// Whether what is said to the server is encrypted.
     pub(in crate::upstream) fn is_encrypted(&self) -> bool {
-        self.server.0.target().is_encrypted()
+        self.server.server.target().is_encrypted()
     }
 }
 
@@ -229,13 +229,13 @@ fn poll_exchange(
 
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lease").field("server", &self.server.0.state().label).finish_non_exhaustive()
+        f.debug_struct("Lease").field("server", &self.server.server.state().label).finish_non_exhaustive()
     }
 }
 
 impl fmt::Debug for SharedLease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedLease").field("server", &self.server.0.state().label).finish_non_exhaustive()
+        f.debug_struct("SharedLease").field("server", &self.server.server.state().label).finish_non_exhaustive()
     }
 }
 

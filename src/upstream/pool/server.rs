@@ -21,6 +21,7 @@ use crate::{
         http2,
         link::Link,
         servers::ServerState,
+        tally::Tally,
     },
 };
 
@@ -28,6 +29,7 @@ use crate::{
 pub(in crate::upstream) struct ServerPool {
     target: Target,
     state: Arc<ServerState>,
+    tally: Arc<Tally>,
     idle: RefCell<Vec<Idle>>,
     speaks: Cell<Speaks>,
     for_http1: ForHttp1,
@@ -55,7 +57,11 @@ pub(super) enum Reached {
 }
 
 /// Counts a request at its server.
-pub(in crate::upstream) struct UnderWay(pub(super) Rc<ServerPool>);
+pub(in crate::upstream) struct UnderWay {
+    pub(super) server: Rc<ServerPool>,
+    /// Whether all workers see it.
+    shared: bool,
+}
 
 impl ServerPool {
     /// Without a connection.
@@ -64,6 +70,7 @@ impl ServerPool {
             speaks: Cell::new(target.speaks()),
             for_http1: ForHttp1::default(),
             target,
+            tally: state.counters.tallies.open(),
             state,
             idle: RefCell::default(),
             tunnels: Cell::new(true),
@@ -130,7 +137,7 @@ impl ServerPool {
     ) -> Result<Option<Reached>, UpstreamError> {
         if let Some(seat) = self.shared.seat(idle_ticks) {
             if seat.is_used() {
-                self.counters().reused.fetch_add(1, Relaxed);
+                self.tally.reuse();
             }
             return Ok(Some(Reached::Shared(seat)));
         }
@@ -208,7 +215,7 @@ impl ServerPool {
         let mut idle = self.idle.borrow_mut();
         while let Some(candidate) = idle.pop() {
             if candidate.expires > now && candidate.link.is_fit() {
-                self.counters().reused.fetch_add(1, Relaxed);
+                self.tally.reuse();
                 return Some(candidate.link);
             }
         }
@@ -306,20 +313,34 @@ impl ForHttp1 {
 }
 
 impl UnderWay {
-    pub(super) fn at(server: &Rc<ServerPool>) -> Self {
-        server.counters().under_way.fetch_add(1, Relaxed);
-        Self(Rc::clone(server))
+    /// `shared`: whether all workers are to see it.
+    #[inline]
+    pub(super) fn at(server: &Rc<ServerPool>, shared: bool) -> Self {
+        server.tally.begin();
+        if shared {
+            server.counters().busy.fetch_add(1, Relaxed);
+        }
+        Self { server: Rc::clone(server), shared }
     }
 
     /// See [`ServerPool::speak_http1`].
     pub(in crate::upstream) fn speak_http1(&self) -> bool {
-        self.0.speak_http1()
+        self.server.speak_http1()
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.counters().under_way.fetch_sub(1, Relaxed);
+        self.server.tally.end();
+        if self.shared {
+            self.server.counters().busy.fetch_sub(1, Relaxed);
+        }
+    }
+}
+
+impl Drop for ServerPool {
+    fn drop(&mut self) {
+        self.state.counters.tallies.close(&self.tally);
     }
 }
 

@@ -149,7 +149,7 @@ fn all_requests_on_the_connection_fail_and_those_to_others_go_on() {
         for answer in asked {
             assert_eq!(answer.await.unwrap(), "Invalid(\"flood\")");
         }
-        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.under_way.load(Relaxed))), (1, 0));
+        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.tallies.under_way())), (1, 0));
     });
 }
 

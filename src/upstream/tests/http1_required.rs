@@ -168,7 +168,7 @@ fn other_requests_on_the_connection_go_on() {
         let asking = Rc::clone(&front);
         let first = spawn_local(async move { ask(&asking, GET).await });
         eventually("the first is under way", || {
-            front.shared.upstreams().first().is_some_and(|one| one.servers[0].counters.under_way.load(Relaxed) == 1)
+            front.shared.upstreams().first().is_some_and(|one| one.servers[0].counters.tallies.under_way() == 1)
         })
         .await;
 

@@ -203,7 +203,7 @@ pub(super) const STATUS_200: &[u8] = &[0x88];
 
 /// Requests under way, also before the first.
 fn under_way(front: &Front) -> u64 {
-    front.shared.upstreams().first().map_or(0, |upstream| upstream.servers[0].counters.under_way.load(Relaxed))
+    front.shared.upstreams().first().map_or(0, |upstream| upstream.servers[0].counters.tallies.under_way())
 }
 
 pub(super) fn goaway(last: u32, code: u32) -> Vec<u8> {
@@ -234,8 +234,8 @@ fn a_hundred_requests_at_once_share_a_connection() {
         for _ in 0..100 {
             assert_eq!(heads.recv().await.unwrap().0, 0);
         }
-        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.reused.load(Relaxed))), (1, 99));
-        eventually("done", || front.counters(|c| (c.open.load(Relaxed), c.under_way.load(Relaxed))) == (1, 0)).await;
+        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.tallies.reused())), (1, 99));
+        eventually("done", || front.counters(|c| (c.open.load(Relaxed), c.tallies.under_way())) == (1, 0)).await;
     });
 }
 
@@ -826,7 +826,7 @@ fn a_client_that_leaves_cancels_its_stream_alone() {
             drop(client);
 
             assert_eq!(resets.recv().await, Some(Reason::CANCEL), "{path}");
-            eventually("over", || front.counters(|c| c.under_way.load(Relaxed)) == 0).await;
+            eventually("over", || front.counters(|c| c.tallies.under_way()) == 0).await;
         }
         assert_eq!(front.send(GET).await.status, 200);
         assert_eq!(front.counters(|c| c.connects.load(Relaxed)), 1);
@@ -894,7 +894,7 @@ fn an_early_answer_to_an_upload_arrives_and_both_directions_stream_at_once() {
         }
         up.send_data(Bytes::new(), true).unwrap();
         assert!(down.data().await.is_none_or(|end| end.unwrap().is_empty()));
-        eventually("over", || front.counters(|c| c.under_way.load(Relaxed)) == 0).await;
+        eventually("over", || front.counters(|c| c.tallies.under_way()) == 0).await;
     });
 }
 

@@ -336,8 +336,8 @@ fn a_connection_is_used_again() {
             assert_eq!(connection, 0);
             assert_eq!(head, "GET /a?b=%20c HTTP/1.1\r\nhost: a.example\r\nx-one: 1\r\n\r\n");
         }
-        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.reused.load(Relaxed))), (1, 2));
-        assert_eq!(front.counters(|c| (c.open.load(Relaxed), c.under_way.load(Relaxed))), (1, 0));
+        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.tallies.reused())), (1, 2));
+        assert_eq!(front.counters(|c| (c.open.load(Relaxed), c.tallies.under_way())), (1, 0));
     });
 }
 
@@ -375,7 +375,7 @@ fn an_idle_connection_keeps_no_memory_of_a_large_answer() {
         for _ in 0..2 {
             let answer = front.send(GET).await;
             assert!(answer.complete && answer.body.len() == LENGTH);
-            eventually("it is idle", || front.counters(|c| c.under_way.load(Relaxed)) == 0).await;
+            eventually("it is idle", || front.counters(|c| c.tallies.under_way()) == 0).await;
             assert!(front.upstreams.idle_buffer_bytes() <= 8 * 1024, "{}", front.upstreams.idle_buffer_bytes());
         }
         assert_eq!(front.counters(|c| c.connects.load(Relaxed)), 1);
@@ -1134,6 +1134,35 @@ fn a_stream_that_was_reset_is_never_a_complete_body() {
 }
 
 #[test]
+fn workers_share_the_count_of_requests_under_way_only_where_servers_are_compared_by_it() {
+    run(async {
+        let (round, least) = (Balance::RoundRobin, Balance::LeastRequests);
+        for (balance, servers, shared) in [(round, 1, 0), (round, 2, 0), (least, 1, 0), (least, 2, 1)] {
+            let address = server(|_, mut stream| async move {
+                while read_head(&mut stream).await.is_some() {
+                    stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n").await.unwrap();
+                    read_head(&mut stream).await;
+                }
+            })
+            .await;
+            let front = Front::start(Settings { balance, ..settings(vec![http(address); servers]) }).await;
+            let sum = |read: &dyn Fn(&Counters) -> u64| -> u64 {
+                front.shared.upstreams()[0].servers.iter().map(|server| read(&server.counters)).sum()
+            };
+            let mut client = front.client().await;
+            client.write_all(GET.as_bytes()).await.unwrap();
+            read_head(&mut client).await.unwrap();
+
+            assert_eq!(sum(&|c| c.busy.load(Relaxed)), shared, "{balance:?} of {servers}");
+            assert_eq!(sum(&|c| c.tallies.under_way()), 1, "{balance:?} of {servers}");
+
+            drop(client);
+            eventually("over", || sum(&|c| c.busy.load(Relaxed) + c.tallies.under_way()) == 0).await;
+        }
+    });
+}
+
+#[test]
 fn a_client_that_leaves_ends_the_upstream_connection() {
     run(async {
         let address = server(|_, mut stream| async move {
@@ -1146,11 +1175,11 @@ fn a_client_that_leaves_ends_the_upstream_connection() {
         let mut client = front.client().await;
         client.write_all(GET.as_bytes()).await.unwrap();
         read_head(&mut client).await.unwrap();
-        assert_eq!(front.counters(|c| c.under_way.load(Relaxed)), 1);
+        assert_eq!(front.counters(|c| c.tallies.under_way()), 1);
 
         drop(client);
 
-        eventually("cut", || front.counters(|c| c.open.load(Relaxed) + c.under_way.load(Relaxed)) == 0).await;
+        eventually("cut", || front.counters(|c| c.open.load(Relaxed) + c.tallies.under_way()) == 0).await;
     });
 }
 
@@ -1335,7 +1364,7 @@ fn the_echo_shows_what_a_backend_sees() {
         assert_eq!(seen["body"]["size"], 2000);
         assert_eq!(seen["body"]["text"].as_str().unwrap(), "y".repeat(1024));
         assert_eq!(front.send("HEAD / HTTP/1.1\r\nHost: a\r\n\r\n").await.status, 200);
-        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.reused.load(Relaxed))), (1, 1));
+        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.tallies.reused())), (1, 1));
     });
 }
 
@@ -1442,7 +1471,7 @@ fn an_accepted_handshake_opens_a_tunnel_with_half_close() {
         let head = heads.recv().await.unwrap();
         assert_eq!((header(&head, "upgrade"), header(&head, "connection")), (Some("websocket"), Some("upgrade")));
         assert_eq!(header(&head, "sec-websocket-version"), Some("13"));
-        assert_eq!(front.counters(|c| (c.tunnels.load(Relaxed), c.under_way.load(Relaxed))), (1, 1));
+        assert_eq!(front.counters(|c| (c.tunnels.load(Relaxed), c.tallies.under_way())), (1, 1));
 
         client.write_all(b"abc").await.unwrap();
         let mut back = [0; 3];
@@ -1454,7 +1483,7 @@ fn an_accepted_handshake_opens_a_tunnel_with_half_close() {
 
         assert_eq!(rest, b"bye");
         eventually("counted out", || {
-            front.counters(|c| c.tunnels.load(Relaxed) + c.under_way.load(Relaxed) + c.open.load(Relaxed)) == 0
+            front.counters(|c| c.tunnels.load(Relaxed) + c.tallies.under_way() + c.open.load(Relaxed)) == 0
         })
         .await;
     });

@@ -60,7 +60,7 @@ fn a_connection_is_used_again_after_the_end_of_what_it_served() {
         tokio::time::sleep(total * 2).await;
 
         assert_eq!(front.send(GET).await.status, 200);
-        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.reused.load(Relaxed))), (1, 1));
+        assert_eq!(front.counters(|c| (c.connects.load(Relaxed), c.tallies.reused())), (1, 1));
     });
 }
 
