@@ -9,8 +9,9 @@ use crate::support::{Client, Gateway};
 
 const PASSWORD: &str = "Correct-Horse-Battery-7341";
 
-/// Far more at once than there are threads that hash.
-const FLOODERS: u8 = 48;
+/// Far more at once than there are threads that hash, and few enough that the last one is answered in time where others
+/// use the processors up.
+const FLOODERS: u8 = 24;
 const GUESSES: u8 = 2;
 
 /// Guesses from ever new addresses, with hashes as in production: 19 MiB each.
