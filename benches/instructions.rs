@@ -10,6 +10,8 @@
 //! - `public`: a route with `auth = ["none"]`.
 //! - `session`, `jwt`: a route that asks for one; the same caller each time.
 //! - `durable`: as `session`, with `server.state_dir`; at most a hundredth more than `session`.
+//! - `http2`: as `public` over HTTP/2, one request after the other, beside `bare-http2`; `http2-crowd`: as many at once
+//!   as there are streams in the comparison.
 //! - `jwt-struck`: as `jwt`, while ten thousand other tokens are revoked; at most [`STRUCK_BUDGET`] more than `jwt`.
 //!
 //! What is above `bare` pays for routing, authentication, authorization, headers, metrics. Budget: 6,000. SHA-256 is
@@ -24,6 +26,10 @@
 
 #[path = "stages.rs"]
 mod stages;
+
+#[path = "comparison/frames.rs"]
+#[expect(dead_code, reason = "the comparison needs more of it")]
+mod frames;
 
 #[path = "comparison/people.rs"]
 #[expect(dead_code, reason = "the comparison needs more of it")]
@@ -40,7 +46,7 @@ use std::{
     time::Duration,
 };
 
-use http::Response;
+use http::{HeaderValue, Response};
 use hyper::body::Incoming;
 use portcullis::{
     certificate::{Certificate, CertificateResolver},
@@ -57,7 +63,10 @@ use portcullis::{
 };
 use rustls::{ClientConnection, StreamOwned};
 
-use crate::people::{AUDIENCE, Algorithm, Flaw, ISSUER, Keys, Person};
+use crate::{
+    frames::Frame,
+    people::{AUDIENCE, Algorithm, Flaw, ISSUER, Keys, Person},
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -65,7 +74,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 /// Each mode with the one it is compared with: the same request, the cookie or token in it included.
-const MODES: [(&str, &str); 8] = [
+const MODES: [(&str, &str); 11] = [
     ("bare", "bare"),
     ("public", "bare"),
     ("bare-cookie", "bare-cookie"),
@@ -74,7 +83,12 @@ const MODES: [(&str, &str); 8] = [
     ("bare-token", "bare-token"),
     ("jwt", "bare-token"),
     ("jwt-struck", "bare-token"),
+    ("bare-http2", "bare-http2"),
+    ("http2", "bare-http2"),
+    ("http2-crowd", "bare-http2"),
 ];
+/// Streams of one connection at once.
+const CROWD: usize = 32;
 /// What revocations may cost a request with a known token.
 const STRUCK_BUDGET: f64 = 200.0;
 /// Characters of a session's token.
@@ -282,7 +296,11 @@ fn count(mode: &str, folder: &Path, keys: &Keys, requests: usize) -> Result<BTre
                 }
                 _ => String::new(),
             };
-            send(address, keys, &credential, requests)
+            match mode {
+                "bare-http2" | "http2" => send_http2(address, keys, 1, requests),
+                "http2-crowd" => send_http2(address, keys, CROWD, requests),
+                _ => send(address, keys, &credential, requests),
+            }
         }
         Some(Err(_)) | None => Err("the gateway does not start".into()),
     };
@@ -310,19 +328,7 @@ const COUNTS: &str = "counts";
 
 /// One request after the other over one connection.
 fn send(address: SocketAddr, keys: &Keys, credential: &str, requests: usize) -> Result<()> {
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384];
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(keys.certificate().der().clone())?;
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let connection = ClientConnection::new(Arc::new(config), "bench.test".try_into()?)?;
-    let socket = TcpStream::connect(address)?;
-    socket.set_nodelay(true)?;
-    let mut stream = StreamOwned::new(connection, socket);
+    let mut stream = connect(address, keys, "http/1.1")?;
     let request = format!(
         "GET /api/orders/4711?page=2 HTTP/1.1\r\nHost: bench.test\r\nUser-Agent: bench/1.0\r\n\
          Accept: application/json\r\nAccept-Encoding: gzip, br\r\nAccept-Language: en\r\n{credential}\r\n"
@@ -341,6 +347,68 @@ fn send(address: SocketAddr, keys: &Keys, credential: &str, requests: usize) -> 
         }
     }
     Ok(())
+}
+
+/// The same requests over HTTP/2: `streams` of them at once, and when all are answered the next.
+fn send_http2(address: SocketAddr, keys: &Keys, streams: usize, requests: usize) -> Result<()> {
+    const FIELDS: [(usize, &str); 4] = [
+        (frames::USER_AGENT, "bench/1.0"),
+        (frames::ACCEPT, "application/json"),
+        (frames::ACCEPT_ENCODING, "gzip, br"),
+        (frames::ACCEPT_LANGUAGE, "en"),
+    ];
+    let mut stream = connect(address, keys, "h2")?;
+    let (mut out, mut buffer) = (Vec::new(), vec![0; 64 * 1024]);
+    frames::write_preface(&mut out);
+    let (mut asked, mut answered, mut filled) = (0, 0, 0);
+    while answered < requests {
+        if asked == answered {
+            for _ in 0..streams.min(requests - asked) {
+                let id = u32::try_from(2 * asked + 1)?;
+                frames::write_get(&mut out, id, "/api/orders/4711?page=2", "bench.test", &FIELDS);
+                asked += 1;
+            }
+        }
+        stream.write_all(&out)?;
+        stream.flush()?;
+        out.clear();
+        filled += match stream.read(&mut buffer[filled..])? {
+            0 => return Err("the connection is closed".into()),
+            count => count,
+        };
+        let mut at = 0;
+        while let Some((frame, length)) = Frame::first(&buffer[at..filled]) {
+            at += length;
+            match frame.kind {
+                frames::HEADERS if !frame.is_status_200() => return Err("answers something else than 200".into()),
+                frames::RST_STREAM | frames::GOAWAY => return Err("ends what was asked".into()),
+                frames::SETTINGS if frame.flags & frames::ACK == 0 => {
+                    frames::write(&mut out, frames::SETTINGS, frames::ACK, 0, &[]);
+                }
+                _ => {}
+            }
+            answered += usize::from(frame.ends_stream());
+        }
+        buffer.copy_within(at..filled, 0);
+        filled -= at;
+    }
+    Ok(())
+}
+
+fn connect(address: SocketAddr, keys: &Keys, protocol: &str) -> Result<StreamOwned<ClientConnection, TcpStream>> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.cipher_suites = vec![rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384];
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(keys.certificate().der().clone())?;
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.as_bytes().to_vec()];
+    let connection = ClientConnection::new(Arc::new(config), "bench.test".try_into()?)?;
+    let socket = TcpStream::connect(address)?;
+    socket.set_nodelay(true)?;
+    Ok(StreamOwned::new(connection, socket))
 }
 
 const END: &[u8] = b"the end of the body}";
@@ -508,10 +576,13 @@ impl Handler for Bare {
 
     async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<upstream::Body> {
         let head = &inbound.head;
+        // Over HTTP/2 the host is `:authority`.
+        let authority = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
+        let host = head.headers.get(http::header::HOST).cloned().or(authority).expect("a host");
         let mut request = Outgoing {
             method: head.method.clone(),
             target: head.uri.path_and_query().expect("origin-form").clone(),
-            host: head.headers.get(http::header::HOST).expect("a host").clone(),
+            host,
             lines: head.headers.iter().collect(),
             caller: None,
             attempts: 0,
@@ -520,7 +591,7 @@ impl Handler for Bare {
             takes_trailers: false,
             trailers: None,
             received: None,
-            http2: false,
+            http2: head.version == http::Version::HTTP_2,
             websocket: None,
         };
         let limits = upstream::Limits::default();

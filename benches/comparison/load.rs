@@ -24,7 +24,11 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use crate::{Result, workload::Protocol};
+use crate::{
+    Result,
+    frames::{self, Frame},
+    workload::Protocol,
+};
 
 /// What one request proves itself with.
 #[derive(Clone, Debug)]
@@ -397,20 +401,16 @@ fn field<'a>(head: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
 
 // ---- HTTP/2 (RFC 9113) ----
 
-/// Keeps [`STREAMS`] requests under way on one connection. HPACK fields are sent as literals without indexing, so that
-/// no proxy profits from a table that other clients would fill differently.
+/// Keeps [`STREAMS`] requests under way on one connection.
 async fn ask_http2(target: &Target, shared: &Shared) -> Result<()> {
     let mut stream = target.connect(&target.http2).await?;
     let mut out = Vec::with_capacity(64 * 1024);
-    out.extend_from_slice(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-    // ENABLE_PUSH = 0, INITIAL_WINDOW_SIZE = 1 MiB, then a connection window of almost 2 GiB.
-    frame(&mut out, SETTINGS, 0, 0, &[0, 2, 0, 0, 0, 0, 0, 4, 0, 0x10, 0, 0]);
-    frame(&mut out, WINDOW_UPDATE, 0, 0, &0x7fff_0000_u32.to_be_bytes()[..]);
+    frames::write_preface(&mut out);
     let mut asked: Vec<(u32, Instant)> = Vec::with_capacity(STREAMS);
     let mut next_id = 1;
     let mut received: u32 = 0;
     for _ in 0..STREAMS {
-        write_http2(&mut out, next_id, shared.next_credential())?;
+        write_http2(&mut out, next_id, shared.next_credential());
         asked.push((next_id, instant()));
         next_id += 2;
     }
@@ -426,32 +426,30 @@ async fn ask_http2(target: &Target, shared: &Shared) -> Result<()> {
         filled += read;
         out.clear();
         let mut at = 0;
-        while let Some(header) = buffer[at..filled].first_chunk::<9>() {
-            let [l0, l1, l2, kind, flags, s0, s1, s2, s3] = *header;
-            let length = usize::from(l0) << 16 | usize::from(l1) << 8 | usize::from(l2);
-            let id = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
-            if filled - at < 9 + length {
-                break;
-            }
-            let payload = &buffer[at + 9..at + 9 + length];
-            at += 9 + length;
-            match kind {
-                HEADERS if !is_status_200(payload, flags) => {
+        while let Some((frame, length)) = Frame::first(&buffer[at..filled]) {
+            at += length;
+            match frame.kind {
+                frames::HEADERS if !frame.is_status_200() => {
                     return Err("answers something else than 200 over HTTP/2".into());
                 }
-                DATA => received += u32::try_from(length)?,
-                SETTINGS if flags & ACK == 0 => frame(&mut out, SETTINGS, ACK, 0, &[]),
-                PING if flags & ACK == 0 => frame(&mut out, PING, ACK, 0, payload),
-                RST_STREAM => return Err("resets a stream".into()),
-                GOAWAY => return Err("sends GOAWAY under load".into()),
+                frames::DATA => received += u32::try_from(frame.payload.len())?,
+                frames::SETTINGS | frames::PING if frame.flags & frames::ACK == 0 => {
+                    // Settings are acknowledged without repeating them (RFC 9113 section 6.5).
+                    let payload = if frame.kind == frames::PING { frame.payload } else { &[] };
+                    frames::write(&mut out, frame.kind, frames::ACK, 0, payload);
+                }
+                frames::RST_STREAM => return Err("resets a stream".into()),
+                frames::GOAWAY => return Err("sends GOAWAY under load".into()),
                 _ => {}
             }
-            if matches!(kind, HEADERS | DATA) && flags & END_STREAM != 0 {
-                let place =
-                    asked.iter().position(|(stream, _)| *stream == id).ok_or("answers a stream nobody asked on")?;
+            if frame.ends_stream() {
+                let place = asked
+                    .iter()
+                    .position(|(stream, _)| *stream == frame.stream)
+                    .ok_or("answers a stream nobody asked on")?;
                 let (_, since) = asked.swap_remove(place);
                 shared.answered(since);
-                write_http2(&mut out, next_id, shared.next_credential())?;
+                write_http2(&mut out, next_id, shared.next_credential());
                 asked.push((next_id, instant()));
                 next_id += 2;
             }
@@ -459,7 +457,7 @@ async fn ask_http2(target: &Target, shared: &Shared) -> Result<()> {
         buffer.copy_within(at..filled, 0);
         filled -= at;
         if received > 1 << 28 {
-            frame(&mut out, WINDOW_UPDATE, 0, 0, &received.to_be_bytes()[..]);
+            frames::write(&mut out, frames::WINDOW_UPDATE, 0, 0, &received.to_be_bytes()[..]);
             received = 0;
         }
         if !out.is_empty() {
@@ -470,63 +468,19 @@ async fn ask_http2(target: &Target, shared: &Shared) -> Result<()> {
     Ok(())
 }
 
-fn write_http2(out: &mut Vec<u8>, id: u32, credential: &Credential) -> Result<()> {
-    let start = out.len();
-    out.extend_from_slice(&[0, 0, 0, HEADERS, END_STREAM | END_HEADERS]);
-    out.extend_from_slice(&id.to_be_bytes());
-    // Static table (RFC 7541 appendix A): 2 = GET, 7 = https; literals name 4 = :path, 1 = :authority, and so on.
-    out.extend_from_slice(&[0x82, 0x87]);
-    literal(out, 4, b"/api/orders/42?expand=items");
-    literal(out, 1, HOST.as_bytes());
-    literal(out, 58, b"compare/1.0");
-    literal(out, 19, b"application/json");
-    literal(out, 17, b"en");
-    match credential {
-        Credential::None => {}
-        Credential::Bearer(token) => literal(out, 23, format!("Bearer {token}").as_bytes()),
-        Credential::Cookie(cookie) => literal(out, 32, cookie.as_bytes()),
-    }
-    let length = u32::try_from(out.len() - start - 9)?.to_be_bytes();
-    out[start..start + 3].copy_from_slice(&length[1..]);
-    Ok(())
-}
-
-/// A literal field without indexing, its name from the static table (RFC 7541 section 6.2.2).
-fn literal(out: &mut Vec<u8>, name: usize, value: &[u8]) {
-    integer(out, name, 15, 0);
-    integer(out, value.len(), 127, 0);
-    out.extend_from_slice(value);
-}
-
-/// RFC 7541 section 5.1.
-#[expect(clippy::cast_possible_truncation, reason = "seven bits at a time")]
-fn integer(out: &mut Vec<u8>, mut value: usize, prefix: usize, flags: u8) {
-    if value < prefix {
-        out.push(flags | value as u8);
-        return;
-    }
-    out.push(flags | prefix as u8);
-    value -= prefix;
-    while value >= 128 {
-        out.push((value % 128) as u8 | 128);
-        value /= 128;
-    }
-    out.push(value as u8);
-}
-
-fn frame(out: &mut Vec<u8>, kind: u8, flags: u8, id: u32, payload: &[u8]) {
-    let length = u32::try_from(payload.len()).unwrap_or_default().to_be_bytes();
-    out.extend_from_slice(&length[1..]);
-    out.extend_from_slice(&[kind, flags]);
-    out.extend_from_slice(&id.to_be_bytes());
-    out.extend_from_slice(payload);
-}
-
-/// Whether a header block begins with `:status 200`, which all encode as entry 8 of the static table.
-fn is_status_200(payload: &[u8], flags: u8) -> bool {
-    let padding = usize::from(flags & PADDED != 0) + if flags & PRIORITY != 0 { 5 } else { 0 };
-    // A change of the table's size may come first (RFC 7541 section 6.3).
-    payload.iter().skip(padding).find(|byte| **byte & 0xe0 != 0x20) == Some(&0x88)
+fn write_http2(out: &mut Vec<u8>, id: u32, credential: &Credential) {
+    let proof = match credential {
+        Credential::None => None,
+        Credential::Bearer(token) => Some((frames::AUTHORIZATION, format!("Bearer {token}"))),
+        Credential::Cookie(cookie) => Some((frames::COOKIE, cookie.clone())),
+    };
+    let mut fields = vec![
+        (frames::USER_AGENT, "compare/1.0"),
+        (frames::ACCEPT, "application/json"),
+        (frames::ACCEPT_LANGUAGE, "en"),
+    ];
+    fields.extend(proof.as_ref().map(|(name, value)| (*name, value.as_str())));
+    frames::write_get(out, id, "/api/orders/42?expand=items", HOST, &fields);
 }
 
 const HOST: &str = "bench.test";
@@ -534,16 +488,3 @@ pub(crate) const BUFFER: usize = 16 * 1024;
 const STREAMS: usize = 32;
 const LONGEST_WARM_UP_MS: u32 = 20_000;
 const PATIENCE: Duration = Duration::from_secs(5);
-
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const GOAWAY: u8 = 7;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 0x1;
-const END_STREAM: u8 = 0x1;
-const END_HEADERS: u8 = 0x4;
-const PADDED: u8 = 0x8;
-const PRIORITY: u8 = 0x20;
