@@ -123,20 +123,24 @@ fn who_waits_too_long_gets_503_and_so_does_the_routes_time() {
 #[test]
 fn the_routes_time_counts_while_it_waits() {
     let held = Held::start();
+    // Whoever is before it has all the time there is.
+    let late = "[[route]]\nname = \"late\"\nmatch = { path = \"/late\" }\nauth = [\"none\"]\n\
+                upstream = \"u0\"\ntotal_timeout = \"3s\"";
     let gateway = Gateway::new()
         .route("/{*rest}", &held.upstream)
         .upstream_key("max_requests = 1\nqueue_timeout = \"1m\"")
         .auth(&["none"])
-        .key("total_timeout = \"1s\"")
+        .table(late)
         .start();
     let client = gateway.client();
-    let mut socket = client.connect();
-    socket.write(&client.get("/held").bytes()).unwrap();
-    held.arrivals.recv_timeout(patience()).unwrap();
+    let first = held.hold(&client, "/held");
 
     client.get("/late").send().expect(504);
 
     assert_eq!(gateway.access_line("/late")["detail"], "total_timeout");
+    held.go.send(()).unwrap();
+    first.join().unwrap().expect(200);
+    client.get("/late").send().expect(200);
 }
 
 /// A client that leaves takes its place with it, waiting or under way.
