@@ -1,7 +1,7 @@
 //! Has the linker put together what every start and every request executes.
 //!
 //! The kernel maps a program's code in pieces of 64 KiB around whatever is executed, so functions in use that lie
-//! scattered keep nearly all of it in memory. `build/layout.ld` lists those that are used; `benches/layout` writes it.
+//! scattered keep nearly all of it in memory. `.build/layout.ld` lists those that are used; `benches/layout` writes it.
 //! In: the linker that this build has. Out: an argument for it, if a program that it links so runs; otherwise nothing,
 //! and the program is the same but larger in memory.
 
@@ -13,11 +13,11 @@ use std::{
     process::{Command, Stdio},
 };
 
-const LAYOUT: &str = "build/layout.ld";
+const LAYOUT: &str = ".build/layout.ld";
 
 fn main() {
     println!("cargo::rerun-if-changed={LAYOUT}");
-    println!("cargo::rerun-if-changed=build/main.rs");
+    println!("cargo::rerun-if-changed=.build/main.rs");
     let optimized = env::var_os("OPT_LEVEL").is_some_and(|level| level != "0");
     let (Some(root), Some(out)) = (env::var_os("CARGO_MANIFEST_DIR"), env::var_os("OUT_DIR")) else { return };
     let Some(argument) = Path::new(&root).join(LAYOUT).to_str().map(|path| format!("-T{path}")) else { return };
