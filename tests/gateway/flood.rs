@@ -11,8 +11,8 @@ const PASSWORD: &str = "Correct-Horse-Battery-7341";
 
 /// Far more at once than there are threads that hash, and few enough that the last one is answered in time where others
 /// use the processors up.
-const FLOODERS: u8 = 24;
-const GUESSES: u8 = 2;
+const FLOODERS: u8 = 16;
+const GUESSES: u8 = 3;
 
 /// Guesses from ever new addresses, with hashes as in production: 19 MiB each.
 #[test]
