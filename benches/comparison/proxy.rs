@@ -373,7 +373,7 @@ fn gateway(dir: &Path, setup: Setup, fill: Fill<'_>, program: &Path) -> Result<V
     let (mut tables, authenticator) = match setup.auth {
         Auth::None => (String::new(), "\"none\""),
         Auth::Session => (peer("portcullis/session.toml")?, "\"session\""),
-        Auth::Jwt { .. } => (peer("portcullis/jwt.toml")?, "\"jwt\""),
+        Auth::Jwt { .. } => (peer("portcullis/jwt.toml")?, "\"jwt:bench\""),
     };
     for number in 0..setup.more_issuers {
         let other = peer("portcullis/jwt.toml")?.replace("\"bench\"", &format!("\"other-{number}\""));
