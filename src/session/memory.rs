@@ -323,21 +323,20 @@ impl MemoryStore {
 
     pub(super) fn lookup(&self, token: &SessionToken, settings: &Settings, now: Timestamp) -> Lookup {
         let key = token.key();
-        let Some(session) = self.find(&key) else {
+        let Some(mut session) = self.find(&key) else {
             return Lookup::Absent;
         };
-        if !session.is_expired(settings, now) {
-            return Lookup::Found(session);
-        }
-        // It may have got another identity while we looked (`renew`): then what is there now counts.
-        let renewed = if session.is_ended() { self.find(&key) } else { None };
-        match renewed.filter(|renewed| !renewed.is_expired(settings, now)) {
-            Some(renewed) => Lookup::Found(renewed),
-            None => {
-                self.end_if_expired(&key, settings, now);
-                Lookup::Absent
+        while session.is_expired(settings, now) {
+            // It may have got another identity while we looked (`renew`), and another one again: what is there counts.
+            match self.find(&key) {
+                Some(there) if session.is_ended() && !Arc::ptr_eq(&there, &session) => session = there,
+                Some(_) | None => {
+                    self.end_if_expired(&key, settings, now);
+                    return Lookup::Absent;
+                }
             }
         }
+        Lookup::Found(session)
     }
 
     pub(super) fn end(&self, key: &SessionKey) -> bool {
