@@ -74,7 +74,13 @@ impl Answer {
                 self.data_ended = true;
                 break;
             };
-            let data = data.map_err(|why| self.broke_off(&why))?;
+            let data = match data {
+                Ok(data) => data,
+                // The connection ended while the request's body was still on its way, and all that the head announced
+                // is here, as over HTTP/1.1. A stream that is reset says that it is not.
+                Err(why) if self.left == Some(0) && why.is_io() => return Poll::Ready(Ok(Next::End(None))),
+                Err(why) => return Poll::Ready(Err(self.broke_off(&why))),
+            };
             let released = self.stream.flow_control().release_capacity(data.len());
             released.map_err(|why| self.broke_off(&why))?;
             self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));

@@ -6,7 +6,9 @@ use std::{
     net::TcpStream,
 };
 
-use crate::support::{Gateway, Reply, Seen, Upstream, eventually, gateway::Running, metric_sum};
+use crate::support::{
+    Gateway, Reply, Response, Seen, Upstream, client::Request, eventually, gateway::Running, metric_sum,
+};
 
 /// What the client must get.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -190,7 +192,7 @@ fn public(upstream: &Upstream) -> Running {
         .start()
 }
 
-fn each_fault(what: &str, ask: impl Fn(&Running, &str, bool) -> Gets) {
+fn each_fault(what: &str, ask: fn(&Running, &str, bool) -> Gets) {
     let upstream = Upstream::start();
     let gateway = public(&upstream);
     let mut wrong = Vec::new();
@@ -217,34 +219,40 @@ fn each_fault(what: &str, ask: impl Fn(&Running, &str, bool) -> Gets) {
     }
 }
 
+/// What a client over HTTP/1.1 gets.
+pub(super) fn over_http1(gateway: &Running, path: &str, has_body: bool) -> Gets {
+    match request(gateway, path, has_body).try_send() {
+        Ok(answer) => whole(&answer),
+        Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Nothing,
+        Err(_) => Broken,
+    }
+}
+
+/// What a client over HTTP/2 gets.
+pub(super) fn over_http2(gateway: &Running, path: &str, has_body: bool) -> Gets {
+    match request(gateway, path, has_body).try_send_http2() {
+        Ok(answer) => whole(&answer),
+        Err(error) if error.is::<tokio::time::error::Elapsed>() => Nothing,
+        Err(_) => Broken,
+    }
+}
+
+fn request(gateway: &Running, path: &str, has_body: bool) -> Request {
+    let client = gateway.client();
+    if has_body { client.post(path, vec![b'x'; 100_000]) } else { client.get(path) }
+}
+
+fn whole(answer: &Response) -> Gets {
+    assert!(!answer.text().contains("poison"), "{answer:?}");
+    Whole(answer.status)
+}
+
 #[test]
 fn every_fault_of_an_upstream_is_answered_or_visible_over_http_1() {
-    each_fault("HTTP/1.1", |gateway, path, has_body| {
-        let client = gateway.client();
-        let request = if has_body { client.post(path, vec![b'x'; 100_000]) } else { client.get(path) };
-        match request.try_send() {
-            Ok(answer) => {
-                assert!(!answer.text().contains("poison"), "{answer:?}");
-                Whole(answer.status)
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => Nothing,
-            Err(_) => Broken,
-        }
-    });
+    each_fault("HTTP/1.1", over_http1);
 }
 
 #[test]
 fn every_fault_of_an_upstream_is_answered_or_visible_over_http_2() {
-    each_fault("HTTP/2", |gateway, path, has_body| {
-        let client = gateway.client();
-        let request = if has_body { client.post(path, vec![b'x'; 100_000]) } else { client.get(path) };
-        match request.try_send_http2() {
-            Ok(answer) => {
-                assert!(!answer.text().contains("poison"), "{answer:?}");
-                Whole(answer.status)
-            }
-            Err(error) if error.is::<tokio::time::error::Elapsed>() => Nothing,
-            Err(_) => Broken,
-        }
-    });
+    each_fault("HTTP/2", over_http2);
 }

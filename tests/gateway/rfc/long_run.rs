@@ -1,5 +1,5 @@
-//! Failures of upstreams, one after the other, leave nothing behind (R16, R19): descriptors, threads and what is under
-//! way are as before, and memory does not grow.
+//! Failures of upstreams over HTTP/1.1 and HTTP/2, one after the other, leave nothing behind (R16, R19): descriptors,
+//! threads and what is under way are as before, and memory does not grow.
 //!
 //! Four thousand failures against two thousand in the usual run, when caches still fill; a hundred thousand against ten
 //! thousand with `PORTCULLIS_LONG_RUN=1`.
@@ -11,7 +11,10 @@ use std::{
     thread,
 };
 
-use super::faults::{Does, FAULTS};
+use super::{
+    faults::{Does, FAULTS},
+    faults_http2::{self, Then},
+};
 use crate::support::{Gateway, eventually, metric_sum, process::Process};
 
 /// Fails as each path says, and remembers nothing: the harness's upstream keeps all that it ever saw.
@@ -25,6 +28,16 @@ fn failing() -> SocketAddr {
         }
     });
     address
+}
+
+/// The same over HTTP/2, in turns: what a stream is for is not read.
+fn failing_http2() -> SocketAddr {
+    let faults: Vec<_> = faults_http2::FAULTS.iter().filter(|fault| !matches!(fault.2, Then::Waits)).collect();
+    let next = AtomicUsize::new(0);
+    faults_http2::serving(move || {
+        let (_, frames, then, _) = faults[next.fetch_add(1, SeqCst) % faults.len()];
+        Some((*frames, *then))
+    })
 }
 
 fn fail(mut stream: TcpStream) {
@@ -75,8 +88,9 @@ fn failures(process: &Process, count: usize) {
                     if number >= count {
                         return;
                     }
-                    let path = format!("/{}", number % FAULTS.len());
-                    if number % 50 == 0 {
+                    // Every other one goes to the server over HTTP/2.
+                    let path = format!("/{}{}", ["", "http2/"][number % 2], number / 2 % FAULTS.len());
+                    if number % 25 == 0 {
                         let _ = client.get(&path).try_send_http2();
                         continue;
                     }
@@ -129,6 +143,9 @@ fn failures_leave_neither_descriptors_nor_tasks_nor_memory_behind() {
         .server("workers = 2")
         .route_to("path = \"/{*rest}\"", &format!("servers = [\"http://{}\"]", failing()))
         .upstream_key("response_timeout = \"5s\"")
+        .auth(&["none"])
+        .route_to("path = \"/http2/{*rest}\"", &format!("servers = [\"h2c://{}\"]", failing_http2()))
+        .upstream_key("response_timeout = \"5s\"\nread_timeout = \"5s\"")
         .auth(&["none"])
         .start_process();
     failures(&process, first);

@@ -5,6 +5,7 @@ mod answers;
 mod autobahn;
 mod claims;
 mod faults;
+mod faults_http2;
 mod hints;
 mod http2;
 mod jws;

@@ -48,7 +48,7 @@ pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 pub(crate) const PADDED: u8 = 8;
-const ACK: u8 = 1;
+pub(crate) const ACK: u8 = 1;
 
 impl Http2 {
     #[track_caller]
@@ -184,7 +184,7 @@ fn push_length(bytes: &mut Vec<u8>, length: usize) {
 }
 
 /// The `:status` of a header block, which is its first field.
-fn status(block: &[u8]) -> u16 {
+pub(crate) fn status(block: &[u8]) -> u16 {
     let mut block = block;
     // Changes of the table's size come first.
     while block[0] & 0xe0 == 0x20 {
