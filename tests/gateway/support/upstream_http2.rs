@@ -96,6 +96,10 @@ impl Http2Upstream {
         Self { address, scheme, _running: running }
     }
 
+    pub(crate) const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// As `servers` wants it.
     pub(crate) fn url(&self) -> String {
         format!("{}://{}", self.scheme, self.address)
