@@ -2,7 +2,10 @@
 
 use std::sync::{Mutex, mpsc};
 
-use crate::support::{Gateway, Reply, Upstream, eventually};
+use crate::support::{
+    Gateway, Reply, Upstream, eventually,
+    http2::{END_HEADERS, END_STREAM, End, GOAWAY, HEADERS, Http2, block, frame, get, number},
+};
 
 /// An upstream that answers `/slow` when it is let go.
 fn held(upstream: &Upstream) -> mpsc::Sender<()> {
@@ -37,6 +40,37 @@ fn sigterm_lets_a_request_finish_and_refuses_new_connections() {
     release.send(()).unwrap();
     assert_eq!(busy.read_response("GET").unwrap().expect(200).text(), "finished");
     assert!(busy.is_closed_by_peer());
+    assert_eq!(gateway.wait().code(), Some(0));
+    upstream.expect_only(2);
+}
+
+/// Over HTTP/2 they are told (RFC 9113 section 6.8), and what was begun is finished all the same.
+#[test]
+fn sigterm_says_goodbye_to_clients_over_http2_and_finishes_their_streams() {
+    let upstream = Upstream::start();
+    let release = held(&upstream);
+    let mut gateway = Gateway::new().route("/{*rest}", &upstream).auth(&["none"]).start_process();
+    let [mut idle, mut busy] = [(); 2].map(|()| Http2::connect(&gateway.client()));
+    assert_eq!(idle.ask(&get("app.test", "/x")), End::Status(200));
+    busy.write(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(&get("app.test", "/slow")))).unwrap();
+    eventually("the request is upstream", || upstream.bytes_seen().windows(5).any(|bytes| bytes == b"/slow"));
+
+    gateway.terminate();
+
+    for connection in [&mut idle, &mut busy] {
+        let goodbye = loop {
+            let frame = connection.read().expect("a frame");
+            if frame.kind == GOAWAY {
+                break frame.payload;
+            }
+        };
+        assert_eq!(number(&goodbye[4..8]), 0, "nobody is to blame");
+    }
+    release.send(()).unwrap();
+    assert_eq!(busy.end_of(1), End::Status(200));
+    for connection in [&mut idle, &mut busy] {
+        while connection.read().is_ok() {}
+    }
     assert_eq!(gateway.wait().code(), Some(0));
     upstream.expect_only(2);
 }
