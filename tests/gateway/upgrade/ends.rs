@@ -3,7 +3,10 @@
 use portcullis::clock::instant;
 
 use super::*;
-use crate::support::websocket::{SOON, ends_soon};
+use crate::support::{
+    Issuer,
+    websocket::{SOON, ends_soon},
+};
 
 #[test]
 fn a_logout_on_either_process_holds_on_both() {
@@ -47,6 +50,37 @@ fn a_revocation_in_the_new_process_holds_in_the_old_one() {
     assert_eq!(ended.json()["ended"], 1);
 
     after.send(&visit(&alice)).expect(401);
+}
+
+/// By an administrator whose connection is an old one.
+#[test]
+fn a_revocation_in_the_old_process_holds_in_the_new_one() {
+    for durable in [true, false] {
+        let upstream = echoing();
+        let issuer = Issuer::es256();
+        let (gateway, folder) = configured(&upstream, LONG);
+        let gateway = gateway.issuer(&issuer).route("/api/{*rest}", &upstream).auth(&["jwt"]);
+        let mut gateway = if durable { with_state(gateway, &folder) } else { gateway }.start_process();
+        let (alice, admin) = (session(&gateway, "alice"), gateway.admin());
+        let claims = Issuer::claims("carol", &[], Clock::system().now());
+        let carol = gateway.client().always("Authorization", &format!("Bearer {}", issuer.sign(&claims)));
+        carol.get("/api/x").send().expect(200);
+        // A connection of a process that drains has one request left.
+        let mut kept = [(); 2].map(|()| admin.connect());
+        kept.iter_mut().for_each(|kept| drop(kept.send(&admin.get("/api/v1/routes")).expect(200)));
+
+        let _old = gateway.upgrade();
+        visit(&alice).send().expect(200);
+        carol.get("/api/x").send().expect(200);
+        let [one, other] = &mut kept;
+        let ended = one.send(&admin.request("DELETE", "/api/v1/sessions?subject=alice")).expect(200);
+        assert_eq!(ended.json()["ended"], 1, "state on disk: {durable}");
+        let entry = json!({ "kind": "subject", "subject": "carol" });
+        other.send(&admin.post("/api/v1/revocations", "").json(&entry)).expect(200);
+
+        visit(&alice).send().expect(401);
+        carol.get("/api/x").send().expect(401);
+    }
 }
 
 /// What takes the place of something: a session stays, with other roles (R29).
