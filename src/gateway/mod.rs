@@ -45,11 +45,13 @@ mod handler;
 mod keys;
 mod metrics;
 mod readiness;
+mod reminder;
 mod servers;
 mod sockets;
 mod upgrade;
 
 use handler::Behind;
+use reminder::Reminder;
 use sockets::{Sockets, Sources};
 
 /// A gateway at work.
@@ -530,7 +532,7 @@ fn control(
         }));
         tasks.block_on(&runtime, async {
             let mut sweep = tokio::time::interval(SWEEP_EVERY);
-            let mut sweeps = 0_u64;
+            let (mut sweeps, mut reminder) = (0_u64, Reminder::default());
             let mut servers = Watch::new(Arc::clone(&live.shared.upstreams));
             sweep.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
@@ -548,9 +550,7 @@ fn control(
                 live.shared.sessions.sweep(&live.snapshot().session, now, budget);
                 live.shared.sessions.keep_up(SEGMENTS_TOLD_AT_ONCE);
                 live.shared.revocations.sweep(now);
-                if sweeps.is_multiple_of(SWEEPS_BETWEEN_WARNINGS) {
-                    warn_of_reports(&live.snapshot(), now);
-                }
+                reminder.remind(&live.snapshot(), now);
                 sweeps += 1;
                 if sweeps.is_multiple_of(SWEEPS_OF_USES) {
                     live.shared.made_keys.keep_up(&live.snapshot().api_keys);
@@ -565,15 +565,6 @@ fn control(
             }
         });
     })
-}
-
-/// Whoever forgets that a route does not enforce its rules yet is reminded.
-fn warn_of_reports(snapshot: &Snapshot, now: Timestamp) {
-    for route in snapshot.routes.routes().iter().filter(|route| route.only_reports(now)) {
-        let until =
-            route.report_until.map(|until| humantime::format_rfc3339_seconds(until.to_system_time()).to_string());
-        tracing::warn!(route = &*route.name, until, "the rules of a route are only reported: everybody is let through");
-    }
 }
 
 /// On a thread of its own: it reads a whole table. What it does not get to is left for the next time.
@@ -612,8 +603,6 @@ const SWEEPS_A_ROUND: usize = 60;
 const SWEEPS_OF_USES: u64 = 5;
 /// Once an hour.
 const SWEEPS_OF_THE_DISK: u64 = 3600;
-/// At the start, and once an hour.
-const SWEEPS_BETWEEN_WARNINGS: u64 = 3600;
 
 /// The disk hears of every session within two seconds, and has written it less than two seconds later.
 const SEGMENTS_TOLD_AT_ONCE: usize = MemoryStore::SEGMENTS / 2;

@@ -75,6 +75,20 @@ fn whoever_may_not_pass_does_so_until_the_day_and_is_reported() {
     assert_eq!(gateway.metric("portcullis_report_only_routes", &[]), 0.0);
 }
 
+/// Again each hour, by the reminder of the gateway.
+#[test]
+fn whoever_starts_a_gateway_is_warned_of_each_route_that_only_reports() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream, "").on_system_time().route("/strict/{*rest}", &upstream).start_process();
+
+    let warning = gateway.says("the rules of a route are only reported: everybody is let through");
+
+    assert!(warning.contains("\"level\":\"WARN\"") && warning.contains("2030-12-31"), "{warning}");
+    assert!(warning.contains("\"route\":\"r0\""), "{warning}");
+    gateway.client().get("/x").send().expect(200);
+    gateway.client().get("/strict/x").send().expect(401);
+}
+
 #[test]
 fn the_backend_is_told_who_was_proved_and_nobody_else() {
     let upstream = Upstream::start();
@@ -126,9 +140,8 @@ fn everything_else_holds_as_ever() {
 
     client.get("/a/../b").send().expect(400);
     client.get("/x").header("Host", "elsewhere.test").send().expect(421);
-    client.raw_response(
-        "GET /x HTTP/1.1\r\nHost: gateway.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-    );
+    let head = "GET /x HTTP/1.1\r\nHost: app.test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
+    client.raw_response(head).expect(400);
     client.post("/x", vec![b'x'; 2048]).send().expect(413);
     assert_eq!(upstream.request_count(), 0);
     client.get("/x").send().expect(200);
