@@ -24,6 +24,7 @@ fn a_head_above_the_bound_is_refused_with_431() {
     gateway.client().raw_response(head(2049)).expect(431);
     gateway.client().raw_response(line(4096)).expect(431);
     gateway.client().raw_response("x".repeat(4096)).expect(431);
+    assert_eq!(gateway.metric("portcullis_malformed_total", &[("reason", "head_too_large")]), 3.0);
     gateway.client().get("/x").header("X", &"y".repeat(4096)).send_http2().expect(431);
     upstream.expect_only(0);
 
@@ -76,6 +77,7 @@ fn connections_of_one_address_are_bounded() {
     second.send(&request).expect(200);
 
     assert!(gateway.client().try_connect(&["http/1.1"]).is_err(), "a third is closed unheard");
+    assert_eq!(gateway.metric("portcullis_connections_refused_total", &[("reason", "per_address")]), 1.0);
     second.send(&request).expect(200);
     drop(first);
 
@@ -92,6 +94,7 @@ fn connections_altogether_are_bounded() {
     only.send(&gateway.client().get("/x")).expect(200);
 
     assert!(gateway.client().try_connect(&["http/1.1"]).is_err());
+    assert_eq!(gateway.metric("portcullis_connections_refused_total", &[("reason", "max_connections")]), 1.0);
 
     drop(only);
     eventually("its place is free", || gateway.client().try_connect(&["http/1.1"]).is_ok());

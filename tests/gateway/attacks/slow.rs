@@ -11,11 +11,20 @@ use std::{
 
 use crate::support::{
     Gateway, Reply, Upstream, eventually,
+    gateway::Running,
     http2::{END_HEADERS, End, HEADERS, Http2, block, frame},
 };
 
 fn limited(upstream: &Upstream, limits: &str) -> Gateway {
     Gateway::with(&format!("[limits]\n{limits}")).route("/{*rest}", upstream).auth(&["none"])
+}
+
+/// Waits until so many were ended by this deadline: each is counted, once.
+#[track_caller]
+fn expect_timeouts(gateway: &Running, phase: &str, count: f64) {
+    let counted = || gateway.metric("portcullis_timeouts_total", &[("phase", phase)]);
+    eventually(&format!("{phase}: it is counted"), || counted() >= count);
+    assert_eq!(counted(), count, "{phase}");
 }
 
 /// R19.
@@ -28,6 +37,7 @@ fn a_head_that_does_not_end_is_answered_with_408() {
 
         assert_eq!((answer.header("connection"), answer.header("cache-control")), (Some("close"), Some("no-store")));
     }
+    expect_timeouts(&gateway, "head", 3.0);
     upstream.expect_only(0);
 }
 
@@ -46,6 +56,7 @@ fn a_head_that_drips_is_answered_with_408() {
     });
 
     assert!(connection.read_to_end().starts_with(b"HTTP/1.1 408 "));
+    expect_timeouts(&gateway, "head", 1.0);
     upstream.expect_only(0);
 }
 
@@ -62,6 +73,7 @@ fn a_body_below_the_rate_is_cut_up_to_the_upstream() {
     assert!(!text.contains(" 200 "), "{text}");
     eventually("the upstream's connection is cut", || upstream.broken_count() == 1);
     assert_eq!(upstream.request_count(), 0);
+    expect_timeouts(&gateway, "body", 1.0);
 }
 
 /// R19. The same for requests that were refused: nobody waits for their bodies either.
@@ -75,6 +87,7 @@ fn a_slow_body_of_a_refused_request_is_cut() {
 
     connection.read_response("POST").unwrap().expect(400);
     assert!(connection.is_closed_by_peer());
+    expect_timeouts(&gateway, "body", 1.0);
     upstream.expect_only(0);
 }
 
@@ -92,6 +105,7 @@ fn a_body_over_http2_below_the_rate_is_cut() {
     let end = connection.end_of(1);
     assert!(!matches!(end, End::Status(200)), "{end:?}");
     assert_eq!(upstream.request_count(), 0);
+    expect_timeouts(&gateway, "body", 1.0);
 }
 
 /// R19.
@@ -105,6 +119,8 @@ fn an_idle_connection_and_a_silent_handshake_are_closed() {
 
     assert!(connection.is_closed_by_peer());
     assert!(silent.is_closed_by_peer());
+    expect_timeouts(&gateway, "idle", 1.0);
+    expect_timeouts(&gateway, "handshake", 1.0);
     upstream.expect_only(1);
 }
 
@@ -167,4 +183,5 @@ fn a_client_that_does_not_read_is_cut() {
 
     eventually("the upstream's connection ends", || taken.load(Ordering::SeqCst) & STUCK != 0);
     eventually("nothing is open any more", || upstream.open_connections() == 0);
+    expect_timeouts(&gateway, "write", 1.0);
 }
