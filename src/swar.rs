@@ -38,7 +38,8 @@ pub(crate) fn position(text: &[u8], byte: u8) -> Option<usize> {
             return Some(index * WORD + first(found));
         }
     }
-    tail.iter().position(|other| *other == byte).map(|at| words.len() * WORD + at)
+    let found = equal(last(text, tail.len(), !byte), byte);
+    (found != 0).then(|| words.len() * WORD + first(found))
 }
 
 /// The bytes that are at least `least`, which is not 0, if all bytes of `word` are below 0x80.

@@ -75,11 +75,11 @@ pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Presented<'a> {
 #[inline]
 fn value_of<'a>(pair: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
     let pair = pair.trim_ascii_start();
-    // One byte tells most pairs apart.
-    if pair.first() != name.first() {
+    // One byte tells most pairs apart: where the name has to end.
+    if pair.get(name.len()) != Some(&b'=') {
         return None;
     }
-    Some(pair.strip_prefix(name)?.strip_prefix(b"=")?.trim_ascii_end())
+    Some(pair.strip_prefix(name)?.get(1..)?.trim_ascii_end())
 }
 
 /// A `Cookie` field cut at its semicolons; quotes protect nothing (RFC 6265 section 5.4).
