@@ -5,7 +5,7 @@
 
 use http::{
     HeaderMap, HeaderName, HeaderValue,
-    header::{CACHE_CONTROL, CONNECTION, Entry, UPGRADE},
+    header::{CACHE_CONTROL, CONNECTION, UPGRADE},
 };
 
 use super::{Settings, cookie, edit, hop, prefix::Mend};
@@ -55,7 +55,7 @@ pub fn rewrite(headers: &mut HeaderMap, context: &Context<'_>, settings: &Settin
                 headers.remove(name);
             }
         }
-        keep_private(headers);
+        keep_private(headers, survey.cache_control);
     }
     if context.websocket_accepted {
         headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -72,6 +72,7 @@ struct Survey {
     service_worker: bool,
     /// Fields that caches obey before `Cache-Control` (RFC 9213).
     cdn: bool,
+    cache_control: bool,
 }
 
 impl Survey {
@@ -90,6 +91,7 @@ impl Survey {
                 "set-cookie" => survey.set_cookie = true,
                 "clear-site-data" => survey.clear_site_data = true,
                 "service-worker-allowed" => survey.service_worker = true,
+                "cache-control" => survey.cache_control = true,
                 "cdn-cache-control" | "cloudflare-cdn-cache-control" | "surrogate-control" => survey.cdn = true,
                 _ => {}
             }
@@ -145,9 +147,10 @@ fn limit_service_worker(headers: &mut HeaderMap, own_prefix: &str) {
 }
 
 /// No shared cache may keep an answer that was made for one caller (RFC 9111 sections 3.5 and 5.2.2).
-fn keep_private(headers: &mut HeaderMap) {
-    if let Entry::Vacant(vacant) = headers.entry(CACHE_CONTROL) {
-        vacant.insert(HeaderValue::from_static("private, no-cache"));
+/// `said`: there was a `Cache-Control`.
+fn keep_private(headers: &mut HeaderMap, said: bool) {
+    if !said || !headers.contains_key(CACHE_CONTROL) {
+        headers.append(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
         return;
     }
     let directives = || {
