@@ -225,31 +225,32 @@ struct SegmentRead {
 
 impl SegmentRead {
     /// The one that begins at `start`.
+    #[inline]
     fn of(path: &[u8], start: usize) -> Self {
-        let mut read = Self { length: 0, encoded: false, beginning: 0 };
         let mut rest = path.get(start..).unwrap_or_default();
-        while let Some((word, behind)) = rest.split_first_chunk::<WORD>() {
-            if read.takes_to_the_end(u64::from_le_bytes(*word), WORD) {
-                return read;
-            }
-            rest = behind;
+        let (mut read, mut ends) = Self::of_word(path, rest);
+        while !ends {
+            rest = rest.get(WORD..).unwrap_or_default();
+            let (more, at_last) = Self::of_word(path, rest);
+            read.length += more.length;
+            read.encoded |= more.encoded;
+            ends = at_last;
         }
-        read.takes_to_the_end(swar::last(path, rest.len(), 0), rest.len());
         read
     }
 
-    /// Takes what of these bytes belongs to it; whether it ends within them.
-    const fn takes_to_the_end(&mut self, word: u64, bytes: usize) -> bool {
+    /// What its next eight bytes are, and whether it ends within them; `rest` ends where the path does.
+    #[inline]
+    fn of_word(path: &[u8], rest: &[u8]) -> (Self, bool) {
+        // The end of the path is as good as a slash.
+        let word =
+            rest.first_chunk().map_or_else(|| swar::last(path, rest.len(), b'/'), |word| u64::from_le_bytes(*word));
         let slash = swar::equal(word, b'/');
-        let length = if slash == 0 { bytes } else { swar::first(slash) };
-        let own = if length >= WORD { u64::MAX } else { (1 << (length * 8)) - 1 };
+        // All bytes below the first mark; without one, all.
+        let own = ((slash & slash.wrapping_neg()) >> 7).wrapping_sub(1);
         // What is marked wrongly stands above what is marked rightly, so "any" is exact.
-        self.encoded |= swar::equal(word, b'%') & own != 0;
-        if self.length == 0 {
-            self.beginning = word & own;
-        }
-        self.length += length;
-        slash != 0
+        let encoded = swar::equal(word, b'%') & own != 0;
+        (Self { length: swar::first(slash), encoded, beginning: word & own }, slash != 0)
     }
 }
 
