@@ -53,6 +53,11 @@ impl RequestId {
         self.text
     }
 
+    /// Its digits, if it is of our own making.
+    pub fn own(&self) -> Option<&[u8; 32]> {
+        self.text.as_bytes().first_chunk().filter(|_| self.own)
+    }
+
     /// As text.
     pub fn as_str(&self) -> &str {
         self.text.to_str().unwrap_or("-")
@@ -68,8 +73,7 @@ impl fmt::Display for RequestId {
 /// A fresh `traceparent` (W3C Trace Context, section 3.2): version 00, random ids, not sampled. The trace is called as
 /// the request is that it begins with, if that has a name of ours.
 pub fn new_traceparent(request: &RequestId) -> [u8; 55] {
-    let name = request.text.as_bytes().first_chunk().filter(|_| request.own);
-    let trace = name.copied().unwrap_or_else(|| hex(next_pair()));
+    let trace = request.own().copied().unwrap_or_else(|| hex(next_pair()));
     let (span, _) = next_pair();
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     text[3..35].copy_from_slice(&trace);

@@ -341,11 +341,10 @@ fn rewrite_head(
     if view.through_trusted_proxy || route.rewrite.is_some() {
         prefix::put(&mut lines, headers, route, view, settings);
     }
-    lines.put(&X_REQUEST_ID, request_id.header());
+    put_names(headers, &survey, request_id, &mut lines);
     for (name, value) in edits.iter().flat_map(|edits| &edits.set) {
         lines.put(name, value);
     }
-    put_trace(headers, survey.traceparent, survey.tracestate, request_id, &mut lines);
     if let (Authorization::Verified(Some(verified)), Access::Authenticated(_)) = (authorization, &route.access) {
         lines.put(&AUTHORIZATION, &verified.authorization);
         if let Some(proof) = &verified.proof {
@@ -465,24 +464,39 @@ fn holds_our_key(value: &HeaderValue) -> bool {
     words.any(|word| word.starts_with(api_key::PREFIX.as_bytes()))
 }
 
-/// A client's trace goes on if it is one (W3C Trace Context section 3.2), with its state; else ours begins.
-fn put_trace(headers: &HeaderMap, sent: bool, state_sent: bool, request_id: &RequestId, lines: &mut Lines) {
-    if sent {
-        let mut values = headers.get_all(TRACEPARENT).iter();
-        if let Some(value) = values.next()
-            && is_traceparent(value.as_bytes())
-            && values.next().is_none()
-        {
-            lines.put(&TRACEPARENT, value);
-            if state_sent {
+/// What the request is called, and its trace. A client's trace goes on if it is one (W3C Trace Context section 3.2),
+/// with its state; else ours begins.
+fn put_names(headers: &HeaderMap, survey: &Survey<'_>, request_id: &RequestId, lines: &mut Lines) {
+    let sent = if survey.traceparent { sent_trace(headers) } else { None };
+    if let (None, Some(name)) = (sent, request_id.own()) {
+        // Nearly always, so both are written at once.
+        let mut both = *BOTH_NAMES;
+        both[14..46].copy_from_slice(name);
+        both[61..116].copy_from_slice(&new_traceparent(request_id));
+        lines.put_lines(&both);
+        return;
+    }
+    lines.put(&X_REQUEST_ID, request_id.header());
+    match sent {
+        Some(trace) => {
+            lines.put(&TRACEPARENT, trace);
+            if survey.tracestate {
                 headers.get_all(TRACESTATE).iter().for_each(|state| lines.put(&TRACESTATE, state));
             }
-            return;
         }
+        None => lines.put_bytes(TRACEPARENT.as_str(), &new_traceparent(request_id)),
     }
-    lines.put_bytes(TRACEPARENT.as_str(), &new_traceparent(request_id));
 }
 
+/// The client's trace, if it is one, and the only one.
+fn sent_trace(headers: &HeaderMap) -> Option<&HeaderValue> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    values.next().filter(|value| is_traceparent(value.as_bytes()) && values.next().is_none())
+}
+
+/// Both lines, with room for what they say.
+const BOTH_NAMES: &[u8; 118] = b"x-request-id: ................................\r\n\
+    traceparent: .......................................................\r\n";
 const DPOP: HeaderName = HeaderName::from_static("dpop");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
