@@ -5,7 +5,6 @@
 //! each other out of the processor's caches. The pipeline's answers pass as they are; the others are boxed.
 
 use std::{
-    convert::Infallible,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -13,11 +12,10 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
 use http::{Response, StatusCode};
-use http_body::{Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
+use pin_project_lite::pin_project;
 
 use super::servers;
 use crate::{
@@ -25,7 +23,7 @@ use crate::{
     authn::jwt::Issuer,
     edge::{Handler, Redirect},
     inbound::Inbound,
-    pipeline,
+    pipeline::{self, Body},
     state::Live,
     telemetry::Telemetry,
 };
@@ -64,62 +62,52 @@ impl Handler for Behind {
         }
     }
 
-    async fn handle(&self, inbound: &mut Inbound, body: Incoming) -> Response<Body> {
+    fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Body>> {
         match self {
-            Self::Pipeline(worker) => worker.handle(inbound, body).await.map(Body::Pipeline),
+            Self::Pipeline(worker) => Handling::Pipeline { handling: worker.handle(inbound, body) },
+            Self::Redirect(_) | Self::Telemetry(_) | Self::Administration(_) => {
+                // Boxed: the requests of the pipeline would carry what these few need.
+                Handling::Other { handling: Box::pin(self.handle_other(inbound, body)) }
+            }
+        }
+    }
+}
+
+impl Behind {
+    async fn handle_other(&self, inbound: &mut Inbound, body: Incoming) -> Response<Body> {
+        match self {
+            Self::Pipeline(worker) => worker.handle(inbound, body).await,
             Self::Redirect(redirect) => redirect.handle(inbound, body).await.map(Body::other),
             Self::Telemetry(telemetry) => {
                 let answer = telemetry.answer(&inbound.head.method, inbound.head.uri.path());
                 answer.map(|text| Body::other(Full::new(text)))
             }
-            // Boxed: the requests of the pipeline would carry what these few need.
-            Self::Administration(live) => Box::pin(administer(live, inbound, body)).await.map(Body::other),
+            Self::Administration(live) => administer(live, inbound, body).await.map(Body::other),
         }
     }
 }
 
-/// The body of an answer.
-pub(super) enum Body {
-    Pipeline(pipeline::Body),
-    Other(Other),
-}
-
-/// What never breaks off.
-type Other = Box<dyn http_body::Body<Data = Bytes, Error = Infallible> + Unpin>;
-
-impl Body {
-    fn other(body: impl http_body::Body<Data = Bytes, Error = Infallible> + Unpin + 'static) -> Self {
-        Self::Other(Box::new(body))
+pin_project! {
+    /// A request with whoever answers it, without a layer between the edge and the pipeline.
+    #[project = HandlingProjected]
+    enum Handling<P, O> {
+        Pipeline { #[pin] handling: P },
+        Other { handling: Pin<Box<O>> },
     }
 }
 
-impl http_body::Body for Body {
-    type Data = Bytes;
-    type Error = pipeline::BodyError;
+impl<P, O> Future for Handling<P, O>
+where
+    P: Future<Output = Response<Body>>,
+    O: Future<Output = Response<Body>>,
+{
+    type Output = Response<Body>;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, pipeline::BodyError>>> {
-        match self.get_mut() {
-            Self::Pipeline(body) => Pin::new(body).poll_frame(context),
-            Self::Other(body) => {
-                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(|never| match never {})))
-            }
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Pipeline(body) => body.is_end_stream(),
-            Self::Other(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Pipeline(body) => body.size_hint(),
-            Self::Other(body) => body.size_hint(),
+    #[inline]
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Response<Body>> {
+        match self.project() {
+            HandlingProjected::Pipeline { handling } => handling.poll(context),
+            HandlingProjected::Other { handling } => handling.as_mut().poll(context),
         }
     }
 }

@@ -2,7 +2,9 @@
 //! `Outcome` on board, so that its end is the request's end.
 
 use std::{
+    convert::Infallible,
     fmt,
+    ops::{Deref, DerefMut},
     pin::Pin,
     task::{Context, Poll},
     time::Duration,
@@ -19,9 +21,22 @@ use crate::{
     upstream::{self, UpstreamError},
 };
 
-/// The body of an answer that goes to the client. Boxed: it is large, and moved many times before it is asked for data.
+/// The body of an answer that goes to the client.
+pub struct Body(Kind);
+
+enum Kind {
+    /// Of the pipeline. Boxed: it is large, and moved many times before it is asked for data.
+    Metered(Box<Metered<Content>>),
+    /// Of others that stand behind an edge.
+    Other(Other),
+}
+
+/// What never breaks off.
+type Other = Box<dyn HttpBody<Data = Bytes, Error = Infallible> + Unpin>;
+
+/// The outcome of a request, in the place where the body of its answer will be: both move as one pointer.
 #[derive(Debug)]
-pub struct Body(Box<Metered<Content>>);
+pub(super) struct Account(Box<Metered<Content>>);
 
 /// The body of an answer before its outcome is known.
 #[derive(Debug)]
@@ -89,8 +104,36 @@ impl Content {
     }
 
     /// Completes it: when the body ends or is dropped, the request is over.
-    pub(super) fn with(self, outcome: Outcome) -> Body {
-        Body(Box::new(Metered::new(self, outcome)))
+    pub(super) fn with(self, Account(mut metered): Account) -> Body {
+        metered.begin(self);
+        Body(Kind::Metered(metered))
+    }
+}
+
+impl Body {
+    /// One that nobody counts.
+    pub fn other(body: impl HttpBody<Data = Bytes, Error = Infallible> + Unpin + 'static) -> Self {
+        Self(Kind::Other(Box::new(body)))
+    }
+}
+
+impl Account {
+    pub(super) fn open(outcome: Outcome) -> Self {
+        Self(Box::new(Metered::awaited(Content::empty(), outcome)))
+    }
+}
+
+impl Deref for Account {
+    type Target = Outcome;
+
+    fn deref(&self) -> &Outcome {
+        self.0.outcome()
+    }
+}
+
+impl DerefMut for Account {
+    fn deref_mut(&mut self) -> &mut Outcome {
+        self.0.outcome_mut()
     }
 }
 
@@ -142,20 +185,30 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let polled = Pin::new(&mut *self.0).poll_frame(context);
+        let metered = match &mut self.0 {
+            Kind::Metered(metered) => metered,
+            Kind::Other(other) => return Pin::new(other).poll_frame(context).map_err(|never| match never {}),
+        };
+        let polled = Pin::new(&mut **metered).poll_frame(context);
         match polled {
-            Poll::Ready(Some(Err(BodyError::Ended(reason)))) => self.0.outcome_mut().cut(reason),
-            Poll::Ready(Some(Err(BodyError::Upstream(error)))) => self.0.outcome_mut().detail(error.label()),
+            Poll::Ready(Some(Err(BodyError::Ended(reason)))) => metered.outcome_mut().cut(reason),
+            Poll::Ready(Some(Err(BodyError::Upstream(error)))) => metered.outcome_mut().detail(error.label()),
             Poll::Ready(Some(Ok(_)) | None) | Poll::Pending => {}
         }
         polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        match &self.0 {
+            Kind::Metered(metered) => metered.is_end_stream(),
+            Kind::Other(other) => other.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        match &self.0 {
+            Kind::Metered(metered) => metered.size_hint(),
+            Kind::Other(other) => other.size_hint(),
+        }
     }
 }

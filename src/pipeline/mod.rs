@@ -51,7 +51,7 @@ mod own;
 mod spread;
 mod tokens;
 
-use body::Content;
+use body::{Account, Content};
 use exchanges::{Exchanges, Stage, Watched};
 use spread::Way;
 
@@ -143,7 +143,7 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
         generation: snapshot.generation,
         query: snapshot.query_log,
     };
-    let mut outcome = Outcome::begin(&worker.telemetry, began);
+    let mut outcome = Account::open(Outcome::begin(&worker.telemetry, began));
     if let Some(text) = proof {
         return conclude_proof(text, outcome);
     }
@@ -181,10 +181,9 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);
-            let request_id = &inbound.request_id;
             let hints = &connection.hints;
-            relay(worker, snapshot, permit, findings, way, head, body, request_id, now, hints, watched, &mut outcome)
-                .await
+            let permitted = Permitted { worker, snapshot, findings, request_id: &inbound.request_id, now, hints };
+            relay(&permitted, permit, way, head, body, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
@@ -214,7 +213,7 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
 }
 
 /// What an authority finds that looks whether a host is ours (RFC 8555 section 8.3): not ours to permit or to refuse.
-fn conclude_proof(text: Bytes, mut outcome: Outcome) -> Response<Body> {
+fn conclude_proof(text: Bytes, mut outcome: Account) -> Response<Body> {
     let mut response = Response::new(Content::own(text));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -267,22 +266,28 @@ fn within_limits(
     }
 }
 
+/// What a permitted request's way depends on.
+#[derive(Clone, Copy)]
+struct Permitted<'a> {
+    worker: &'a Worker,
+    snapshot: &'a Snapshot,
+    findings: &'a Findings,
+    request_id: &'a RequestId,
+    now: Timestamp,
+    hints: &'a Hints,
+}
+
 /// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
-#[expect(clippy::too_many_arguments, reason = "the parts of one request, each needed by one target or another")]
 async fn relay(
-    worker: &Worker,
-    snapshot: &Snapshot,
+    permitted: &Permitted<'_>,
     permit: Permit,
-    findings: &Findings,
     way: Way,
     head: &mut Parts,
     body: Incoming,
-    request_id: &RequestId,
-    now: Timestamp,
-    hints: &Hints,
     mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
+    let Permitted { worker, snapshot, findings, request_id, now, hints } = *permitted;
     let (Some(view), Some(path), Some(sent)) = (&findings.view, &findings.path, findings.sent_path()) else {
         return Err(Refusal::BadHost("absent"));
     };
@@ -407,7 +412,7 @@ fn conclude(
     findings: &Findings,
     head: &Parts,
     request_id: RequestId,
-    mut outcome: Outcome,
+    mut outcome: Account,
 ) -> Response<Body> {
     let mut response = relayed.unwrap_or_else(|refusal| {
         outcome.refused(refusal.reason(), refusal.status());

@@ -404,7 +404,10 @@ impl Outcome {
 
 /// The body of an answer together with the outcome of its request: counts the bytes, knows a proper end from a cut,
 /// and drops the outcome with the body.
+///
+/// Whole cache lines: allocators have blocks of 256 bytes at hand, and look for one of 224 each time.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Metered<B> {
     body: B,
     outcome: Outcome,
@@ -413,13 +416,23 @@ pub struct Metered<B> {
 }
 
 impl<B: Body> Metered<B> {
-    /// Puts both together. The outcome must know its status by now.
-    pub fn new(body: B, mut outcome: Outcome) -> Self {
-        let left = body.size_hint().exact();
-        if left == Some(0) || body.is_end_stream() || outcome.is_bodiless() {
-            outcome.finished();
+    /// Of a request whose answer is not there yet; `placeholder` stands where its body will.
+    pub const fn awaited(placeholder: B, outcome: Outcome) -> Self {
+        Self { body: placeholder, outcome, left: None }
+    }
+
+    /// The answer is there, and its body is this one. The outcome must know its status by now.
+    pub fn begin(&mut self, body: B) {
+        self.body = body;
+        self.left = self.body.size_hint().exact();
+        if self.left == Some(0) || self.body.is_end_stream() || self.outcome.is_bodiless() {
+            self.outcome.finished();
         }
-        Self { body, outcome, left }
+    }
+
+    /// What is known of its request.
+    pub const fn outcome(&self) -> &Outcome {
+        &self.outcome
     }
 
     /// What is known of its request.
@@ -681,7 +694,7 @@ mod tests {
         let mut outcome = bench.begin(Method::GET, "/", QueryLog::Omit);
         outcome.status(StatusCode::OK);
 
-        let mut body = Metered::new(Full::new(Bytes::from_static(b"hello")), outcome);
+        let mut body = metered(Full::default(), Full::new(Bytes::from_static(b"hello")), outcome);
         assert_eq!(body.size_hint().exact(), Some(5));
         // hyper knows the length and does not ask again after the last byte.
         body.frame().await.unwrap().unwrap();
@@ -698,7 +711,7 @@ mod tests {
         let mut outcome = bench.begin(Method::GET, "/", QueryLog::Omit);
         outcome.status(StatusCode::OK);
 
-        let mut body = Metered::new(Endless, outcome);
+        let mut body = metered(Endless, Endless, outcome);
         body.frame().await.unwrap().unwrap();
         body.frame().await.unwrap().unwrap();
         drop(body);
@@ -720,10 +733,16 @@ mod tests {
             let mut outcome = bench.begin(method, "/", QueryLog::Omit);
             outcome.status(status);
 
-            drop(Metered::new(Full::new(Bytes::from_static(b"never polled")), outcome));
+            drop(metered(Full::default(), Full::new(Bytes::from_static(b"never polled")), outcome));
 
             assert_eq!(bench.line()["aborted"], false, "{status}");
         }
+    }
+
+    fn metered<B: Body>(placeholder: B, body: B, outcome: Outcome) -> Metered<B> {
+        let mut metered = Metered::awaited(placeholder, outcome);
+        metered.begin(body);
+        metered
     }
 
     /// A body without an end, and so without a known length.
