@@ -60,12 +60,16 @@ pub(super) enum Kind {
 ///
 /// A name that passes by `keep_odd_names` is judged as a CGI-like backend would read it, `_` and `.` as `-`; if that
 /// is a name of any concern to us, the odd spelling is dropped all the same.
+#[inline]
 pub(super) fn kind(name: &HeaderName, settings: &Settings) -> Option<Kind> {
-    let usual = usual(name);
-    let text = name.as_str().as_bytes();
-    if let Some(kind) = usual {
-        return Some(if kind == Kind::Ordinary && is_extra(text, settings) { Kind::Identity } else { kind });
+    match usual(name) {
+        Some(Kind::Ordinary) if is_extra(name.as_str().as_bytes(), settings) => Some(Kind::Identity),
+        Some(kind) => Some(kind),
+        None => kind_of_unusual(name.as_str().as_bytes(), settings),
     }
+}
+
+fn kind_of_unusual(text: &[u8], settings: &Settings) -> Option<Kind> {
     // Without a branch for each byte: names are short, and nearly all are plain.
     if text.iter().fold(true, |plain, byte| plain & IS_PLAIN[usize::from(*byte)]) {
         let kind = known(text);
@@ -130,6 +134,7 @@ fn is_one_of_extra(folded: &[u8], settings: &Settings) -> bool {
 }
 
 /// The kind of a name that nearly every client sends.
+#[inline]
 fn usual(name: &HeaderName) -> Option<Kind> {
     // Names that HTTP itself knows are numbers: all these comparisons become one look at a table.
     if [ACCEPT, ACCEPT_ENCODING, ACCEPT_LANGUAGE, CONTENT_TYPE, REFERER, USER_AGENT].contains(name) {
