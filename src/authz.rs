@@ -17,8 +17,9 @@ use crate::{
 
 /// Proof that a request was authorized. Cannot be made outside this module, and forwarding consumes it.
 #[derive(Debug)]
-pub struct Permit {
-    route: Arc<Route>,
+pub struct Permit<'s> {
+    /// Borrowed from the snapshot: a count that all workers write would be one cache line for all.
+    route: &'s Arc<Route>,
     identity: Option<Arc<Identity>>,
     grounds: Grounds,
 }
@@ -35,9 +36,9 @@ pub enum Grounds {
 
 /// The end of a decision.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Verdict<'s> {
     /// Go on.
-    Allow(Permit),
+    Allow(Permit<'s>),
     /// Stop here.
     Deny(Denial),
 }
@@ -92,10 +93,10 @@ impl Trace for Silent {
     fn step(&mut self, _condition: &dyn fmt::Display, _met: bool) {}
 }
 
-impl Permit {
+impl<'s> Permit<'s> {
     /// The route that was permitted.
-    pub const fn route(&self) -> &Arc<Route> {
-        &self.route
+    pub const fn route(&self) -> &'s Arc<Route> {
+        self.route
     }
 
     /// Who is calling; `None` for anonymous callers of public and optional routes.
@@ -111,23 +112,23 @@ impl Permit {
 
 /// A permit for a caller whom the route's rule refuses, while the route only reports. `identity` is what was proved in
 /// spite of that, if anything.
-pub fn report(route: &Arc<Route>, identity: Option<Arc<Identity>>, now: Timestamp) -> Option<Permit> {
-    route.only_reports(now).then(|| Permit { route: Arc::clone(route), identity, grounds: Grounds::Reported })
+pub fn report(route: &Arc<Route>, identity: Option<Arc<Identity>>, now: Timestamp) -> Option<Permit<'_>> {
+    route.only_reports(now).then_some(Permit { route, identity, grounds: Grounds::Reported })
 }
 
 /// Whether this caller may use this route.
 ///
 /// `identity` is what an authenticator that the route lists has proved; on public routes it is ignored.
-pub fn evaluate(
-    route: &Arc<Route>,
+pub fn evaluate<'s>(
+    route: &'s Arc<Route>,
     identity: Option<Arc<Identity>>,
     facts: &Facts<'_>,
     trace: &mut impl Trace,
-) -> Verdict {
+) -> Verdict<'s> {
     let rule = match &route.access {
         Access::Public { .. } => {
             trace.step(&"open to everybody", true);
-            return Verdict::Allow(Permit { route: Arc::clone(route), identity: None, grounds: Grounds::Met });
+            return Verdict::Allow(Permit { route, identity: None, grounds: Grounds::Met });
         }
         Access::Authenticated(rule) => rule,
     };
@@ -144,7 +145,7 @@ pub fn evaluate(
         Some(denial) => Verdict::Deny(denial),
         None => {
             let grounds = if route.only_reports(facts.now) { Grounds::Reported } else { Grounds::Met };
-            Verdict::Allow(Permit { route: Arc::clone(route), identity, grounds })
+            Verdict::Allow(Permit { route, identity, grounds })
         }
     }
 }

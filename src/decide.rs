@@ -39,24 +39,24 @@ use crate::{
 
 /// What was decided about a request, and what was learned on the way.
 #[derive(Debug)]
-pub struct Decision {
+pub struct Decision<'s> {
     /// What answers and logs need, however it ended.
-    pub findings: Findings,
+    pub findings: Findings<'s>,
     /// How it ended.
-    pub verdict: Verdict,
+    pub verdict: Verdict<'s>,
 }
 
 /// What was learned about a request while deciding.
 #[derive(Debug, Default)]
-pub struct Findings {
+pub struct Findings<'s> {
     /// The client; `None` if the host could not be read.
     pub view: Option<ClientView>,
     /// What is matched, and forwarded unless `rewritten` is; `None` if there is no canonical reading.
     pub path: Option<CanonicalPath>,
     /// What the route makes of the path for its target, if anything.
     pub rewritten: Option<Box<CanonicalPath>>,
-    /// The route; `None` if there is none.
-    pub route: Option<Arc<Route>>,
+    /// The route, where the snapshot has it; `None` if there is none.
+    pub route: Option<&'s Arc<Route>>,
     /// Who the caller proved to be, allowed or not.
     pub identity: Option<Arc<Identity>>,
     /// The session that proved it.
@@ -86,9 +86,9 @@ pub struct Findings {
 
 /// The end of a decision.
 #[derive(Debug)]
-pub enum Verdict {
+pub enum Verdict<'s> {
     /// The request may go where its route says.
-    Allow(Permit),
+    Allow(Permit<'s>),
     /// A CORS preflight, answered by the route's own rule and never forwarded (R32).
     Preflight,
     /// The request stops here.
@@ -111,12 +111,12 @@ pub struct Question<'a> {
 }
 
 /// Decides about one request.
-pub fn decide(snapshot: &Snapshot, shared: &Shared, question: Question<'_>) -> Decision {
+pub fn decide<'s>(snapshot: &'s Snapshot, shared: &Shared, question: Question<'_>) -> Decision<'s> {
     // Filled in where it is returned: it is large.
     let mut decision = Decision { findings: Findings::default(), verdict: Verdict::Refuse(Refusal::NoRoute) };
     let findings = &mut decision.findings;
-    let prove = |findings: &mut Findings, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
-    let certified = |findings: &Findings, ca: Option<&str>| findings.is_certified(ca);
+    let prove = |findings: &mut Findings<'s>, rule: &AccessRule| prove(findings, snapshot, shared, question, rule);
+    let certified = |findings: &Findings<'s>, ca: Option<&str>| findings.is_certified(ca);
     decision.verdict = judge(findings, snapshot, question, prove, certified, &mut Silent)
         .unwrap_or_else(|refusal| report(findings, refusal, question.now));
     if let (Some(Target::Own(own)), Some(view)) = (findings.route.as_ref().map(|route| &route.target), &findings.view) {
@@ -144,11 +144,16 @@ pub struct Supposed {
 
 /// Decides as if the caller had proved to be who is `supposed`; credentials in the head are not looked at. For
 /// `explain`, `[[test]]` and `diff`.
-pub fn decide_as(snapshot: &Snapshot, question: Question<'_>, supposed: Supposed, trace: &mut impl Trace) -> Decision {
+pub fn decide_as<'s>(
+    snapshot: &'s Snapshot,
+    question: Question<'_>,
+    supposed: Supposed,
+    trace: &mut impl Trace,
+) -> Decision<'s> {
     let mut findings = Findings::default();
     let Supposed { identity, certified, bound } = supposed;
     let certified = certified || identity.as_ref().is_some_and(|identity| *identity.via() == Via::Mtls);
-    let prove = |_: &mut Findings, rule: &AccessRule| match &identity {
+    let prove = |_: &mut Findings<'s>, rule: &AccessRule| match &identity {
         Some(identity) => bound_as_asked(identity, bound, rule, snapshot).map(|()| Some(Arc::clone(identity))),
         None => Ok(None),
     };
@@ -178,8 +183,8 @@ fn bound_as_asked(
 
 /// What would be refused is let through where the route only reports yet, if it is about who the caller is, and not
 /// about the request itself. Who is not known yet, but may be in a moment, is waited for as ever.
-fn report(findings: &mut Findings, refusal: Refusal, now: Timestamp) -> Verdict {
-    let permit = match &findings.route {
+fn report<'s>(findings: &mut Findings<'s>, refusal: Refusal, now: Timestamp) -> Verdict<'s> {
+    let permit = match findings.route {
         Some(route) if refusal.is_about_the_caller() && findings.awaited.is_none() => {
             authz::report(route, findings.identity.clone(), now)
         }
@@ -194,14 +199,14 @@ fn report(findings: &mut Findings, refusal: Refusal, now: Timestamp) -> Verdict 
     }
 }
 
-fn judge(
-    findings: &mut Findings,
-    snapshot: &Snapshot,
+fn judge<'s>(
+    findings: &mut Findings<'s>,
+    snapshot: &'s Snapshot,
     question: Question<'_>,
-    prove: impl FnOnce(&mut Findings, &AccessRule) -> Result<Option<Arc<Identity>>, Refusal>,
-    certified: impl Fn(&Findings, Option<&str>) -> bool,
+    prove: impl FnOnce(&mut Findings<'s>, &AccessRule) -> Result<Option<Arc<Identity>>, Refusal>,
+    certified: impl Fn(&Findings<'s>, Option<&str>) -> bool,
     trace: &mut impl Trace,
-) -> Result<Verdict, Refusal> {
+) -> Result<Verdict<'s>, Refusal> {
     let Question { head, connection, malformed, now, .. } = question;
     if let Some(malformed) = malformed {
         return Err(Refusal::Malformed(malformed));
@@ -230,7 +235,7 @@ fn judge(
         .and_then(|method| find(snapshot, view, path, &method).ok())
         .filter(|found| found.route.cors.is_some());
     if let Some(found) = asked_about {
-        findings.route = Some(Arc::clone(found.route));
+        findings.route = Some(found.route);
         return Ok(Verdict::Preflight);
     }
     let found = find(snapshot, view, path, &head.method)?;
@@ -238,7 +243,7 @@ fn judge(
         // What is no tunnel is no answer to it: it is a CONNECT like any other, and none is served (R11).
         return Err(find(snapshot, view, path, &Method::CONNECT).err().unwrap_or(Refusal::NoRoute));
     }
-    findings.route = Some(Arc::clone(found.route));
+    findings.route = Some(found.route);
     let route = found.route;
     if let Some(maintenance) = &snapshot.maintenance
         && !matches!(route.target, Target::Own(_))
@@ -269,12 +274,12 @@ fn judge(
     }
 }
 
-fn find<'s>(
+fn find<'s: 'p, 'p>(
     snapshot: &'s Snapshot,
     view: &ClientView,
-    path: &'s CanonicalPath,
+    path: &'p CanonicalPath,
     method: &Method,
-) -> Result<Found<'s>, Refusal> {
+) -> Result<Found<'s, 'p>, Refusal> {
     let found = snapshot.routes.find(&view.authority.host, path, method).map_err(|miss| match miss {
         Miss::UnknownHost => Refusal::UnknownHost,
         Miss::NoRoute => Refusal::NoRoute,
@@ -286,7 +291,7 @@ fn find<'s>(
 
 /// Authenticates by what the request carries, and by the certificate that may be asked for besides (R2, R3, R4).
 fn prove(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     question: Question<'_>,
@@ -300,14 +305,14 @@ fn prove(
 }
 
 fn identify(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     question: Question<'_>,
     rule: &AccessRule,
 ) -> Result<Option<Arc<Identity>>, Refusal> {
     let Question { head, now, waited, .. } = question;
-    let (Some(view), Some(route), Some(path)) = (&findings.view, &findings.route, &findings.path) else {
+    let (Some(view), Some(route), Some(path)) = (&findings.view, findings.route, &findings.path) else {
         return Err(Refusal::NoRoute);
     };
     let secure = view.scheme == Scheme::Https;
@@ -435,7 +440,7 @@ fn same_site(route: &Route, head: &Parts, view: &ClientView) -> Result<(), Refus
 
 /// The last authenticator: the certificate of the connection, which browsers add by themselves (R2, R31).
 fn by_certificate(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     question: Question<'_>,
@@ -444,7 +449,7 @@ fn by_certificate(
     if rule.mtls.is_empty() {
         return Ok(None);
     }
-    let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
+    let (Some(view), Some(route)) = (&findings.view, findings.route) else {
         return Err(Refusal::NoRoute);
     };
     if presented_certificate(question, view).is_none() {
@@ -457,7 +462,7 @@ fn by_certificate(
 /// Judges the certificate of the connection under these authorities, and notes those that vouch for it. `None`: there
 /// is no certificate. One that none of them vouches for is refused.
 fn certify(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     question: Question<'_>,
@@ -485,7 +490,7 @@ fn certify(
 /// but where an authority here has something against it, a list or a date, it counts no more with what is bound to it
 /// than without.
 fn certify_bound(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     question: Question<'_>,
@@ -539,7 +544,7 @@ fn of_parent(
 /// The living session that a request to log in or out brings along: the one to end. These endpoints ask for no
 /// credential, so that whoever holds a dead or doubled cookie can still use them.
 fn presented_session(
-    findings: &Findings,
+    findings: &Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     question: Question<'_>,
@@ -572,7 +577,7 @@ fn dead_session(rule: &AccessRule, head: &Parts) -> Result<(), Refusal> {
 
 /// The session that the cookie of a system that was moved from stands for.
 fn old_cookie(
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     snapshot: &Snapshot,
     shared: &Shared,
     head: &Parts,
@@ -581,7 +586,7 @@ fn old_cookie(
     let Some(names) = shared.sessions.legacy_cookies() else {
         return Ok(None);
     };
-    let (Some(view), Some(route)) = (&findings.view, &findings.route) else {
+    let (Some(view), Some(route)) = (&findings.view, findings.route) else {
         return Ok(None);
     };
     for name in names.iter() {
@@ -615,7 +620,7 @@ fn is_local(view: &ClientView, headers: &HeaderMap) -> bool {
         && !FORWARDING.iter().any(|name| headers.contains_key(name))
 }
 
-impl Findings {
+impl Findings<'_> {
     /// What an upstream is asked for; `None` if there is no canonical reading.
     pub fn sent_path(&self) -> Option<&CanonicalPath> {
         self.rewritten.as_deref().or(self.path.as_ref())

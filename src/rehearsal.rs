@@ -1,6 +1,6 @@
 //! A request that never was, judged by the code that judges real ones: what `explain`, `[[test]]` and `diff` stand on.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header::HOST, request::Parts, uri::PathAndQuery,
@@ -30,9 +30,9 @@ pub struct Rehearsal {
 }
 
 /// What would come of it.
-pub struct Outcome {
+pub struct Outcome<'s> {
     /// What was found on the way.
-    pub findings: Findings,
+    pub findings: Findings<'s>,
     /// The refusal, if there is one.
     pub refusal: Option<Refusal>,
     /// Each condition that was looked at, and whether it held.
@@ -108,7 +108,7 @@ impl Rehearsal {
     }
 
     /// Judges it as sent by whoever is supposed to ask.
-    pub fn run(mut self, snapshot: &Snapshot, supposed: Supposed) -> Outcome {
+    pub fn run(mut self, snapshot: &Snapshot, supposed: Supposed) -> Outcome<'_> {
         if let Some(tls) = &mut self.connection.tls {
             // A connection that was opened for this host.
             let host = tls.server_name.as_ref().and_then(|name| name.parse().ok());
@@ -131,7 +131,7 @@ impl Rehearsal {
         Outcome { findings, refusal, steps: steps.0, sent, status, is_cross_site }
     }
 
-    fn is_cross_site(&self, findings: &Findings) -> bool {
+    fn is_cross_site(&self, findings: &Findings<'_>) -> bool {
         let (Some(route), Some(view), Some(identity)) = (&findings.route, &findings.view, &findings.identity) else {
             return false;
         };
@@ -141,10 +141,10 @@ impl Rehearsal {
     fn relay(
         self,
         snapshot: &Snapshot,
-        permit: Permit,
-        findings: &Findings,
+        permit: Permit<'_>,
+        findings: &Findings<'_>,
     ) -> Result<(StatusCode, Option<Sent>), Refusal> {
-        let route = Arc::clone(permit.route());
+        let route = permit.route();
         match (&route.target, &findings.view, findings.sent_path()) {
             (Target::Upstream(destination), Some(view), Some(path)) => {
                 // Of several the first: what is sent differs in whom the assertion is for, and nothing else.

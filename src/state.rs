@@ -2,9 +2,16 @@
 //!
 //! [`Snapshot`] is what a reload swaps whole; [`Shared`] outlives every snapshot; [`Live`] holds both. A request takes
 //! its snapshot once, through its worker's [`SnapshotCache`], and keeps it to its end.
+//!
+//! Memory that one worker writes is taken away from the others, so a request writes little that they share, and nothing
+//! that all requests need: routes are borrowed from the snapshot; hosts, `hsts` and counters are each worker's own. What
+//! is left belongs to one caller: the lock of the shard with their session or token (and its count of hits), the counts
+//! of that session or token and of the identity, and once a second when the session was last seen. Rate limits, queues
+//! and a choice among several servers by their load add their own, where they are configured.
 
 use std::{
     cell::RefCell,
+    ops::Deref,
     rc::Rc,
     sync::{
         Arc,
@@ -13,6 +20,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use http::HeaderValue;
 use tokio::sync::watch;
 
 use crate::{
@@ -86,7 +94,7 @@ pub struct Snapshot {
     /// `server.resolvers`: who is asked for the addresses of upstreams' names.
     pub resolver: Resolver,
     /// `server.hsts`; `None`: off.
-    pub hsts: Option<http::HeaderValue>,
+    pub hsts: Option<HeaderValue>,
     /// `limits.max_api_keys`.
     pub max_api_keys: usize,
     /// `limits.max_revocations`.
@@ -204,21 +212,66 @@ impl Live {
 
 /// A worker's own handle on the current snapshot: on the request path only thread-local counts change.
 #[derive(Default)]
-#[expect(clippy::redundant_allocation, reason = "counting on the Rc keeps the shared count of the Arc untouched")]
-pub struct SnapshotCache(RefCell<Option<(u64, Rc<Arc<Snapshot>>)>>);
+pub struct SnapshotCache(RefCell<Option<(u64, Rc<Current>)>>);
+
+/// A snapshot, with a worker's own copies of what is cloned for each request.
+pub struct Current {
+    snapshot: Arc<Snapshot>,
+    /// [`Snapshot::hsts`], whose count no other worker writes.
+    pub hsts: Option<HeaderValue>,
+}
+
+impl Current {
+    fn new(snapshot: Arc<Snapshot>) -> Self {
+        let hsts = snapshot.hsts.as_ref().and_then(|value| HeaderValue::from_bytes(value.as_bytes()).ok());
+        Self { snapshot, hsts }
+    }
+}
+
+impl Deref for Current {
+    type Target = Snapshot;
+
+    fn deref(&self) -> &Snapshot {
+        &self.snapshot
+    }
+}
 
 impl SnapshotCache {
     /// The snapshot to serve one request with. Ask once for each request (R37).
-    pub fn current(&self, live: &Live) -> Rc<Arc<Snapshot>> {
+    pub fn current(&self, live: &Live) -> Rc<Current> {
         let swaps = live.swaps.load(Ordering::Acquire);
         let mut cached = self.0.borrow_mut();
         match &*cached {
             Some((seen, snapshot)) if *seen == swaps => Rc::clone(snapshot),
             _ => {
-                let snapshot = Rc::new(live.snapshot());
+                let snapshot = Rc::new(Current::new(live.snapshot()));
                 *cached = Some((swaps, Rc::clone(&snapshot)));
                 snapshot
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn what_a_worker_clones_for_each_answer_is_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = "version = 1\n[server]\nlisten = [\"http://127.0.0.1:0\"]\nhosts = [\"a.example\"]\n\
+                    hsts = \"max-age=3600\"\n[upstream.app]\nservers = [\"http://127.0.0.1:1\"]\n\
+                    [[route]]\nname = \"all\"\nmatch = { path = \"/{*rest}\" }\nauth = [\"none\"]\n\
+                    upstream = \"app\"\n";
+        let config = config::load_text("test", text, folder.path(), []).unwrap_or_else(|report| panic!("{report}"));
+        let snapshot = Arc::new(config.snapshot);
+
+        let (one, other) = (Current::new(Arc::clone(&snapshot)), Current::new(Arc::clone(&snapshot)));
+
+        let (shared, one, other) = (snapshot.hsts.as_ref().unwrap(), one.hsts.unwrap(), other.hsts.unwrap());
+        assert_eq!((&one, &other), (shared, shared));
+        let places = [shared, &one, &other].map(|value| value.as_bytes().as_ptr());
+        assert!(places[0] != places[1] && places[0] != places[2] && places[1] != places[2], "{places:?}");
     }
 }

@@ -45,7 +45,7 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<(), Failure> {
     let rehearsal = || Rehearsal::new(arguments.method.clone(), scheme, &authority, &arguments.url, now);
 
     let anonymous = rehearsal().run(&config.snapshot, Supposed::default());
-    let rule = anonymous.findings.route.as_deref().and_then(rule_of);
+    let rule = anonymous.findings.route.and_then(|route| rule_of(route));
     let supposed = match (&arguments.who, &arguments.token) {
         (Some(who), _) => Some(described(who, &config, rule, now)?),
         (None, Some(token)) => Some(proved(token, &config, rule, now)?),
@@ -195,7 +195,7 @@ fn proved(token: &str, config: &Config, rule: Option<&AccessRule>, now: Timestam
         })
 }
 
-fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, bound: Confirmation, now: Timestamp) {
+fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome<'_>, bound: Confirmation, now: Timestamp) {
     println!("{method} {url}");
     if let Some(view) = &outcome.findings.view {
         println!("  host      {}", view.authority);
@@ -249,7 +249,7 @@ fn print(method: &Method, url: &Uri, config: &Config, outcome: &Outcome, bound: 
     }
 }
 
-fn destination(route: &Route, findings: &Findings, config: &Config) -> String {
+fn destination(route: &Route, findings: &Findings<'_>, config: &Config) -> String {
     match &route.target {
         Target::Own(own) => format!("our own {} endpoint", own.label()),
         Target::Redirect(redirect) => match &findings.path {

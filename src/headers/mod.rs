@@ -116,13 +116,13 @@ pub enum Profile {
 
 /// A permitted request as the upstream gets it. Only [`rewrite`] makes one.
 #[derive(Debug)]
-pub struct OutboundRequest {
-    parts: OutboundParts,
+pub struct OutboundRequest<'s> {
+    parts: OutboundParts<'s>,
 }
 
 /// What an [`OutboundRequest`] is made of.
 #[derive(Debug)]
-pub struct OutboundParts {
+pub struct OutboundParts<'s> {
     /// As the client sent it.
     pub method: Method,
     /// Origin form: canonical path, untouched query.
@@ -136,7 +136,7 @@ pub struct OutboundParts {
     /// Whether the client takes trailers (`TE: trailers`, RFC 9110 section 10.1.4).
     pub takes_trailers: bool,
     /// Why it may go.
-    pub permit: Permit,
+    pub permit: Permit<'s>,
     /// The handshake, if this asks to become a WebSocket and may (R17).
     pub websocket: Option<Handshake>,
 }
@@ -174,15 +174,15 @@ pub struct Proofs<'a> {
 ///
 /// # Errors
 /// [`RewriteError`]; the request is then refused.
-pub fn rewrite(
+pub fn rewrite<'s>(
     head: &Parts,
-    permit: Permit,
+    permit: Permit<'s>,
     proofs: Proofs<'_>,
     view: &ClientView,
     path: &CanonicalPath,
     request_id: &RequestId,
     settings: &Settings,
-) -> Result<OutboundRequest, RewriteError> {
+) -> Result<OutboundRequest<'s>, RewriteError> {
     let caller = permit.identity().map(|identity| Caller { identity, assertion: proofs.assertion });
     let authorization = match permit.grounds() {
         Grounds::Met => Authorization::Verified(proofs.forwarded),
@@ -212,7 +212,7 @@ pub fn has_meaning(name: &HeaderName) -> bool {
     names::has_meaning(name)
 }
 
-impl OutboundRequest {
+impl<'s> OutboundRequest<'s> {
     /// The method.
     pub const fn method(&self) -> &Method {
         &self.parts.method
@@ -234,7 +234,7 @@ impl OutboundRequest {
     }
 
     /// Why it may go.
-    pub const fn permit(&self) -> &Permit {
+    pub const fn permit(&self) -> &Permit<'s> {
         &self.parts.permit
     }
 
@@ -244,7 +244,7 @@ impl OutboundRequest {
     }
 
     /// Takes it apart for sending.
-    pub fn into_parts(self) -> OutboundParts {
+    pub fn into_parts(self) -> OutboundParts<'s> {
         self.parts
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn late(
     refusal: &Refusal,
     snapshot: &Snapshot,
     shared: &Shared,
-    findings: &Findings,
+    findings: &Findings<'_>,
     head: &Parts,
     body: &Incoming,
     now: Timestamp,
@@ -65,7 +65,7 @@ pub(super) fn late(
     if *refusal != Refusal::BadCredential(BadCredential::Session) {
         return None;
     }
-    let route = findings.route.as_deref()?;
+    let route = findings.route?;
     let told = head.headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
     let fits =
         told.is_none_or(|length| length <= Form::MAX_BYTES) && body.size_hint().lower() <= Form::MAX_BYTES as u64;

@@ -36,7 +36,7 @@ use crate::{
     route::{Own, Target},
     session::{SessionToken, cookie},
     signing::CannotSign,
-    state::{Live, Snapshot, SnapshotCache},
+    state::{Current, Live, Snapshot, SnapshotCache},
     telemetry::{
         WorkerTelemetry,
         outcome::{Began, Outcome},
@@ -122,8 +122,8 @@ impl Worker {
 
 /// The way of every request.
 async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Response<Body> {
-    let snapshot = worker.snapshots.current(&worker.live);
-    let snapshot: &Snapshot = &snapshot;
+    let current = worker.snapshots.current(&worker.live);
+    let snapshot: &Snapshot = &current;
     let (started, now, malformed) = (inbound.started, inbound.now, inbound.malformed);
     let proof = if inbound.connection.tls.is_none() { worker.live.shared.challenges.file(inbound) } else { None };
     let (head, connection) = (&mut inbound.head, &inbound.connection);
@@ -202,7 +202,7 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
         }
     };
     let request_id = std::mem::take(&mut inbound.request_id);
-    let mut response = conclude(snapshot, relayed, findings, &inbound.head, request_id, outcome);
+    let mut response = conclude(&current, relayed, findings, &inbound.head, request_id, outcome);
     if let Some(standing) = admitted.standing {
         standing.add_to(response.headers_mut());
     }
@@ -227,7 +227,7 @@ fn conclude_proof(text: Bytes, mut outcome: Account) -> Response<Body> {
 async fn exchange(
     worker: &Worker,
     snapshot: &Snapshot,
-    findings: &mut Findings,
+    findings: &mut Findings<'_>,
     now: Timestamp,
 ) -> Option<SessionToken> {
     let waiting = findings.session.as_ref()?;
@@ -242,8 +242,8 @@ async fn exchange(
 fn within_limits(
     worker: &Worker,
     snapshot: &Snapshot,
-    verdict: &mut Verdict,
-    findings: &Findings,
+    verdict: &mut Verdict<'_>,
+    findings: &Findings<'_>,
     now: Timestamp,
 ) -> Admitted {
     let (Verdict::Allow(permit), Some(view)) = (&*verdict, &findings.view) else {
@@ -271,7 +271,7 @@ fn within_limits(
 struct Permitted<'a> {
     worker: &'a Worker,
     snapshot: &'a Snapshot,
-    findings: &'a Findings,
+    findings: &'a Findings<'a>,
     request_id: &'a RequestId,
     now: Timestamp,
     hints: &'a Hints,
@@ -280,7 +280,7 @@ struct Permitted<'a> {
 /// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
 async fn relay(
     permitted: &Permitted<'_>,
-    permit: Permit,
+    permit: Permit<'_>,
     way: Way,
     head: &mut Parts,
     body: Incoming,
@@ -291,7 +291,7 @@ async fn relay(
     let (Some(view), Some(path), Some(sent)) = (&findings.view, &findings.path, findings.sent_path()) else {
         return Err(Refusal::BadHost("absent"));
     };
-    let route = Arc::clone(permit.route());
+    let route = permit.route();
     match &route.target {
         Target::Upstream(_) => {
             let Way { upstream: index, caller } = way;
@@ -368,11 +368,11 @@ async fn relay(
                 watched.unbind();
             }
             let context = headers::response::Context {
-                route: &route,
+                route,
                 authenticated: permit.identity().is_some(),
                 own_prefix: &snapshot.login.prefix,
                 websocket_accepted: accepted && !opens_stream,
-                mend: Mend::of(&route, &head.headers, view, path, sent, &snapshot.headers),
+                mend: Mend::of(route, &head.headers, view, path, sent, &snapshot.headers),
             };
             headers::response::rewrite(response.headers_mut(), &context, &snapshot.headers);
             if route.cors.is_some() {
@@ -407,18 +407,18 @@ async fn relay(
 
 /// The one exit: whatever happened becomes one answer, one log line, one set of counts.
 fn conclude(
-    snapshot: &Snapshot,
+    current: &Current,
     relayed: Result<Response<Content>, Refusal>,
-    findings: &Findings,
+    findings: &Findings<'_>,
     head: &Parts,
     request_id: RequestId,
     mut outcome: Account,
 ) -> Response<Body> {
     let mut response = relayed.unwrap_or_else(|refusal| {
         outcome.refused(refusal.reason(), refusal.status());
-        refuse(snapshot, &refusal, findings, head, &request_id)
+        refuse(current, &refusal, findings, head, &request_id)
     });
-    let route = findings.route.as_deref();
+    let route = findings.route;
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, request_id.into_header());
     if let Some(nonce) = &findings.dpop_nonce {
@@ -427,7 +427,7 @@ fn conclude(
     if let Some(cors) = route.and_then(|route| route.cors.as_ref()) {
         cors::add_fields(cors, head.headers.get(ORIGIN), headers);
     }
-    if let Some(hsts) = snapshot.hsts.as_ref().filter(|_| findings.is_https()) {
+    if let Some(hsts) = current.hsts.as_ref().filter(|_| findings.is_https()) {
         headers.entry(STRICT_TRANSPORT_SECURITY).or_insert_with(|| hsts.clone());
     }
     outcome.status(response.status());
@@ -437,15 +437,15 @@ fn conclude(
 fn refuse(
     snapshot: &Snapshot,
     refusal: &Refusal,
-    findings: &Findings,
+    findings: &Findings<'_>,
     head: &Parts,
     request_id: &RequestId,
 ) -> Response<Content> {
-    let rule = findings.route.as_deref().and_then(|route| match &route.access {
+    let rule = findings.route.and_then(|route| match &route.access {
         Access::Authenticated(rule) => Some(rule),
         Access::Public { .. } => None,
     });
-    let own = findings.route.as_deref().is_some_and(|route| matches!(route.target, Target::Own(_)));
+    let own = findings.route.is_some_and(|route| matches!(route.target, Target::Own(_)));
     let people = (own || rule.is_some_and(|rule| rule.session)) && snapshot.login.is_open();
     let answer = refusal.answer(&Asked {
         audience: Audience::of(head),
@@ -463,7 +463,7 @@ fn refuse(
             identity.name().unwrap_or_else(|| identity.subject())
         }),
         face: snapshot.look.face(head.headers.get(ACCEPT_LANGUAGE)),
-        token_endpoint: findings.route.as_deref().is_some_and(|route| {
+        token_endpoint: findings.route.is_some_and(|route| {
             matches!(route.target, Target::Own(Own::Token | Own::TokenRefresh | Own::TokenRevoke))
         }),
     });
@@ -491,7 +491,7 @@ fn announces_dpop(rule: &AccessRule, issuers: &[Issuer]) -> bool {
 }
 
 /// Tells the outcome what was learned while deciding.
-fn note(outcome: &mut Outcome, findings: &Findings) {
+fn note(outcome: &mut Outcome, findings: &Findings<'_>) {
     if let Some(view) = &findings.view {
         outcome.client(view.address, view.scheme.as_str(), &view.authority);
     }
@@ -506,7 +506,7 @@ fn note(outcome: &mut Outcome, findings: &Findings) {
     }
 }
 
-fn preflight(findings: &Findings, head: &Parts) -> Response<Content> {
+fn preflight(findings: &Findings<'_>, head: &Parts) -> Response<Content> {
     let cors = findings.route.as_ref().and_then(|route| route.cors.as_ref());
     cors.map_or_else(|| Response::new(Bytes::new()), |cors| cors::preflight(cors, head)).map(Content::own)
 }

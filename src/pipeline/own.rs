@@ -26,8 +26,8 @@ use crate::{
 
 /// A request to one of our own endpoints.
 pub(super) struct Asked<'a> {
-    pub(super) permit: &'a Permit,
-    pub(super) findings: &'a Findings,
+    pub(super) permit: &'a Permit<'a>,
+    pub(super) findings: &'a Findings<'a>,
     pub(super) head: &'a Parts,
     pub(super) request_id: &'a RequestId,
 }

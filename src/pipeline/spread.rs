@@ -14,7 +14,7 @@ use crate::{
 
 /// The upstream that the request goes to, by its index, and who asks, if that upstream is sticky.
 #[inline]
-pub(super) fn way(target: &Target, snapshot: &Snapshot, findings: &Findings) -> Way {
+pub(super) fn way(target: &Target, snapshot: &Snapshot, findings: &Findings<'_>) -> Way {
     match target {
         Target::Upstream(destination) => {
             let upstream = upstream(destination, findings);
@@ -35,25 +35,25 @@ pub(super) struct Way {
 }
 
 /// The upstream that a caller gets of these; `None` where that is another one by chance with each request.
-pub fn side(destination: &Destination, findings: &Findings) -> Option<usize> {
+pub fn side(destination: &Destination, findings: &Findings<'_>) -> Option<usize> {
     match destination {
         Destination::One(index) => Some(*index),
         Destination::Split(_) => number(findings).map(|number| destination.upstream(|| number)),
     }
 }
 
-fn upstream(destination: &Destination, findings: &Findings) -> usize {
+fn upstream(destination: &Destination, findings: &Findings<'_>) -> usize {
     destination.upstream(|| number(findings).unwrap_or_else(|| u64::from_le_bytes(secret::random::<8>())))
 }
 
 /// Whoever is known stays on one side, whichever way they are known: a session and a token of the same person do.
-fn number(findings: &Findings) -> Option<u64> {
+fn number(findings: &Findings<'_>) -> Option<u64> {
     let identity = findings.identity.as_ref()?;
     Some(Caller::of(&[b"split", identity.realm().as_bytes(), identity.subject().as_bytes()]).number())
 }
 
 #[cold]
-fn known_by(by: Sticky, findings: &Findings) -> Caller {
+fn known_by(by: Sticky, findings: &Findings<'_>) -> Caller {
     match (by, &findings.session, &findings.identity) {
         (Sticky::Session, Some(session), _) => Caller::of(&[b"session", session.key().bytes()]),
         (Sticky::Session | Sticky::Subject, _, Some(identity)) => {

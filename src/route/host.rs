@@ -2,7 +2,9 @@
 //!
 //! In: a request head. Out: the one authority that `Host`, `:authority` and an absolute target agree on, in canonical
 //! form, or an [`AuthorityError`] (400). Whether the host is known is the route table's to say (421). A known host in
-//! its usual spelling costs two table look-ups and no allocation.
+//! its usual spelling costs a comparison and no allocation.
+
+use std::cell::RefCell;
 
 use http::{Uri, Version, header::HOST, request::Parts};
 
@@ -62,12 +64,39 @@ impl AuthorityError {
 }
 
 fn read(text: &[u8], table: &RouteTable) -> Result<Authority, AuthorityError> {
-    if let Some(known) = table.authority(text) {
-        return Ok(known);
-    }
-    let text = std::str::from_utf8(text).map_err(|_| AuthorityError::NotAHost(HostError::NotAHost))?;
-    text.parse().map_err(AuthorityError::NotAHost)
+    RECENT.with_borrow_mut(|recent| recent.read(text, table))
 }
+
+/// Authorities of known hosts by their spelling, read of late by this worker. What a spelling means depends on nothing
+/// else, so an entry is never wrong; and its host is counted by this worker alone, while the table's is everybody's.
+struct Recent([Option<(Box<[u8]>, Authority)>; RECENT_SPELLINGS]);
+
+impl Recent {
+    #[expect(clippy::indexing_slicing, reason = "a remainder is within")]
+    fn read(&mut self, text: &[u8], table: &RouteTable) -> Result<Authority, AuthorityError> {
+        let place = &mut self.0
+            [text.iter().rev().take(2).fold(text.len(), |sum, byte| sum + usize::from(*byte)) % RECENT_SPELLINGS];
+        if let Some((spelling, authority)) = place
+            && **spelling == *text
+        {
+            return Ok(authority.clone());
+        }
+        let spelled = std::str::from_utf8(text).map_err(|_| AuthorityError::NotAHost(HostError::NotAHost))?;
+        let Some(Authority { host, port }) = table.authority(text) else {
+            return spelled.parse().map_err(AuthorityError::NotAHost);
+        };
+        let own = Authority { host: host.as_str().parse().map_err(AuthorityError::NotAHost)?, port };
+        *place = Some((text.into(), own.clone()));
+        Ok(own)
+    }
+}
+
+thread_local! {
+    static RECENT: RefCell<Recent> = const { RefCell::new(Recent([const { None }; RECENT_SPELLINGS])) };
+}
+
+/// For each worker; a power of two.
+const RECENT_SPELLINGS: usize = 32;
 
 /// The same host and port; the scheme's own port may be written or not.
 fn agree(one: &Authority, other: &Authority, uri: &Uri) -> bool {
@@ -84,6 +113,7 @@ mod tests {
     use http::Request;
 
     use super::*;
+    use crate::host::Host;
 
     fn authority(version: Version, target: &str, hosts: &[&str]) -> Result<String, AuthorityError> {
         let table = RouteTable::build(Vec::new(), &["a.example".parse().unwrap()], |_| Default::default()).unwrap();
@@ -93,6 +123,30 @@ mod tests {
         }
         let (head, ()) = request.body(()).unwrap().into_parts();
         request_authority(&head, &table).map(|authority| authority.to_string())
+    }
+
+    #[test]
+    fn hosts_are_counted_by_each_worker_for_itself() {
+        let table = RouteTable::build(Vec::new(), &["a.example".parse().unwrap()], |_| Default::default()).unwrap();
+        let read = |text: &str| read(text.as_bytes(), &table).unwrap().host;
+        let place = |host: &Host| host.as_str().as_ptr().addr();
+        let of_table = place(table.known_hosts().next().unwrap());
+
+        let (here, again) = (read("a.example"), read("a.example"));
+        let elsewhere = std::thread::scope(|scope| scope.spawn(|| place(&read("a.example"))).join().unwrap());
+
+        assert_eq!(place(&here), place(&again), "one allocation for all of a worker's requests");
+        assert_ne!(place(&here), of_table);
+        assert_ne!(place(&here), elsewhere);
+    }
+
+    #[test]
+    fn spellings_of_one_place_are_told_apart() {
+        let table = RouteTable::build(Vec::new(), &["a.example".parse().unwrap()], |_| Default::default()).unwrap();
+        for port in (1..=3 * RECENT_SPELLINGS).chain(1..=3) {
+            let read = read(format!("a.example:{port}").as_bytes(), &table).unwrap();
+            assert_eq!(read.to_string(), format!("a.example:{port}"));
+        }
     }
 
     #[test]
@@ -126,8 +180,11 @@ mod tests {
             (two, "/", &["a.example"], Ok("a.example")),
             (two, "/", &[], Err(E::Absent)),
         ] {
-            let found = authority(version, target, hosts);
-            assert_eq!(found.as_deref().map_err(|e| *e), expect, "{version:?} {target} {hosts:?}");
+            // As it is read first, and as it is known then.
+            for _ in 0..2 {
+                let found = authority(version, target, hosts);
+                assert_eq!(found.as_deref().map_err(|e| *e), expect, "{version:?} {target} {hosts:?}");
+            }
         }
     }
 }

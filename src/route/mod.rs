@@ -266,12 +266,12 @@ struct Site {
 
 /// A route that serves a request.
 #[derive(Debug)]
-pub struct Found<'a> {
+pub struct Found<'t, 'p> {
     /// The route.
-    pub route: &'a Arc<Route>,
+    pub route: &'t Arc<Route>,
     /// What its pattern's parameters stand for.
-    pub params: Params<'a>,
-    entry: &'a Entry,
+    pub params: Params<'p>,
+    entry: &'t Entry,
 }
 
 /// The parameters of a matched pattern.
@@ -369,7 +369,12 @@ impl RouteTable {
     ///
     /// # Errors
     /// [`Miss`], in this order: unknown host, method that is never served, bad path, no route, method.
-    pub fn find<'a>(&'a self, host: &Host, path: &'a CanonicalPath, method: &Method) -> Result<Found<'a>, Miss> {
+    pub fn find<'t: 'p, 'p>(
+        &'t self,
+        host: &Host,
+        path: &'p CanonicalPath,
+        method: &Method,
+    ) -> Result<Found<'t, 'p>, Miss> {
         let Some((_, site)) = self.sites.get(host.as_str().as_bytes()) else {
             return self.find_everywhere(path, method);
         };
@@ -424,7 +429,7 @@ impl RouteTable {
         Some(Authority { host: host.clone(), port: Some(port) })
     }
 
-    fn find_everywhere<'a>(&'a self, path: &'a CanonicalPath, method: &Method) -> Result<Found<'a>, Miss> {
+    fn find_everywhere<'t: 'p, 'p>(&'t self, path: &'p CanonicalPath, method: &Method) -> Result<Found<'t, 'p>, Miss> {
         let found = self.everywhere.find(path.as_str(), Blind::default()).ok_or(Miss::UnknownHost)?;
         match found.terminal.map_or(Pick::None, |terminal| terminal.pick(method)) {
             Pick::One(entry) => Ok(Hit { entry, ranges: found.ranges }.found(path.as_str())),
@@ -482,7 +487,7 @@ impl RouteTable {
     }
 }
 
-impl Found<'_> {
+impl Found<'_, '_> {
     /// What the upstream gets instead of `path`, which was found; `None`: the path itself.
     ///
     /// # Errors
@@ -539,8 +544,11 @@ struct Hit<'a> {
     ranges: Ranges,
 }
 
-impl<'a> Hit<'a> {
-    fn found(self, path: &'a str) -> Found<'a> {
+impl<'t> Hit<'t> {
+    fn found<'p>(self, path: &'p str) -> Found<'t, 'p>
+    where
+        't: 'p,
+    {
         let Self { entry, ranges } = self;
         Found { route: &entry.route, params: Params { names: &entry.names, path, ranges }, entry }
     }

@@ -52,7 +52,7 @@ impl PathRewrite {
     /// # Errors
     /// [`PathError`] where the result has no canonical form, begins with `//`, or could be read by the route's upstream
     /// as something else than was decided on.
-    pub(super) fn apply(&self, found: &Found<'_>, path: &CanonicalPath) -> Result<CanonicalPath, PathError> {
+    pub(super) fn apply(&self, found: &Found<'_, '_>, path: &CanonicalPath) -> Result<CanonicalPath, PathError> {
         let quirks = found.quirks();
         match self {
             Self::Strip(prefix) => path.with_path(prefix.stripped(path.as_str()), quirks),
@@ -150,7 +150,7 @@ impl Template {
     }
 
     /// The path with what its parameters stand for, as it is encoded.
-    pub(crate) fn fill(&self, found: &Found<'_>, path: &str) -> String {
+    pub(crate) fn fill(&self, found: &Found<'_, '_>, path: &str) -> String {
         let mut out = String::with_capacity(path.len() + 32);
         for segment in self.0.segments() {
             match segment {
@@ -179,7 +179,7 @@ impl Template {
     }
 
     /// Whether a backend, in whatever way it reads the path, finds the same values where a rule has looked (R8).
-    fn is_one_in_all_readings(&self, written: &CanonicalPath, found: &Found<'_>) -> bool {
+    fn is_one_in_all_readings(&self, written: &CanonicalPath, found: &Found<'_, '_>) -> bool {
         let quirks = found.quirks();
         let Some(readings) = readings(written.as_str(), quirks) else {
             return false;

@@ -11,7 +11,7 @@ use portcullis::clock::instant;
 use serde_json::json;
 
 use crate::support::{
-    Client, Connection, Gateway, Issuer, Provider, Reply, Upstream, eventually,
+    Client, Connection, Gateway, Holders, Issuer, Provider, Reply, Upstream, eventually,
     gateway::{Running, SESSION_COOKIE},
     http2::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, Http2, RST_STREAM, block, frame},
     websocket::{self, SOON, echoes, ends_soon, handshake, tunnel},
@@ -73,6 +73,30 @@ fn begun(client: &Client, path: &str, beginning: &[u8]) -> Connection {
 fn revoke(gateway: &Running, user: &str) {
     gateway.admin().request("DELETE", &format!("/api/v1/sessions?subject=id-of-{user}")).send().expect(200);
 }
+
+/// Of the counts that all workers share a request writes its session's and its identity's, which are of one caller.
+/// What it needs of its route, which is of all callers, is borrowed: workers do not take that memory from each other.
+#[test]
+fn a_request_is_counted_on_its_session_and_identity_and_not_on_its_route() {
+    let upstream = upstream();
+    let gateway = gateway(&upstream).start();
+    let client = gateway.log_in("alice");
+    client.get("/x").send().expect(200);
+    upstream.next_request();
+    let idle = Holders { sessions: IN_STORE, identities: 1, routes: gateway.holders().routes };
+    eventually("nothing is under way", || gateway.holders() == idle);
+
+    let polls: Vec<_> = (0..5).map(|_| begun_poll(&client, &upstream)).collect();
+
+    // Found once; known to whoever decided, and to the permit.
+    let busy = Holders { sessions: IN_STORE + 5, identities: 1 + 2 * 5, ..idle };
+    eventually("five are under way", || gateway.holders() == busy);
+    drop(polls);
+    eventually("nothing is left of them", || gateway.holders() == idle);
+}
+
+/// A session is in the table, and in the index of its subject.
+const IN_STORE: usize = 2;
 
 /// R28.
 #[test]

@@ -116,7 +116,7 @@ pub fn compare(old: &Snapshot, new: &Snapshot, now: Timestamp, limit: usize) -> 
     Comparison { differences: found.into_values().collect(), is_partial }
 }
 
-fn kind(before: &Answer, after: &Answer) -> Option<Kind> {
+fn kind(before: &Answer<'_>, after: &Answer<'_>) -> Option<Kind> {
     match (before.is_open(), after.is_open()) {
         (false, true) => Some(Kind::MoreOpen),
         (true, false) => Some(Kind::MoreClosed),
@@ -125,7 +125,7 @@ fn kind(before: &Answer, after: &Answer) -> Option<Kind> {
     }
 }
 
-fn example(probe: &Probe, caller: &Caller, before: &Answer, after: &Answer) -> String {
+fn example(probe: &Probe, caller: &Caller, before: &Answer<'_>, after: &Answer<'_>) -> String {
     format!("{probe} by {caller} is {after}, was {before}")
 }
 

@@ -33,8 +33,8 @@ pub(super) struct Probe {
 }
 
 /// What comes of a request under one configuration.
-pub(super) struct Answer {
-    outcome: Outcome,
+pub(super) struct Answer<'s> {
+    outcome: Outcome<'s>,
     /// Where it goes, in full: another server is another place.
     place: String,
     /// As it is told.
@@ -93,7 +93,7 @@ impl Probe {
     }
 
     /// What a configuration does with it.
-    pub(super) fn ask(&self, snapshot: &Snapshot, caller: &Caller, now: Timestamp) -> Answer {
+    pub(super) fn ask<'s>(&self, snapshot: &'s Snapshot, caller: &Caller, now: Timestamp) -> Answer<'s> {
         let rule = self.route(snapshot).and_then(|route| match &route.access {
             Access::Authenticated(rule) => Some(rule),
             Access::Public { .. } => None,
@@ -115,9 +115,9 @@ impl Probe {
     }
 }
 
-impl Answer {
-    fn of(outcome: Outcome, snapshot: &Snapshot) -> Self {
-        let (place, shown) = match (&outcome.refusal, outcome.is_cross_site, outcome.findings.route.as_deref()) {
+impl<'s> Answer<'s> {
+    fn of(outcome: Outcome<'s>, snapshot: &'s Snapshot) -> Self {
+        let (place, shown) = match (&outcome.refusal, outcome.is_cross_site, outcome.findings.route) {
             (Some(refusal), _, _) => (String::new(), format!("{} ({})", outcome.status.as_u16(), refusal.reason())),
             (None, true, _) => (String::new(), "403 (cross_site)".to_owned()),
             (None, false, None) => (String::new(), outcome.status.as_u16().to_string()),
@@ -150,7 +150,7 @@ impl Answer {
 }
 
 /// Where an open request goes: in full, and as it is told.
-fn place(route: &Route, findings: &Findings, snapshot: &Snapshot) -> (String, String) {
+fn place(route: &Route, findings: &Findings<'_>, snapshot: &Snapshot) -> (String, String) {
     match &route.target {
         Target::Own(own) => (format!("{own:?}"), format!("our own {}", own.label())),
         Target::Redirect(redirect) => {
@@ -180,7 +180,7 @@ impl fmt::Display for Probe {
     }
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Answer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.shown)
     }

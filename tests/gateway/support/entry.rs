@@ -1,6 +1,6 @@
 //! The only lines of the harness that touch the gateway's entry points: read a configuration, start, ask where, stop.
 
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, sync::Arc};
 
 use portcullis::{clock::Clock, config, gateway, signing::Algorithm};
 use serde_json::Value;
@@ -16,6 +16,14 @@ pub(crate) struct Addresses {
     pub(crate) redirect: Option<SocketAddr>,
     pub(crate) telemetry: Option<SocketAddr>,
     pub(crate) admin: Option<SocketAddr>,
+}
+
+/// Reference counts, each in memory that all workers read: whoever writes one takes it away from the others.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Holders {
+    pub(crate) routes: usize,
+    pub(crate) sessions: usize,
+    pub(crate) identities: usize,
 }
 
 impl InProcess {
@@ -41,6 +49,19 @@ impl InProcess {
     pub(crate) fn sign_access(&self, claims: &Value) -> String {
         let keys = &self.0.live().shared.signing.access;
         keys.sign(Algorithm::Es256, claims).expect("there is a key").into()
+    }
+
+    /// How many hold on to what all workers share.
+    pub(crate) fn holders(&self) -> Holders {
+        let live = self.0.live();
+        let snapshot = live.snapshot();
+        let sessions = live.shared.sessions.list(None, usize::MAX);
+        Holders {
+            routes: snapshot.routes.routes().iter().map(Arc::strong_count).sum(),
+            // Less what is counted here.
+            sessions: sessions.iter().map(|session| Arc::strong_count(session) - 1).sum(),
+            identities: sessions.iter().map(|session| Arc::strong_count(session.identity())).sum(),
+        }
     }
 
     /// `true` if everything ended by itself within `server.drain_timeout`.

@@ -515,6 +515,11 @@ impl Running {
         self.inner.as_ref().expect("it runs").sign_access(claims)
     }
 
+    /// How many hold on to what all workers share.
+    pub(crate) fn holders(&self) -> entry::Holders {
+        self.inner.as_ref().expect("it runs").holders()
+    }
+
     /// Its clock, to move.
     pub(crate) const fn clock(&self) -> &Clock {
         &self.clock

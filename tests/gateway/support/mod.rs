@@ -34,6 +34,7 @@ pub(crate) use self::{
     client::{Client, Connection, Response},
     client_ca::{ClientCa, ClientId, Leaf},
     dpop::Holder,
+    entry::Holders,
     gateway::Gateway,
     pebble::Pebble,
     person::{Form, Person},
