@@ -4,7 +4,8 @@ use std::{
     io::{Read, Write},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicBool, Ordering::Relaxed},
+        mpsc::{Sender, channel},
     },
     thread,
     time::Duration,
@@ -253,7 +254,7 @@ fn a_server_without_streams_as_tunnels_is_asked_over_http1_or_refused() {
 fn whoever_does_not_read_makes_the_other_wait() {
     // Sends for as long as it goes, and tells how much that was.
     let upstream = Upstream::start();
-    let (told, sent) = std::sync::mpsc::channel();
+    let (told, sent) = channel();
     upstream.respond(move |seen| {
         let told = told.clone();
         agree(seen, move |stream| {
@@ -306,12 +307,15 @@ fn holding_http2(goes: UnboundedReceiver<()>) -> Http2Upstream {
     })
 }
 
-/// Writes for as long as it may and somebody takes it, and counts; then ends and reads to the other end.
-fn fill(mut connection: Connection, written: &AtomicUsize, enough: &AtomicBool) -> Vec<u8> {
+/// Writes for as long as it may and somebody takes it, and tells how much; then ends and reads to the other end.
+fn fill(mut connection: Connection, written: &Sender<usize>, enough: &AtomicBool) -> Vec<u8> {
     let block = [0x82; 64 * 1024];
-    while !enough.load(Relaxed) && written.load(Relaxed) < TOTAL {
+    for blocks in 1..=TOTAL / block.len() {
+        if enough.load(Relaxed) {
+            break;
+        }
         connection.write(&block).expect("somebody takes it");
-        written.fetch_add(block.len(), Relaxed);
+        written.send(blocks * block.len()).expect("somebody counts");
     }
     connection.shut_write().expect("an end");
     connection.read_to_end()
@@ -333,22 +337,23 @@ fn a_server_that_does_not_read_makes_its_client_wait() {
         let gateway = before(&url).start();
         let (_, connection) = open(&gateway.client().get("/ws"), client_over_http2);
         let connection = connection.expect("a tunnel");
-        let (written, enough) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
-        let (counting, ending) = (Arc::clone(&written), Arc::clone(&enough));
-        let writer = thread::spawn(move || fill(connection, &counting, &ending));
+        let (written, progress) = channel();
+        let enough = Arc::new(AtomicBool::new(false));
+        let ending = Arc::clone(&enough);
+        let writer = thread::spawn(move || fill(connection, &written, &ending));
 
-        // Until it has been stuck for a while, or has written everything.
-        let mut before = usize::MAX;
-        while written.load(Relaxed) != before {
-            before = written.load(Relaxed);
-            thread::sleep(Duration::from_millis(500));
+        // Until nothing is taken for a while, or everything was.
+        let mut taken = 0;
+        while let Ok(more) = progress.recv_timeout(Duration::from_millis(500)) {
+            taken = more;
         }
-        assert!(before < 64 << 20, "{what}: {before} bytes were taken for a server that reads none");
+        assert!(taken < 64 << 20, "{what}: {taken} bytes were taken for a server that reads none");
 
         enough.store(true, Relaxed);
         go.send(()).expect("the server waits");
         let told = writer.join().expect("the writer ends");
-        assert_eq!(String::from_utf8_lossy(&told), written.load(Relaxed).to_string(), "{what}");
+        let written = progress.try_iter().last().unwrap_or(taken);
+        assert_eq!(String::from_utf8_lossy(&told), written.to_string(), "{what}");
     }
 }
 
