@@ -16,6 +16,7 @@ use self::{
 use crate::{clock::Timestamp, policy::Access, route::Route, state::Snapshot};
 
 mod caller;
+mod everywhere;
 mod issuers;
 mod probe;
 mod upstreams;
@@ -36,7 +37,8 @@ pub enum Kind {
 pub struct Difference {
     /// Which way.
     pub kind: Kind,
-    /// The route, by its name in the new configuration, or in the old if it is gone; or `[upstream.NAME]`.
+    /// The route, by its name in the new configuration, or in the old if it is gone; or the
+    /// table that differs, such as `[upstream.NAME]`.
     pub route: Arc<str>,
     /// A request that shows it, or the keys that differ.
     pub example: String,
@@ -112,6 +114,9 @@ pub fn compare(old: &Snapshot, new: &Snapshot, now: Timestamp, limit: usize) -> 
     }
     for (upstream, keys) in upstreams::changed(old, new) {
         note(Kind::Different, &upstream, &|| keys.join(", "));
+    }
+    for (table, kind, keys) in everywhere::changed(old, new) {
+        note(kind, &table.into(), &|| keys.join(", "));
     }
     Comparison { differences: found.into_values().collect(), is_partial }
 }

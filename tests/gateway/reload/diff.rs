@@ -349,3 +349,29 @@ fn how_upstreams_are_asked_and_shares_are_told() {
         assert_eq!(said.out, format!("different: {expect}\nnothing becomes more open\n"), "{}", said.err);
     }
 }
+
+/// Nothing but the one key differs, and the way that it goes decides the exit status.
+#[test]
+fn what_changes_for_all_routes_is_told_with_the_way_it_goes() {
+    let limit = |requests: u32| format!("[limits]\nrate_limit = {{ address = \"{requests}/1s\" }}\n");
+    let lasting = |key: &str, time: &str| format!("[session]\n{key} = \"{time}\"\n");
+    for (old, new, expect, opens) in [
+        (limit(5), limit(6), "more open: [limits]: rate_limit, max_concurrent", true),
+        (limit(6), limit(5), "more closed: [limits]: rate_limit, max_concurrent", false),
+        ("[limits]\nmax_body = \"1KiB\"\n".into(), String::new(), "different: [limits]: max_body", false),
+        (lasting("idle_timeout", "10m"), lasting("idle_timeout", "20m"), "more open: [session]: idle_timeout", true),
+        (lasting("idle_timeout", "20m"), lasting("idle_timeout", "10m"), "more closed: [session]: idle_timeout", false),
+        (lasting("max_lifetime", "2h"), lasting("max_lifetime", "3h"), "more open: [session]: max_lifetime", true),
+        (String::new(), "[session]\nmax_per_user = 3\n".into(), "different: [session]: max_per_user", false),
+    ] {
+        let shell = Shell::empty();
+        for (name, tables) in [("old.toml", &old), ("new.toml", &new)] {
+            shell.write(name, &BASE.replace("[upstream.app]", &format!("{tables}[upstream.app]")));
+        }
+
+        let said = shell.run(&["diff", "old.toml", "new.toml"]).expect(if opens { 3 } else { 0 });
+
+        let differences: Vec<_> = said.out.lines().filter(|line| line.contains("]: ")).collect();
+        assert_eq!(differences, [expect], "{}{}", said.out, said.err);
+    }
+}
