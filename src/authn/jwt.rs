@@ -10,10 +10,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::Number;
 
 use super::{
+    base64url,
     introspection::{Active, Endpoint, Origin},
     json::{self, Json, JsonError, Members},
     jwks::KeySlot,
@@ -623,7 +623,7 @@ fn check_kind(members: &Members<'_>, confirmation: &Confirmation) -> Result<(), 
 
 /// A part as the text that it must be.
 fn decode(part: &[u8]) -> Result<String, JwtError> {
-    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtError::Encoding)?;
+    let bytes = base64url::decode(part).ok_or(JwtError::Encoding)?;
     String::from_utf8(bytes).map_err(|_| JwtError::Json)
 }
 
@@ -911,6 +911,7 @@ const LAST_SECOND: u64 = 253_402_300_799;
 #[cfg(test)]
 mod tests {
     use aws_lc_rs::digest;
+    use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
     use proptest::prelude::*;
     use serde_json::{Value, json};
 

@@ -34,7 +34,10 @@ use serde_json::{Map, Value};
 use smallvec::{SmallVec, smallvec};
 use zeroize::Zeroizing;
 
-use super::json::{self, JsonError};
+use super::{
+    base64url,
+    json::{self, JsonError},
+};
 use crate::secret;
 
 /// A signature algorithm (RFC 7518 section 3.1, RFC 8037).
@@ -496,7 +499,7 @@ impl Key {
         if signature.len() != (self.signature_len.unwrap_or_else(|| algorithm.hash_len()) * 4).div_ceil(3) {
             return Err(BadSignature::Length);
         }
-        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| BadSignature::Encoding)?;
+        let signature = base64url::decode(signature).ok_or(BadSignature::Encoding)?;
         // What is there is of the key's family, so the algorithm is too.
         let genuine = match &self.check {
             Check::Secret(keys) => of(keys, algorithm).is_some_and(|key| hmac::verify(key, input, &signature).is_ok()),

@@ -24,6 +24,7 @@ use crate::{
 };
 
 pub mod awaited;
+mod base64url;
 mod certificate;
 pub mod credential;
 pub mod dpop;
@@ -221,12 +222,12 @@ fn verified_token(token: Unread<'_>, rule: &AccessRule, judge: &Judge<'_>) -> Re
         Found::WrongSignature(generation) => return Err(Unverified::Void(JwtError::WrongSignature(generation))),
         Found::Nothing => {}
     }
-    let token = token.read().map_err(Unverified::Unreadable)?;
     let account = wrong.of_address(address);
     if let Some(retry_after) = wrong.wait(account, verify_rate, now) {
+        token.read().map_err(Unverified::Unreadable)?;
         return Err(Unverified::Busy(Busy::TooMany { retry_after }));
     }
-    let error = match jwt::verify(token, issuers, &rule.issuers, now) {
+    let error = match jwt::verify(token.text(), issuers, &rule.issuers, now) {
         Ok(verified) => {
             let verified = Arc::new(verified);
             cache.insert(&key, Arc::clone(&verified), now);
@@ -234,6 +235,8 @@ fn verified_token(token: Unread<'_>, rule: &AccessRule, judge: &Judge<'_>) -> Re
         }
         Err(error) => error,
     };
+    // What is verified is made of letters that tokens are made of. Anything else may be none, which is told apart.
+    token.read().map_err(Unverified::Unreadable)?;
     if let JwtError::KeysPending(issuer) = error {
         let issuer = issuers.get(issuer).filter(|_| !waited);
         return Err(Unverified::KeysPending(issuer.and_then(|issuer| issuer.keys.first_fetch())));
@@ -461,6 +464,29 @@ mod tests {
 
         assert_eq!(ask(KeySet::pending(&[Algorithm::ES256]).unwrap()), "unavailable");
         assert_eq!(ask(signer.keys()), "valid");
+    }
+
+    #[test]
+    fn what_is_no_token_by_its_letters_is_told_apart_from_a_void_one() {
+        let (signer, cache) = (Signer::new(Algorithm::ES256), cache());
+        let good = signer.token_of(&claims());
+        let under = |keys, token: &str| {
+            let issuers = [issuer(keys)];
+            match authenticate(token.as_bytes(), &issuers, &rule(&[0]), &cache, now(), false) {
+                Answer::Invalid(BadCredential::Ambiguous(label)) => label,
+                answer => label(answer),
+            }
+        };
+        let pending = || KeySet::pending(&[Algorithm::ES256]).unwrap();
+
+        for token in [format!("\"{good}\""), format!("{good} "), format!("{good},{good}"), good.replace('.', "%2e")] {
+            assert_eq!(under(signer.keys(), &token), "unreadable_authorization", "{token}");
+            assert_eq!(under(pending(), &token), "unreadable_authorization", "{token}");
+        }
+        assert_eq!(under(signer.keys(), &format!("{good}=")), "signature_length");
+        assert_eq!(under(signer.keys(), &good.replace('.', "/")), "parts");
+        assert_eq!(under(pending(), &good), "unavailable");
+        assert_eq!(under(signer.keys(), &good), "valid");
     }
 
     #[test]

@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{
     super::{
+        base64url,
         json::{self, JsonError},
         jwt,
         keys::{Algorithm, BadSignature, SenderKey, UnknownAlgorithm},
@@ -283,7 +284,7 @@ fn target(htu: &str, tolerated: Quirks) -> Option<(Scheme, Authority, CanonicalP
 }
 
 fn object(part: &str) -> Result<Map<String, Value>, ProofError> {
-    let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| ProofError::Encoding)?;
+    let json = base64url::decode(part.as_bytes()).ok_or(ProofError::Encoding)?;
     Ok(json::object(&json)?)
 }
 
