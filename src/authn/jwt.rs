@@ -8,7 +8,13 @@
 //!
 //! RFC 7515 (JWS), RFC 7519 (JWT), RFC 8725 (best practices), RFC 9068 (`at+jwt`), RFC 7800 (`cnf`).
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use serde_json::Number;
 
@@ -180,35 +186,46 @@ impl Default for ClaimMapping {
 /// A token whose signature and claims held when it was checked. Only [`verify`] makes one. Its time must be checked
 /// again whenever it is used.
 #[derive(Debug)]
+// What every request asks stands together: each line of the processor's cache has to come from far for a token that was
+// not used lately.
+#[repr(C)]
 pub struct VerifiedToken {
-    identity: Arc<Identity>,
-    issuer: Arc<str>,
-    iss: Arc<str>,
     generation: Generation,
+    /// Its text among it, which it is compared with.
+    signing_input: SigningInput,
+    identity: Arc<Identity>,
     /// Of the key that signed it.
     tenure: Arc<Tenure>,
-    expires_at: Timestamp,
-    not_before: Option<Timestamp>,
-    issued_at: Option<Timestamp>,
-    /// From when until when it counts, the issuer's leeway included: what every request asks.
+    /// From when until when it counts, the issuer's leeway included.
     counts: (Timestamp, Timestamp),
-    jti: Option<Box<str>>,
-    confirmation: Confirmation,
-    signing_input: SigningInput,
-    dropped_grants: usize,
-    /// What all its claims take as a map, whether or not somebody has asked for one, or as text if that is more.
-    claims_bytes: usize,
     checked: Checked,
+    /// Whether it was used since the cache last looked.
+    is_used: AtomicBool,
     /// Whom to ask again; `None`: it says everything itself.
     origin: Option<Box<Origin>>,
     /// What it comes from, if it is one of ours.
     own: Option<Box<Child>>,
+    confirmation: Confirmation,
+    issuer: Arc<str>,
+    iss: Arc<str>,
+    expires_at: Timestamp,
+    not_before: Option<Timestamp>,
+    issued_at: Option<Timestamp>,
+    jti: Option<Box<str>>,
+    dropped_grants: usize,
+    /// What all its claims take as a map, whether or not somebody has asked for one, or as text if that is more.
+    claims_bytes: usize,
 }
 
 impl VerifiedToken {
     /// One that nobody signed, for tests of what is done with them.
     #[cfg(test)]
-    pub(super) fn unsigned(identity: Arc<Identity>, generation: Generation, expires_at: Timestamp) -> Self {
+    pub(super) fn unsigned(
+        identity: Arc<Identity>,
+        generation: Generation,
+        expires_at: Timestamp,
+        token: &[u8],
+    ) -> Self {
         let claims_bytes = identity.claims().map_or(0, |claims| Members::of(claims).map_bytes());
         Self {
             identity,
@@ -222,10 +239,11 @@ impl VerifiedToken {
             counts: (Timestamp::default(), expires_at),
             jti: None,
             confirmation: Confirmation::default(),
-            signing_input: [0; 32].into(),
+            signing_input: SigningInput::of_jws(token.into()),
             dropped_grants: 0,
             claims_bytes,
             checked: Checked::default(),
+            is_used: AtomicBool::new(false),
             origin: None,
             own: None,
         }
@@ -264,6 +282,7 @@ impl VerifiedToken {
             dropped_grants,
             claims_bytes,
             checked: Checked::default(),
+            is_used: AtomicBool::new(false),
             origin: Some(Box::new(endpoint.origin(token, now))),
             own: None,
         })
@@ -338,6 +357,18 @@ impl VerifiedToken {
     /// Itself, as it was sent, if it is a JWS.
     pub(super) const fn text(&self) -> &Arc<[u8]> {
         self.signing_input.token()
+    }
+
+    /// Notes for the cache that it was used: a write only where that is not noted yet.
+    pub(super) fn mark_as_used(&self) {
+        if !self.is_used.load(Ordering::Relaxed) {
+            self.is_used.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether it was used since the last call.
+    pub(super) fn take_mark(&self) -> bool {
+        self.is_used.swap(false, Ordering::Relaxed)
     }
 
     /// What its claims own on the heap at most.
@@ -571,6 +602,7 @@ pub fn verify(token: &[u8], issuers: &[Issuer], allowed: &[usize], now: Timestam
         dropped_grants,
         claims_bytes,
         checked: Checked::default(),
+        is_used: AtomicBool::new(false),
         origin: None,
         own: own.map(Box::new),
     })

@@ -6,19 +6,21 @@
 //! wrong under a known key, and no other error.
 //!
 //! Eviction is S3-FIFO (Yang et al., SOSP 2023): a newcomer waits in a short queue and moves to the long one only when
-//! used again, so a flood of tokens that come once leaves those in use alone. A hit takes one shard's read lock and
-//! writes at most one bit of the entry, so workers that use the same token do not wait for one another.
+//! used again, so a flood of tokens that come once leaves those in use alone. What a worker has found before it finds
+//! again without a lock ([`near`]); another hit takes one shard's read lock. Either writes at most one bit of the token
+//! and counts references to it, so workers that use other tokens do not wait for one another.
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
 };
 
 use ahash::RandomState;
 use hashbrown::HashTable;
+use smallvec::SmallVec;
 
 use super::{
     jwt::{JwtError, VerifiedToken},
@@ -29,6 +31,8 @@ use crate::{
     clock::Timestamp,
     identity::{Field, Identity},
 };
+
+mod near;
 
 /// Bounds of a [`TokenCache`].
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -50,8 +54,11 @@ impl Default for CacheLimits {
 
 /// Verified tokens, and wrong ones. Shared by all workers: a token verified by one is known to all.
 pub struct TokenCache {
+    /// Names it where workers note what they have found in it.
+    name: u64,
     hasher: RandomState,
     shards: Box<[Shard]>,
+    lookups: Box<[Lookups]>,
     wrong: WrongSignatures,
     dropped_grants: AtomicU64,
 }
@@ -100,14 +107,12 @@ impl TokenCache {
     pub fn new(limits: CacheLimits) -> Self {
         let shards = (limits.entries / ENTRIES_PER_SHARD).min(limits.bytes / BYTES_PER_SHARD);
         let shards = shards.clamp(1, MAX_SHARDS).next_power_of_two();
-        let shard = |_| Shard {
-            store: RwLock::new(Store::new(limits.entries / shards, limits.bytes / shards)),
-            hits: AtomicU64::new(0),
-            misses: AtomicU64::new(0),
-        };
+        let shard = |_| Shard { store: RwLock::new(Store::new(limits.entries / shards, limits.bytes / shards)) };
         Self {
+            name: near::fresh_cache(),
             hasher: RandomState::new(),
             shards: (0..shards).map(shard).collect(),
+            lookups: (0..LOOKUP_COUNTERS).map(|_| Lookups::default()).collect(),
             wrong: WrongSignatures::new(limits.wrong_signatures),
             dropped_grants: AtomicU64::new(0),
         }
@@ -129,42 +134,39 @@ impl TokenCache {
         wrong_under: impl Fn(Generation) -> bool,
         now: Timestamp,
     ) -> Found {
-        let shard = self.shard(key);
-        {
-            let store = shard.store.read().unwrap_or_else(PoisonError::into_inner);
-            if let Some(entry) = store.find(key, |value| value.key_stands() && verified_under(value.generation())) {
-                shard.hits.fetch_add(1, Ordering::Relaxed);
-                // A token out of its time is not marked: presenting it must not keep it here.
-                if let Err(error) = entry.value.check_time(now) {
-                    return Found::OutOfTime(error);
-                }
-                if !entry.used.load(Ordering::Relaxed) {
-                    entry.used.store(true, Ordering::Relaxed);
-                }
-                return Found::Verified(Arc::clone(&entry.value));
-            }
+        // First of all: nothing that is loaded below has to be there for it.
+        let lookups = self.lookups();
+        lookups.all.fetch_add(1, Ordering::Relaxed);
+        let accepts = |verified: &VerifiedToken| verified.key_stands() && verified_under(verified.generation());
+        if let Some(verified) = near::find(self.name, key, accepts) {
+            return used(verified, now);
+        }
+        let shared = {
+            let store = self.shard(key).store.read().unwrap_or_else(PoisonError::into_inner);
+            store.find(key, accepts).map(Arc::clone)
+        };
+        if let Some(verified) = shared {
+            near::note(self.name, key.hash, &verified);
+            return used(verified, now);
         }
         if let Some(generation) = self.wrong.find(key, wrong_under) {
             return Found::WrongSignature(generation);
         }
-        shard.misses.fetch_add(1, Ordering::Relaxed);
+        lookups.misses.fetch_add(1, Ordering::Relaxed);
         Found::Nothing
     }
 
-    /// Remembers a token that has just been verified. One that would take more than an eighth of its shard is not.
+    /// Remembers a token that has just been verified under its own text. One that would take more than an eighth of its
+    /// shard is not.
     pub fn insert(&self, key: &TokenKey<'_>, verified: Arc<VerifiedToken>, now: Timestamp) {
         if verified.dropped_grants() > 0 {
             self.dropped_grants.fetch_add(verified.dropped_grants() as u64, Ordering::Relaxed);
         }
-        let entry = Entry {
-            hash: key.hash,
-            bytes: ENTRY_BYTES + key.token.len() + verified_bytes(&verified),
-            // It has its own bytes already.
-            token: if **verified.text() == *key.token { Arc::clone(verified.text()) } else { key.token.into() },
-            value: verified,
-            used: AtomicBool::new(false),
-        };
-        self.shard(key).store.write().unwrap_or_else(PoisonError::into_inner).insert(entry, now);
+        let bytes = ENTRY_BYTES + key.token.len() + verified_bytes(&verified);
+        let entry = Entry { hash: key.hash, bytes, value: verified };
+        let gone = self.shard(key).store.write().unwrap_or_else(PoisonError::into_inner).insert(entry, now);
+        // Here, where nobody waits for the lock.
+        drop(gone);
     }
 
     /// Remembers that this token's signature is wrong under the key set of this generation.
@@ -174,20 +176,35 @@ impl TokenCache {
 
     /// Counts and sizes. Takes each shard's lock in turn.
     pub fn statistics(&self) -> CacheStatistics {
+        let count = |of: fn(&Lookups) -> &AtomicU64| {
+            self.lookups.iter().map(|lookups| of(lookups).load(Ordering::Relaxed)).sum::<u64>()
+        };
+        // What is counted later is read earlier: a look-up that goes on meanwhile is none of them.
+        let (misses, wrong_signature_hits) = (count(|of| &of.misses), self.wrong.hits.load(Ordering::Relaxed));
         let mut sum = CacheStatistics {
-            wrong_signature_hits: self.wrong.hits.load(Ordering::Relaxed),
+            hits: count(|of| &of.all).saturating_sub(misses + wrong_signature_hits),
+            misses,
+            wrong_signature_hits,
             dropped_grants: self.dropped_grants.load(Ordering::Relaxed),
             ..CacheStatistics::default()
         };
         for shard in &self.shards {
-            sum.hits += shard.hits.load(Ordering::Relaxed);
-            sum.misses += shard.misses.load(Ordering::Relaxed);
             let store = shard.store.read().unwrap_or_else(PoisonError::into_inner);
             sum.entries += store.table.len();
             sum.bytes += store.bytes();
             sum.evictions += store.evictions;
         }
         sum
+    }
+
+    /// Those of the worker that calls.
+    fn lookups(&self) -> &Lookups {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        thread_local! {
+            static WORKER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+        }
+        #[expect(clippy::indexing_slicing, reason = "the remainder is below the length")]
+        &self.lookups[WORKER.with(|worker| worker % LOOKUP_COUNTERS)]
     }
 
     fn shard(&self, key: &TokenKey<'_>) -> &Shard {
@@ -207,13 +224,32 @@ impl std::fmt::Debug for TokenCache {
     }
 }
 
+/// A token that was found, if it counts at this moment.
+fn used(verified: Arc<VerifiedToken>, now: Timestamp) -> Found {
+    // A token out of its time is not marked: presenting it must not keep it here.
+    match verified.check_time(now) {
+        Ok(()) => {
+            verified.mark_as_used();
+            Found::Verified(verified)
+        }
+        Err(error) => Found::OutOfTime(error),
+    }
+}
+
 /// A part of the cache with its own lock, on cache lines of its own: what one worker writes to must not slow another
 /// one's shard.
 #[repr(align(128))]
 struct Shard {
-    /// Read on every request and written when a new token comes; nothing that waits happens under it.
+    /// Read when a worker meets a token for the first time, written when it is new to all; nothing that waits happens
+    /// under it.
     store: RwLock<Store>,
-    hits: AtomicU64,
+}
+
+/// What one worker has asked, on cache lines of its own.
+#[derive(Default)]
+#[repr(align(128))]
+struct Lookups {
+    all: AtomicU64,
     misses: AtomicU64,
 }
 
@@ -221,10 +257,8 @@ struct Shard {
 struct Store {
     entries_max: usize,
     bytes_max: usize,
-    /// Positions in `slots`, by hash.
-    table: HashTable<u32>,
-    slots: Vec<Option<Entry>>,
-    free: Vec<u32>,
+    /// Everything that is in one of the queues.
+    table: HashTable<Known>,
     /// Newcomers: a tenth of all.
     small: Queue,
     /// Those that were used after they came.
@@ -235,10 +269,16 @@ struct Store {
     evictions: u64,
 }
 
-/// Positions in `slots`, oldest first, and what they weigh.
+/// A place in the table: the hash, so that no other token is touched, and nothing between it and the token.
+struct Known {
+    hash: u64,
+    value: Arc<VerifiedToken>,
+}
+
+/// Oldest first, and what they weigh.
 #[derive(Default)]
 struct Queue {
-    order: VecDeque<u32>,
+    order: VecDeque<Entry>,
     bytes: usize,
 }
 
@@ -246,11 +286,11 @@ struct Entry {
     hash: u64,
     /// Estimate of everything it owns.
     bytes: usize,
-    token: Arc<[u8]>,
     value: Arc<VerifiedToken>,
-    /// Set by a hit, cleared when it moves on in its queue. Under a read lock, hence atomic.
-    used: AtomicBool,
 }
+
+/// What was pushed out in one call; to be dropped where nobody waits for it.
+type Gone = SmallVec<[Entry; 2]>;
 
 impl Store {
     fn new(entries_max: usize, bytes_max: usize) -> Self {
@@ -258,8 +298,6 @@ impl Store {
             entries_max,
             bytes_max,
             table: HashTable::new(),
-            slots: Vec::new(),
-            free: Vec::new(),
             small: Queue::default(),
             main: Queue::default(),
             ghosts: VecDeque::new(),
@@ -272,84 +310,58 @@ impl Store {
         self.small.bytes + self.main.bytes
     }
 
-    fn entry(&self, slot: u32) -> Option<&Entry> {
-        self.slots.get(slot as usize)?.as_ref()
+    fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(&VerifiedToken) -> bool) -> Option<&Arc<VerifiedToken>> {
+        let same =
+            |known: &Known| known.hash == key.hash && **known.value.text() == *key.token && accepts(&known.value);
+        self.table.find(key.hash, same).map(|known| &known.value)
     }
 
-    fn find(&self, key: &TokenKey<'_>, accepts: impl Fn(&VerifiedToken) -> bool) -> Option<&Entry> {
-        let same = |entry: &Entry| entry.hash == key.hash && *entry.token == *key.token && accepts(&entry.value);
-        let slot = self.table.find(key.hash, |&slot| self.entry(slot).is_some_and(same))?;
-        self.entry(*slot)
-    }
-
-    fn insert(&mut self, entry: Entry, now: Timestamp) {
+    fn insert(&mut self, entry: Entry, now: Timestamp) -> Gone {
+        let mut gone = Gone::new();
         let known = {
-            let key = TokenKey { token: &entry.token, hash: entry.hash };
+            let key = TokenKey { token: entry.value.text(), hash: entry.hash };
             self.find(&key, |other| other.key_stands() && other.generation() == entry.value.generation()).is_some()
         };
         if known || entry.bytes > self.bytes_max / 8 || self.entries_max == 0 {
-            return;
+            return gone;
         }
         while self.table.len() >= self.entries_max || self.bytes() + entry.bytes > self.bytes_max {
-            self.make_room(now);
+            gone.extend(self.make_room(now));
         }
+        let known = Known { hash: entry.hash, value: Arc::clone(&entry.value) };
+        self.table.insert_unique(entry.hash, known, |known| known.hash);
         let queue = if self.ghost_set.contains(&entry.hash) { &mut self.main } else { &mut self.small };
         queue.bytes += entry.bytes;
-        let hash = entry.hash;
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => {
-                self.slots.push(None);
-                // At most `entries_max` slots are ever made, far below 2^32 of them.
-                u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
-            }
-        };
-        queue.order.push_back(slot);
-        if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(entry);
-        }
-        let slots = &self.slots;
-        self.table.insert_unique(hash, slot, |&slot| {
-            slots.get(slot as usize).and_then(Option::as_ref).map_or(0, |entry| entry.hash)
-        });
+        queue.order.push_back(entry);
+        gone
     }
 
     /// Pushes one entry out. Those in use get a second chance, but only so many of them in one call: the lock is held.
-    fn make_room(&mut self, now: Timestamp) {
+    fn make_room(&mut self, now: Timestamp) -> Option<Entry> {
         let mut chances = SECOND_CHANCES;
         loop {
             let from_small = self.main.order.is_empty()
                 || self.small.bytes > self.bytes_max / 10
                 || self.small.order.len() > self.entries_max / 10;
             let queue = if from_small { &mut self.small } else { &mut self.main };
-            let Some(slot) = queue.order.pop_front() else {
-                return;
-            };
-            let Some(place) = self.slots.get_mut(slot as usize) else {
-                return;
-            };
-            let Some(mut entry) = place.take() else {
-                return;
-            };
+            let entry = queue.order.pop_front()?;
             queue.bytes -= entry.bytes;
             let counts = entry.value.key_stands() && entry.value.check_time(now).is_ok();
-            let used = std::mem::take(entry.used.get_mut()) && counts;
+            let used = entry.value.take_mark() && counts;
             if used && chances > 0 {
                 chances -= 1;
                 self.main.bytes += entry.bytes;
-                self.main.order.push_back(slot);
-                *place = Some(entry);
+                self.main.order.push_back(entry);
                 continue;
             }
-            self.free.push(slot);
-            if let Ok(found) = self.table.find_entry(entry.hash, |&other| other == slot) {
+            if let Ok(found) = self.table.find_entry(entry.hash, |known| Arc::ptr_eq(&known.value, &entry.value)) {
                 found.remove();
             }
             self.evictions += 1;
             if from_small {
                 self.remember_ghost(entry.hash);
             }
-            return;
+            return Some(entry);
         }
     }
 
@@ -431,8 +443,10 @@ const SECOND_CHANCES: usize = 64;
 const GHOSTS_PER_ENTRY: usize = 2;
 /// … of which at least so many are assumed.
 const GHOSTS_MIN: usize = 64;
-/// An entry's place in slots, table and queue, its ghosts, and the counters of its two `Arc`s.
-const ENTRY_BYTES: usize = size_of::<Option<Entry>>() + 128;
+/// An entry's places in table and queue, its ghosts, and the counters of its two `Arc`s.
+const ENTRY_BYTES: usize = size_of::<Entry>() + size_of::<Known>() + 128;
+/// More workers than this share counters.
+const LOOKUP_COUNTERS: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -446,7 +460,7 @@ mod tests {
         identity::{Factor, IdentityParts, Via},
     };
 
-    fn verified(generation: Generation, name: &str, claims: Value) -> Arc<VerifiedToken> {
+    fn identity(name: &str, claims: Value) -> Arc<Identity> {
         let identity = Identity::new(IdentityParts {
             realm: Arc::from("staff"),
             subject: name.to_owned(),
@@ -461,8 +475,17 @@ mod tests {
             factor: Factor::One,
             via: Via::Jwt(Arc::from("id")),
         });
+        Arc::new(identity.unwrap())
+    }
+
+    fn verified(generation: Generation, token: &[u8], identity: &Arc<Identity>) -> Arc<VerifiedToken> {
         let expires_at = now().plus(Duration::from_secs(60));
-        Arc::new(VerifiedToken::unsigned(Arc::new(identity.unwrap()), generation, expires_at))
+        Arc::new(VerifiedToken::unsigned(Arc::clone(identity), generation, expires_at, token))
+    }
+
+    /// Inserts a token of this subject.
+    fn insert(cache: &TokenCache, token: &[u8], generation: Generation, name: &str) {
+        cache.insert(&cache.key(token), verified(generation, token, &identity(name, Value::Null)), now());
     }
 
     fn entries(entries: usize) -> TokenCache {
@@ -477,10 +500,10 @@ mod tests {
     }
 
     /// Looks a token up and inserts it if it is not there; whether it was there.
-    fn use_token(cache: &TokenCache, token: &str, verified: &Arc<VerifiedToken>) -> bool {
-        let hit = find(cache, token.as_bytes(), verified.generation()).is_some();
+    fn use_token(cache: &TokenCache, token: &str, (generation, identity): &(Generation, Arc<Identity>)) -> bool {
+        let hit = find(cache, token.as_bytes(), *generation).is_some();
         if !hit {
-            cache.insert(&cache.key(token.as_bytes()), Arc::clone(verified), now());
+            cache.insert(&cache.key(token.as_bytes()), verified(*generation, token.as_bytes(), identity), now());
         }
         hit
     }
@@ -490,7 +513,7 @@ mod tests {
         let (cache, generation) = (entries(1_000), Generation::fresh());
         for i in 0..500 {
             let token = format!("token-{i}");
-            cache.insert(&cache.key(token.as_bytes()), verified(generation, &token, Value::Null), now());
+            insert(&cache, token.as_bytes(), generation, &token);
         }
 
         for i in 0..500 {
@@ -505,9 +528,11 @@ mod tests {
     #[test]
     fn tokens_whose_hashes_collide_are_told_apart() {
         let (cache, generation) = (entries(100), Generation::fresh());
-        let key = |token: &'static [u8]| TokenKey { token, hash: 7 };
-        cache.insert(&key(b"alice"), verified(generation, "alice", Value::Null), now());
-        cache.insert(&key(b"bob"), verified(generation, "bob", Value::Null), now());
+        let key = |token| TokenKey { token, hash: 7 };
+        for name in ["alice", "bob"] {
+            let value = verified(generation, name.as_bytes(), &identity(name, Value::Null));
+            cache.insert(&key(name.as_bytes()), value, now());
+        }
 
         let subject = |token| match cache.find(&key(token), |_| true, |_| true, now()) {
             Found::Verified(verified) => Some(verified.identity().subject().to_owned()),
@@ -521,10 +546,10 @@ mod tests {
     #[test]
     fn what_was_verified_under_one_generation_counts_under_no_other() {
         let (cache, one, other) = (entries(100), Generation::fresh(), Generation::fresh());
-        cache.insert(&cache.key(b"token"), verified(one, "of-one", Value::Null), now());
+        insert(&cache, b"token", one, "of-one");
         assert!(find(&cache, b"token", other).is_none());
 
-        cache.insert(&cache.key(b"token"), verified(other, "of-other", Value::Null), now());
+        insert(&cache, b"token", other, "of-other");
         assert_eq!(find(&cache, b"token", one).unwrap().identity().subject(), "of-one");
         assert_eq!(find(&cache, b"token", other).unwrap().identity().subject(), "of-other");
     }
@@ -532,7 +557,7 @@ mod tests {
     #[test]
     fn expiry_is_judged_on_every_hit() {
         let (cache, generation) = (entries(100), Generation::fresh());
-        cache.insert(&cache.key(b"token"), verified(generation, "alice", Value::Null), now());
+        insert(&cache, b"token", generation, "alice");
         let at =
             |seconds| cache.find(&cache.key(b"token"), |_| true, |_| true, now().plus(Duration::from_secs(seconds)));
 
@@ -544,7 +569,7 @@ mod tests {
     #[test]
     fn a_thousand_hot_tokens_survive_a_flood() {
         let (cache, generation) = (entries(10_000), Generation::fresh());
-        let value = verified(generation, "alice", Value::Null);
+        let value = (generation, identity("alice", Value::Null));
         let hot: Vec<String> = (0..1_000).map(|i| format!("hot-{i}")).collect();
         for token in hot.iter().chain(&hot) {
             use_token(&cache, token, &value);
@@ -566,7 +591,7 @@ mod tests {
     #[test]
     fn tokens_become_hot_in_the_middle_of_a_flood() {
         let (cache, generation) = (entries(10_000), Generation::fresh());
-        let value = verified(generation, "alice", Value::Null);
+        let value = (generation, identity("alice", Value::Null));
         let mut once = 0;
         let mut flood = |count| {
             for _ in 0..count {
@@ -590,7 +615,7 @@ mod tests {
     #[test]
     fn neither_number_nor_bytes_grow_beyond_their_bounds() {
         let generation = Generation::fresh();
-        let value = verified(generation, "alice", json!({ "a": ["b", { "c": "d".repeat(500) }] }));
+        let value = (generation, identity("alice", json!({ "a": ["b", { "c": "d".repeat(500) }] })));
         let few = TokenCache::new(CacheLimits { entries: 100, bytes: 1 << 30, wrong_signatures: 0 });
         let light = TokenCache::new(CacheLimits { entries: 100_000, bytes: 1 << 20, wrong_signatures: 0 });
         let none = TokenCache::new(CacheLimits { entries: 0, bytes: 1 << 20, wrong_signatures: 0 });
@@ -614,7 +639,7 @@ mod tests {
     fn a_token_too_large_for_its_shard_is_not_kept() {
         let (cache, generation) = (entries(100), Generation::fresh());
         let small = TokenCache::new(CacheLimits { entries: 100, bytes: 64 << 10, wrong_signatures: 0 });
-        let value = verified(generation, "alice", json!({ "a": "x".repeat(20_000) }));
+        let value = verified(generation, b"token", &identity("alice", json!({ "a": "x".repeat(20_000) })));
 
         for (cache, expect) in [(&cache, true), (&small, false)] {
             cache.insert(&cache.key(b"token"), Arc::clone(&value), now());
@@ -640,9 +665,116 @@ mod tests {
     }
 
     #[test]
+    fn what_a_worker_has_found_before_it_finds_without_a_word_that_others_write_to() {
+        let (cache, generation) = (entries(10_000), Generation::fresh());
+        let tokens: Vec<_> = (0..100).map(|i| format!("token-{i}")).collect();
+        let value = (generation, identity("alice", Value::Null));
+        let lookups = || cache.lookups.iter().filter(|of| of.all.load(Ordering::Relaxed) > 0).count();
+        let (told, done) = std::sync::mpsc::channel();
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                // Once to insert each, once to find it where all look for it.
+                for token in tokens.iter().chain(&tokens) {
+                    use_token(&cache, token, &value);
+                }
+                let counters = lookups();
+                // Whoever takes a lock now never comes back.
+                let locks: Vec<_> = cache.shards.iter().map(|shard| shard.store.write()).collect();
+                let wrong: Vec<_> = cache.wrong.places.iter().map(|place| place.lock()).collect();
+                threads_own(&cache, &tokens, generation);
+                drop((locks, wrong));
+                told.send(lookups() - counters).unwrap();
+            });
+            let other_counters = done.recv_timeout(Duration::from_secs(60)).expect("a hit waits for a lock");
+            assert_eq!(other_counters, 0, "a hit is counted where others count");
+        });
+
+        /// Finds each again; nobody else holds it afterwards, and it has been marked as used before.
+        fn threads_own(cache: &TokenCache, tokens: &[String], generation: Generation) {
+            for token in tokens {
+                let found = find(cache, token.as_bytes(), generation).expect("it was found before");
+                assert!(found.take_mark(), "{token}: the mark is there");
+                found.mark_as_used();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_near_counts_no_longer_than_what_is_behind_it() {
+        let generation = Generation::fresh();
+        let found = |cache: &TokenCache, token: &str| find(cache, token.as_bytes(), generation).is_some();
+        let near = |cache: &TokenCache, token: &str| {
+            near::find(cache.name, &cache.key(token.as_bytes()), |value| value.key_stands()).is_some()
+        };
+        let known = || {
+            let cache = entries(100);
+            insert(&cache, b"token", generation, "alice");
+            assert!(!near(&cache, "token"), "it was not found yet");
+            assert!(found(&cache, "token") && near(&cache, "token"));
+            cache
+        };
+
+        // Another generation, another time, another cache.
+        let cache = known();
+        assert!(find(&cache, b"token", Generation::fresh()).is_none());
+        assert!(found(&cache, "token"));
+        let later = now().plus(Duration::from_secs(60));
+        let expired = cache.find(&cache.key(b"token"), |_| true, |_| true, later);
+        assert!(matches!(expired, Found::OutOfTime(JwtError::Expired)));
+        let other = entries(100);
+        let same_hash = TokenKey { token: b"token", hash: cache.key(b"token").hash };
+        assert!(matches!(other.find(&same_hash, |_| true, |_| true, now()), Found::Nothing));
+        assert!(matches!(cache.find(&same_hash, |_| true, |_| true, now()), Found::Verified(_)));
+
+        // Another text of the same hash.
+        let twin = TokenKey { token: b"other", hash: same_hash.hash };
+        assert!(matches!(cache.find(&twin, |_| true, |_| true, now()), Found::Nothing));
+
+        // Pushed out: nothing of it is kept alive.
+        let cache = known();
+        let identity = match cache.find(&cache.key(b"token"), |_| true, |_| true, now()) {
+            Found::Verified(verified) => Arc::downgrade(verified.identity()),
+            Found::Nothing | Found::OutOfTime(_) | Found::WrongSignature(_) => panic!("it is known"),
+        };
+        for i in 0..1_000 {
+            for _ in 0..2 {
+                use_token(&cache, &format!("other-{i}"), &(generation, self::identity("bob", Value::Null)));
+            }
+        }
+        assert!(!found(&cache, "token") && !near(&cache, "token"));
+        assert!(identity.upgrade().is_none());
+    }
+
+    #[test]
+    fn the_key_of_what_is_near_can_be_taken_away() {
+        let (cache, generation) = (entries(100), Generation::fresh());
+        insert(&cache, b"token", generation, "alice");
+        let with = |stands: bool| near::find(cache.name, &cache.key(b"token"), |_| stands).is_some();
+        assert!(find(&cache, b"token", generation).is_some());
+
+        assert!(with(true));
+        assert!(!with(false));
+    }
+
+    #[test]
+    fn more_tokens_than_a_worker_has_places_for_are_all_found() {
+        let (cache, generation) = (entries(100_000), Generation::fresh());
+        let value = (generation, identity("alice", Value::Null));
+        let tokens: Vec<_> = (0..20_000).map(|i| format!("token-{i}")).collect();
+        tokens.iter().for_each(|token| assert!(!use_token(&cache, token, &value)));
+
+        for _ in 0..3 {
+            tokens.iter().for_each(|token| assert!(use_token(&cache, token, &value), "{token}"));
+        }
+        let near = |token: &&String| near::find(cache.name, &cache.key(token.as_bytes()), |_| true).is_some();
+        let near = tokens.iter().filter(near).count();
+        assert!((4_000..=8_192).contains(&near), "{near}");
+    }
+
+    #[test]
     fn counts_tell_what_happened() {
         let (cache, generation) = (entries(100), Generation::fresh());
-        let value = verified(generation, "alice", Value::Null);
+        let value = (generation, identity("alice", Value::Null));
         use_token(&cache, "token", &value);
         use_token(&cache, "token", &value);
         cache.remember_wrong_signature(&cache.key(b"forged"), generation);
@@ -663,10 +795,7 @@ mod tests {
                         let token = format!("token-{}", (i * 7 + seed * 13) % 600);
                         match find(cache, token.as_bytes(), generation) {
                             Some(found) => assert_eq!(found.identity().subject(), token),
-                            None => {
-                                let value = verified(generation, &token, Value::Null);
-                                cache.insert(&cache.key(token.as_bytes()), value, now());
-                            }
+                            None => insert(cache, token.as_bytes(), generation, &token),
                         }
                     }
                 });
