@@ -123,12 +123,11 @@ impl Clock {
     }
 }
 
-/// Asked once for each request, so without the way through a `SystemTime` and a `Duration`.
 fn system_now() -> Timestamp {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    // Before the epoch there is nothing.
-    let (seconds, nanos) = (u64::try_from(now.tv_sec).unwrap_or(0), u64::try_from(now.tv_nsec).unwrap_or(0));
-    Timestamp(seconds.saturating_mul(1000).saturating_add(nanos / 1_000_000))
+    #[expect(clippy::disallowed_methods, reason = "the one place that may")]
+    let now = SystemTime::now();
+    let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// A reading of the monotonic clock, for measuring how long something took.
