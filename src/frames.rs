@@ -12,6 +12,8 @@ pub(crate) struct FrameHead {
     pub(crate) stream: u32,
     /// `WINDOW_UPDATE`: the increment. `RST_STREAM` and `GOAWAY`: the error code. Else 0.
     pub(crate) word: u32,
+    /// Where in the bytes that were followed its header ends, and what is read of its payload.
+    pub(crate) ends_at: usize,
 }
 
 /// One direction, frame by frame.
@@ -36,6 +38,11 @@ impl FrameHead {
     /// Whether it is a part of a body, or the end of one: what `DATA` is for.
     pub(crate) const fn brings_data(&self) -> bool {
         self.length > 0 || self.flags & END_STREAM != 0
+    }
+
+    /// Whether it is `DATA` of nothing at all.
+    pub(crate) const fn is_empty_data(&self) -> bool {
+        self.kind == DATA && self.length == 0 && self.flags & (END_STREAM | PADDED) == 0
     }
 }
 
@@ -74,8 +81,14 @@ impl Frames {
         self.skip > 0
     }
 
+    /// What has come of a header that has not come whole.
+    pub(crate) fn begun(&self) -> &[u8] {
+        self.head.get(..self.have).filter(|head| head.len() < HEAD_LENGTH).unwrap_or_default()
+    }
+
     /// Goes on by these bytes; tells of each frame once its header is there, and the word.
-    pub(crate) fn follow(&mut self, mut bytes: &[u8], mut each: impl FnMut(FrameHead)) {
+    pub(crate) fn follow(&mut self, bytes: &[u8], mut each: impl FnMut(FrameHead)) {
+        let (all, mut bytes) = (bytes.len(), bytes);
         loop {
             let skipped = self.skip.min(bytes.len());
             self.skip -= skipped;
@@ -104,6 +117,7 @@ impl Frames {
                 flags,
                 stream: u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]),
                 word: if kind == WINDOW_UPDATE { word & 0x7fff_ffff } else { word },
+                ends_at: all - bytes.len(),
             });
             self.have = 0;
             self.skip = (length as usize).saturating_sub(read);
@@ -121,7 +135,8 @@ impl Frames {
     }
 }
 
-const HEAD_LENGTH: usize = 9;
+/// Of a frame's header.
+pub(crate) const HEAD_LENGTH: usize = 9;
 const HEAD_MAX: usize = HEAD_LENGTH + 8;
 /// So many frames that bring nothing on, within the time: a hundred in each second.
 const IDLE_FRAMES_MAX: u32 = 10_000;
@@ -135,6 +150,7 @@ pub(crate) const WINDOW_UPDATE: u8 = 8;
 pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
+pub(crate) const PADDED: u8 = 8;
 
 #[cfg(test)]
 mod tests {

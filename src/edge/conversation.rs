@@ -3,14 +3,23 @@
 //! In: the bytes of a connection, cut anywhere. Out: who is waited for (`uploads`, and heads without their end), what
 //! was reset or ended by us and why (RFC 9113 section 7), and whether the client floods: resets stream after stream
 //! (CVE-2023-44487), or sends frames that bring nothing on (CVE-2019-9512, 9513, 9515, 9518). Payloads are not read but
-//! for four bytes of some; what a frame means is the library's matter. RFC 9113 sections 4.1 and 6.
+//! for four bytes of some; what a frame means is the library's matter. But `DATA` of nothing the library is spared: it
+//! means nothing, and h2 ends a connection after a hundred of them, however long it has lived. RFC 9113 sections 4.1, 6.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    ops::Range,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use smallvec::SmallVec;
 
 use super::{Counters, uploads::Uploads};
 use crate::{
     clock::Timestamp,
-    frames::{CONTINUATION, DATA, END_HEADERS, Frames, GOAWAY, HEADERS, IdleFrames, RST_STREAM},
+    frames::{
+        CONTINUATION, DATA, END_HEADERS, END_STREAM, Frames, GOAWAY, HEAD_LENGTH, HEADERS, IdleFrames, PADDED,
+        RST_STREAM,
+    },
 };
 
 /// One HTTP/2 connection as its frame headers tell it.
@@ -28,6 +37,17 @@ pub(crate) struct Conversation {
     opened: u64,
     reset: u64,
     idle: IdleFrames,
+}
+
+/// What of some bytes that came the library has to see: all but these.
+#[derive(Debug, Default)]
+pub(crate) struct Spared {
+    /// Whole frames.
+    pub(crate) frames: SmallVec<[Range<usize>; 2]>,
+    /// The last frame has begun with bytes that came before these, and is to be spared whole.
+    pub(crate) begun: bool,
+    /// So many bytes at the end may begin one more: they are to wait for the rest of its header.
+    pub(crate) undecided: usize,
 }
 
 /// What no client needs to do.
@@ -65,13 +85,13 @@ impl Conversation {
         self.head_is_open || (self.in_head && self.from_client.are_within_one())
     }
 
-    /// Follows what the client sent. The time is asked for seldom.
+    /// Follows what the client sent, and says what of it is to be spared the library. The time is asked for seldom.
     ///
     /// # Errors
     /// When it floods.
-    pub(crate) fn received(&mut self, bytes: &[u8], now: impl Fn() -> Timestamp) -> Result<(), Flood> {
+    pub(crate) fn received(&mut self, bytes: &[u8], now: impl Fn() -> Timestamp) -> Result<Spared, Flood> {
         let Self { from_client, uploads, head_is_open, in_head, newest, opened, reset, idle, .. } = self;
-        let mut flood = None;
+        let (mut flood, mut spared) = (None, Spared::default());
         from_client.follow(bytes, |frame| {
             *in_head = matches!(frame.kind, HEADERS | CONTINUATION);
             match frame.kind {
@@ -88,12 +108,23 @@ impl Conversation {
                 _ if idle.are_too_many(|| now().unix_millis()) => flood = Some(Flood::Control),
                 _ => {}
             }
+            // Where it would be an error, the library has to say so.
+            if frame.is_empty_data() && !*head_is_open && uploads.is_open(frame.stream) {
+                match frame.ends_at.checked_sub(HEAD_LENGTH) {
+                    Some(begin) => spared.frames.push(begin..frame.ends_at),
+                    None => spared.begun = true,
+                }
+            }
             if *reset >= RESETS_MAX && *reset * 2 > *opened {
                 flood = Some(Flood::Resets);
             }
             uploads.received(&frame);
         });
-        flood.map_or(Ok(()), Err)
+        let begun = from_client.begun();
+        if begun.len() <= bytes.len() && may_be_empty_data(begun) {
+            spared.undecided = begun.len();
+        }
+        flood.map_or(Ok(spared), Err)
     }
 
     /// Follows what the client was sent.
@@ -110,6 +141,11 @@ impl Conversation {
             uploads.sent(&frame);
         });
     }
+}
+
+/// Whether a header that begins so may be one of `DATA` of nothing.
+fn may_be_empty_data(begun: &[u8]) -> bool {
+    begun.iter().take(4).all(|byte| *byte == 0) && begun.get(4).is_none_or(|flags| flags & (END_STREAM | PADDED) == 0)
 }
 
 /// An unknown code counts as `INTERNAL_ERROR` (RFC 9113 section 7).
@@ -129,7 +165,7 @@ const EXCUSED: u32 = 4;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frames::{END_STREAM, WINDOW_UPDATE};
+    use crate::frames::WINDOW_UPDATE;
 
     fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
         let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
@@ -147,7 +183,7 @@ mod tests {
     }
 
     fn hear(talk: &mut Conversation, bytes: &[u8]) -> Result<(), Flood> {
-        talk.received(bytes, || Timestamp::from_unix_seconds(99))
+        talk.received(bytes, || Timestamp::from_unix_seconds(99)).map(drop)
     }
 
     fn say(talk: &mut Conversation, bytes: &[u8]) -> Counters {
@@ -277,7 +313,7 @@ mod tests {
         let mut talk = fresh();
         for second in 1..500 {
             let now = || Timestamp::from_unix_seconds(second);
-            assert_eq!(talk.received(&ping.repeat(99), now), Ok(()));
+            assert!(talk.received(&ping.repeat(99), now).is_ok());
         }
         let mut talk = fresh();
         for _ in 0..20_000 {
@@ -287,6 +323,54 @@ mod tests {
         for _ in 0..20_000 {
             say(&mut talk, &frame(DATA, 0, 1, b"a"));
             assert_eq!(hear(&mut talk, &frame(WINDOW_UPDATE, 0, 1, &[0, 0, 0, 1]).repeat(3)), Ok(()));
+        }
+    }
+
+    /// What of these bytes the library gets to see.
+    fn seen(talk: &mut Conversation, bytes: &[u8]) -> Vec<u8> {
+        let spared = talk.received(bytes, || Timestamp::from_unix_seconds(0)).unwrap();
+        let ends = spared.frames.iter().map(|frame| frame.end);
+        let begins = spared.frames.iter().map(|frame| frame.start).chain([bytes.len() - spared.undecided]);
+        std::iter::once(0).chain(ends).zip(begins).flat_map(|(from, to)| bytes[from..to].to_vec()).collect()
+    }
+
+    #[test]
+    fn data_of_nothing_is_spared_the_library_where_it_is_no_error() {
+        let head = frame(HEADERS, END_HEADERS, 1, b"abc");
+        let (empty, some) = (frame(DATA, 0, 1, b""), frame(DATA, 0, 1, b"some"));
+        let (end, padded) = (frame(DATA, END_STREAM, 1, b""), frame(DATA, PADDED, 1, b"\0"));
+        let all = [&head[..], &empty, &some, &empty, &empty, &some, &padded, &empty, &end].concat();
+        let expect = [&head[..], &some, &some, &padded, &end].concat();
+        assert_eq!(seen(&mut fresh(), &all), expect);
+
+        // A stream that was never opened or has ended, and a head that is open.
+        let no_stream = frame(DATA, 0, 7, b"");
+        let open = frame(HEADERS, 0, 3, b"abc");
+        for wrong in
+            [[&head[..], &no_stream], [&[&head[..], &end].concat(), &empty], [&[&head[..], &open].concat(), &empty]]
+        {
+            let wrong = wrong.concat();
+            assert_eq!(seen(&mut fresh(), &wrong), wrong);
+        }
+    }
+
+    #[test]
+    fn a_header_in_pieces_is_undecided_until_it_is_whole() {
+        let (empty, end) = (frame(DATA, 0, 1, b""), frame(DATA, END_STREAM, 1, b""));
+        let hear =
+            |talk: &mut Conversation, bytes: &[u8]| talk.received(bytes, || Timestamp::from_unix_seconds(0)).unwrap();
+        for cut in 1..HEAD_LENGTH {
+            let mut talk = fresh();
+            hear(&mut talk, &frame(HEADERS, END_HEADERS, 1, b"abc"));
+            let (first, rest) = empty.split_at(cut);
+            let spared = hear(&mut talk, first);
+            assert_eq!((spared.undecided, spared.begun), (cut, false), "{cut}");
+            let spared = hear(&mut talk, rest);
+            assert_eq!((spared.undecided, spared.begun), (0, true), "{cut}");
+            // The end of a body is no such frame, and what may not be one is passed on at once.
+            let (first, rest) = end.split_at(cut);
+            assert_eq!(hear(&mut talk, first).undecided, if cut < 5 { cut } else { 0 }, "{cut}");
+            assert!(!hear(&mut talk, rest).begun, "{cut}");
         }
     }
 }

@@ -35,6 +35,11 @@ impl Uploads {
         self.window > 0 && self.open.iter().filter(|upload| upload.window > 0).nth(tunnels).is_some()
     }
 
+    /// Whether the body of `stream` has not ended.
+    pub(super) fn is_open(&self, stream: u32) -> bool {
+        self.open.iter().any(|upload| upload.stream == stream)
+    }
+
     /// Follows what the client sent.
     pub(super) fn received(&mut self, frame: &FrameHead) {
         let ends = frame.flags & END_STREAM != 0;

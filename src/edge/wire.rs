@@ -1,11 +1,12 @@
-//! The bytes of one connection between TLS and hyper: every HTTP/1 head is checked here before hyper sees it (R18).
+//! The bytes of one connection between TLS and HTTP: every HTTP/1 head is checked here before hyper sees it (R18).
 //!
 //! In: a socket, plain or under TLS. Out: `hyper::rt::{Read, Write}`. Bytes are looked at in the buffer they were
 //! decrypted into and copied once, to hyper; only a head that came in pieces is gathered. A head that must not be
 //! believed never reaches hyper: a harmless one with `Connection: close` takes its place, the reason waits in
 //! [`Progress`] for exactly that request, and nothing behind it is read. A body that breaks fails the read.
 //! After the last answer, what the client still sends is read and dropped within bounds, so that no reset
-//! overtakes the answer. Early hints are written here, between hyper's answers. HTTP/2 passes as it is.
+//! overtakes the answer. Early hints are written here, between hyper's answers. HTTP/2 passes as it is,
+//! but for frames that mean nothing.
 
 use std::{
     io,
@@ -31,6 +32,7 @@ use crate::{
         framing::{Framing, HeadBounds, Step},
         progress::{Progress, Upgrade, Waiting},
     },
+    frames::HEAD_LENGTH,
     inbound::Malformed,
 };
 
@@ -58,7 +60,8 @@ pub(crate) enum Stream {
 pub(crate) struct Wire {
     stream: Stream,
     mode: Mode,
-    /// Bytes that came and are not with hyper yet, from `carry_at`. Used only for heads in pieces.
+    /// Bytes that came and are not with HTTP yet, from `carry_at`. Used only for heads in pieces, and for headers of
+    /// frames.
     carry: Vec<u8>,
     carry_at: usize,
     /// The carry holds a head without its end.
@@ -211,8 +214,10 @@ impl Wire {
                 ready!(self.poll_drop(cx))?;
                 return Poll::Pending;
             }
-            let Mode::Guarded(framing) = &mut self.mode else {
-                return self.poll_raw(cx, cursor);
+            let framing = match &mut self.mode {
+                Mode::Guarded(framing) => framing,
+                Mode::Http2(_) => return self.poll_http2(cx, cursor),
+                Mode::Tunnel => return self.poll_raw(cx, cursor),
             };
             if self.progress.head_is_overdue() && self.incomplete {
                 // hyper reads an end; `poll_shutdown` says why.
@@ -312,17 +317,57 @@ impl Wire {
         let chunk = ready!(self.stream.poll_fill(cx))?;
         let count = chunk.len().min(cursor.remaining());
         cursor.put_slice(chunk.get(..count).unwrap_or_default());
-        if let Mode::Http2(conversation) = &mut self.mode {
-            let heard = conversation.received(chunk.get(..count).unwrap_or_default(), || self.clock.now());
-            if let Err(flood) = heard {
-                self.counters.count_flood(flood);
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of frames")));
-            }
-        }
         self.stream.consume(count);
         self.eof |= count == 0;
         self.progress.received(count);
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_http2(&mut self, cx: &mut Context<'_>, cursor: &mut ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+        let Mode::Http2(conversation) = &mut self.mode else { return Poll::Pending };
+        let room = cursor.remaining();
+        loop {
+            if self.approved > 0 {
+                self.pass_carry(cursor);
+                return Poll::Ready(Ok(()));
+            }
+            let chunk = ready!(self.stream.poll_fill(cx))?;
+            // The header of a frame that was begun is completed before anything else.
+            let most = if self.carry.is_empty() { room } else { HEAD_LENGTH.saturating_sub(self.carry.len()) };
+            let came = chunk.get(..most).unwrap_or(chunk);
+            let spared = match conversation.received(came, || self.clock.now()) {
+                Ok(spared) => spared,
+                Err(flood) => {
+                    self.counters.count_flood(flood);
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "a flood of frames")));
+                }
+            };
+            if self.carry.is_empty() {
+                let (now, undecided) = came.split_at(came.len() - spared.undecided.min(came.len()));
+                let mut at = 0;
+                for frame in spared.frames {
+                    cursor.put_slice(now.get(at..frame.start).unwrap_or_default());
+                    at = frame.end;
+                }
+                cursor.put_slice(now.get(at..).unwrap_or_default());
+                self.carry.extend_from_slice(undecided);
+            } else {
+                self.carry.extend_from_slice(came);
+                if spared.begun {
+                    self.carry.clear();
+                } else if self.carry.len() >= HEAD_LENGTH {
+                    self.approved = self.carry.len();
+                }
+            }
+            let count = came.len();
+            self.stream.consume(count);
+            self.eof |= count == 0;
+            self.progress.received(count);
+            // Nothing at all would be the end.
+            if self.eof || cursor.remaining() < room {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 
     /// Hands approved bytes of the carry to hyper.

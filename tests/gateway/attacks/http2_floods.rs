@@ -129,12 +129,48 @@ fn frames_that_bring_nothing_on_end_the_connection() {
             }
         }
         assert!(written <= 11_000, "{what}: {written} frames were taken");
-        // The library has a bound of its own for empty pieces of a body.
+        // The library has a bound of its own for padded pieces of nothing.
         let ended = || floods(&gateway, "control_frames") + goaways(&gateway, "enhance_your_calm");
         eventually(&format!("{what}: it is counted"), || ended() == number as f64 + 1.0);
         eventually("the upstream's end is closed", || upstream.open_connections() == 0);
     }
     gateway.client().get("/after").send_http2().expect(200);
+}
+
+/// RFC 9113 section 6.1: a piece of nothing is no error, and some clients flush so. A connection lives on through any
+/// number of them, however its bytes are cut; too many within a short time are a flood (see above).
+#[test]
+fn empty_pieces_of_bodies_end_no_connection_that_lives_long() {
+    let upstream = Upstream::start();
+    let gateway = limited(&upstream, "max_streams = 16");
+    let mut connection = Http2::connect(&gateway.client());
+    let mut post = get("app.test", "/x");
+    post[0].1 = b"POST";
+    for round in 0..40_u32 {
+        let stream = 2 * round + 1;
+        let empty = frame(DATA, 0, stream, &[]);
+        let body = [empty.repeat(5), frame(DATA, 0, stream, b"he"), empty.repeat(5), frame(DATA, 0, stream, b"llo")];
+        let head = frame(HEADERS, END_HEADERS, stream, &block(&post));
+        let all = [head, body.concat(), frame(DATA, END_STREAM, stream, &[])].concat();
+        for piece in all.chunks(if round % 2 == 0 { 1_000 } else { 7 + round as usize % 5 }) {
+            connection.write(piece).unwrap();
+        }
+        assert_eq!(connection.end_of(stream), End::Status(200));
+        assert_eq!(upstream.next_request().body, b"hello");
+    }
+    assert!(connection.is_alive());
+}
+
+/// RFC 9113 section 5.1: what is an error stays one, be it empty.
+#[test]
+fn empty_pieces_where_no_body_is_are_errors() {
+    let upstream = Upstream::start();
+    let gateway = limited(&upstream, "max_streams = 16");
+    for (what, stream) in [("never opened", 5), ("on the connection", 0)] {
+        let mut connection = Http2::connect(&gateway.client());
+        connection.write(&[ask(1, "/x"), frame(DATA, 0, stream, &[])].concat()).unwrap();
+        assert_eq!(connection.end_of(7), End::GoAway(1), "{what}");
+    }
 }
 
 /// CVE-2024-27316 and its like, CVE-2016-8740; RFC 7541 section 7.3.
