@@ -47,15 +47,15 @@ use std::{
 };
 
 use http::{HeaderValue, Response};
-use hyper::body::Incoming;
 use portcullis::{
     certificate::{Certificate, CertificateResolver},
     clock::{self, Clock},
     config::{self, Config},
     edge::{self, Handler, Peers, TlsSlot},
     gateway,
+    hints::Hints,
     identity::{Factor, Identity, IdentityParts, Via},
-    inbound::Inbound,
+    inbound::{Inbound, Incoming},
     revocation::{Keep, Revocations, Target},
     session::SessionToken,
     shutdown::Shutdown,
@@ -574,7 +574,7 @@ struct Bare {
 impl Handler for Bare {
     type Body = upstream::Body;
 
-    async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<upstream::Body> {
+    async fn handle(&self, inbound: &mut Inbound, _: Incoming, _: Hints<'_>) -> Response<upstream::Body> {
         let head = &inbound.head;
         // Over HTTP/2 the host is `:authority`.
         let authority = head.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok());
@@ -591,7 +591,6 @@ impl Handler for Bare {
             takes_trailers: false,
             trailers: None,
             received: None,
-            http2: head.version == http::Version::HTTP_2,
             websocket: None,
         };
         let limits = upstream::Limits::default();

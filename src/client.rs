@@ -12,7 +12,7 @@ use std::{
 
 use http::HeaderValue;
 
-use crate::{hints::Hints, host::Authority, mtls::ClientCertificate};
+use crate::{hints, host::Authority, mtls::ClientCertificate};
 
 /// The address at the other end of the socket: a client, or a proxy in between.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -71,8 +71,8 @@ pub struct Connection {
     pub tls: Option<Tls>,
     /// Ends it from within one of its requests.
     pub cutter: Cutter,
-    /// What its present request's client is told before the answer.
-    pub hints: Hints,
+    /// What the client of its present request is told before the answer; over HTTP/1.1.
+    pub hints: hints::OfConnection,
 }
 
 /// Ends a connection at once and without a word, whatever its client does or does not take.

@@ -13,7 +13,7 @@ use crate::{
     csrf,
     decide::{self, Decision, Findings, Question, Supposed, Verdict},
     headers::{self, Proofs, assertion},
-    hints::Hints,
+    hints,
     host::Authority,
     id::RequestId,
     identity::Via,
@@ -89,7 +89,7 @@ impl Rehearsal {
                 local_port,
                 tls,
                 cutter: Cutter::default(),
-                hints: Hints::default(),
+                hints: hints::OfConnection::default(),
             },
             now,
         }

@@ -42,6 +42,7 @@ const LAYERS: &[&[&str]] = &[
 const FOUNDATION: &[&str] = &[
     "swar",
     "frames",
+    "stream",
     "secret",
     "clock",
     "durable",

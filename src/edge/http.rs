@@ -1,7 +1,7 @@
 //! One connection from its handshake to its last byte: HTTP/1.1 here or HTTP/2 by ALPN, and a handler (R18–R20).
 //!
 //! In: an accepted socket. Out: [`Inbound`] requests to the handler, its answers to the client. hyper parses what
-//! `wire` has checked. An answer whose request body did not arrive whole says `Connection: close`, so that no rest of
+//! `wire` has checked of HTTP/1.1. An answer whose request body did not arrive whole says `Connection: close`, so that no rest of
 //! a body is ever read as a request. A connection asked to end finishes what it has begun.
 
 use std::{
@@ -19,12 +19,13 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header, request::Parts};
 use http_body::{Body, Frame, SizeHint};
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::{server::conn::http1, service::service_fn, upgrade::OnUpgrade};
 use rustls::ProtocolVersion;
 use tokio::{
     io::AsyncWriteExt,
@@ -39,18 +40,18 @@ use crate::{
     edge::{
         Counters, Handler, Limits, Peers,
         accept::{Arrival, Ticket},
+        date::Date,
         framing::HeadBounds,
-        http2::{self, Date, Pulse},
+        http2,
         progress::{Progress, Waiting},
         proxy_protocol::{self, Header},
         tls::{self, Ordered, Spoken, TlsSlot},
-        unread::{Answer, Answers},
         wire::{Socket, SocketIo, Stream, Wire},
     },
-    hints::Hints,
+    hints::{self, Hints},
     host::Host,
     id::RequestId,
-    inbound::{Inbound, Malformed},
+    inbound::{Inbound, Incoming, Malformed, Upgrade},
     mtls::ClientCertificate,
 };
 
@@ -63,7 +64,6 @@ pub(crate) struct Worker<H> {
     pub(crate) clock: Clock,
     pub(crate) counters: Arc<Counters>,
     pub(crate) date: Date,
-    pub(crate) pulse: Arc<Pulse>,
 }
 
 /// Serves one connection in a task of its own, which a panic does not leave.
@@ -131,12 +131,15 @@ async fn serve<H: Handler>(worker: Rc<Worker<H>>, arrival: Arrival, progress: Ar
             local_port,
             tls,
             cutter: Cutter::default(),
-            hints: Hints::default(),
+            hints: hints::OfConnection::default(),
         }),
         worker: Rc::clone(&worker),
         progress: Arc::clone(&progress),
-        ends: Rc::new(Ends { progress: Arc::clone(&progress), counters: Arc::clone(&worker.counters) }),
-        answers: Rc::new(Answers::new(worker.limits.write_timeout, Arc::clone(&worker.counters))),
+        ends: Rc::new(Ends {
+            progress: Arc::clone(&progress),
+            counters: Arc::clone(&worker.counters),
+            write_timeout: worker.limits.write_timeout,
+        }),
     });
     let (counters, clock) = (Arc::clone(&worker.counters), worker.clock.clone());
     watch.hand_over();
@@ -300,31 +303,33 @@ pub(super) struct Exchange<H> {
     pub(super) worker: Rc<Worker<H>>,
     pub(super) progress: Arc<Progress>,
     ends: Rc<Ends>,
-    /// Over HTTP/2.
-    pub(super) answers: Rc<Answers>,
 }
 
 /// Who is told when a request has ended.
 struct Ends {
     progress: Arc<Progress>,
     counters: Arc<Counters>,
+    write_timeout: Duration,
 }
 
 async fn answer_http1<H: Handler>(
     context: Rc<Exchange<H>>,
     index: u64,
-    request: Request<Incoming>,
+    request: Request<hyper::body::Incoming>,
 ) -> Result<Response<Tracked<H::Body>>, Infallible> {
     let malformed = context.progress.malformed(index);
     let under_way = context.begin();
     let version = request.version();
-    let (mut inbound, body) = context.inbound(request, malformed);
+    let (mut head, body) = request.into_parts();
+    let upgrade = head.extensions.remove::<OnUpgrade>().map(Upgrade::from);
+    let mut inbound = context.inbound(head, upgrade, malformed);
     let hints = &context.connection.hints;
     if version == Version::HTTP_11 {
         // RFC 9110 section 15.2: "a server MUST NOT send a 1xx response to an HTTP/1.0 client".
         hints.begin();
     }
-    let mut response = context.worker.handler.handle(&mut inbound, body).await;
+    let mut response =
+        context.worker.handler.handle(&mut inbound, Incoming::from(body), Hints::Connection(hints)).await;
     hints.said().await;
     let granted = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     context.progress.answered(index, granted);
@@ -334,7 +339,7 @@ async fn answer_http1<H: Handler>(
     if (body_is_open || malformed.is_some() || last) && version == Version::HTTP_11 {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    Ok(response.map(|body| Tracked::new(body, under_way)))
+    Ok(response.map(|body| Tracked { body, _under_way: under_way }))
 }
 
 impl<H: Handler> Exchange<H> {
@@ -345,22 +350,33 @@ impl<H: Handler> Exchange<H> {
     }
 
     #[inline]
-    pub(super) fn inbound(&self, request: Request<Incoming>, malformed: Option<Malformed>) -> (Inbound, Incoming) {
-        let (head, body) = request.into_parts();
-        let inbound = Inbound {
+    pub(super) fn inbound(&self, head: Parts, upgrade: Option<Upgrade>, malformed: Option<Malformed>) -> Inbound {
+        Inbound {
             head,
             connection: Arc::clone(&self.connection),
             request_id: RequestId::generate(),
             started: clock::instant(),
             now: self.worker.clock.now(),
+            upgrade,
             malformed,
-        };
-        (inbound, body)
+        }
     }
 }
 
 /// A request until its answer is complete or nobody wants it any more.
 pub(super) struct UnderWay(Rc<Ends>);
+
+impl UnderWay {
+    /// How long a client has to take a piece of an answer.
+    pub(super) fn write_timeout(&self) -> Duration {
+        self.0.write_timeout
+    }
+
+    /// Its client did not take the answer.
+    pub(super) fn count_unread(&self) {
+        self.0.counters.timeout_write.fetch_add(1, Relaxed);
+    }
+}
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
@@ -372,27 +388,10 @@ impl Drop for UnderWay {
     }
 }
 
-/// A response body that tells when it is done with.
+/// A response body over HTTP/1.1 that tells when it is done with.
 pub(crate) struct Tracked<B> {
     body: B,
-    /// Only its length is told (RFC 9110 section 9.3.2).
-    silent: bool,
-    /// Over HTTP/2: whether it waits for its client.
-    answer: Option<Answer>,
-    _under_way: Option<UnderWay>,
-}
-
-impl<B> Tracked<B> {
-    /// Over HTTP/1.
-    const fn new(body: B, under_way: UnderWay) -> Self {
-        Self { body, silent: false, answer: None, _under_way: Some(under_way) }
-    }
-
-    /// Over HTTP/2, where hyper leaves it to others not to answer a `HEAD` with content (`silent`). `under_way` is
-    /// `None` if another looks after the end of its request.
-    pub(super) const fn on_stream(body: B, silent: bool, answer: Option<Answer>, under_way: Option<UnderWay>) -> Self {
-        Self { body, silent, answer, _under_way: under_way }
-    }
+    _under_way: UnderWay,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
@@ -400,19 +399,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Tracked<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.get_mut();
-        if this.silent {
-            return Poll::Ready(None);
-        }
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if let Some(answer) = &this.answer {
-            answer.asked(polled.is_ready() && !this.body.is_end_stream());
-        }
-        polled
+        Pin::new(&mut self.get_mut().body).poll_frame(cx)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.silent || self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -8,8 +8,10 @@
 //! with its own runtime; nothing on the request path crosses threads.
 
 mod accept;
+mod answering;
 mod batch;
 mod conversation;
+mod date;
 mod framing;
 mod http;
 mod http2;
@@ -21,7 +23,6 @@ mod redirect;
 mod tests;
 mod tickets;
 mod tls;
-mod unread;
 mod uploads;
 mod wire;
 
@@ -42,7 +43,6 @@ use std::{
 use ::http::Response;
 use bytes::Bytes;
 use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     runtime::LocalOptions,
     sync::mpsc::{UnboundedReceiver, unbounded_channel},
@@ -64,7 +64,8 @@ pub use self::{
 };
 use crate::{
     clock::{self, Clock},
-    inbound::{Inbound, Malformed},
+    hints::Hints,
+    inbound::{Inbound, Incoming, Malformed},
     listener::Listener,
     shutdown::Shutdown,
 };
@@ -149,8 +150,13 @@ pub trait Handler: 'static {
     }
 
     /// Answers one request, which stays where it is: it is large. `body` was not polled yet. It never fails: a refusal
-    /// is an answer too. Dropped midway when the client leaves.
-    fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Self::Body>>;
+    /// is an answer too. What its client is told before it goes to `hints`. Dropped midway when the client leaves.
+    fn handle(
+        &self,
+        inbound: &mut Inbound,
+        body: Incoming,
+        hints: Hints<'_>,
+    ) -> impl Future<Output = Response<Self::Body>>;
 }
 
 /// A question about a peer's address, asked when it connects.
@@ -269,7 +275,6 @@ where
             clock: setup.clock.clone(),
             counters: Arc::clone(&setup.counters),
             beat: beats.get(index).map(Arc::clone).unwrap_or_default(),
-            pulse: Arc::default(),
         };
         let factory = factory.clone();
         threads.push(spawn_thread(format!("{}-{index}", setup.name), move || async move {
@@ -300,7 +305,6 @@ struct Seat {
     clock: Clock,
     counters: Arc<Counters>,
     beat: Arc<AtomicU64>,
-    pulse: Arc<http2::Pulse>,
 }
 
 impl Seat {
@@ -313,8 +317,7 @@ impl Seat {
             peers: self.peers.clone(),
             clock: self.clock.clone(),
             counters: Arc::clone(&self.counters),
-            date: http2::Date::default(),
-            pulse: Arc::clone(&self.pulse),
+            date: date::Date::default(),
         });
         for acceptor in self.acceptors.drain(..) {
             drop(spawn_local(acceptor.run()));
@@ -406,7 +409,6 @@ impl Seat {
     fn sweep(&self, watched: &RefCell<Vec<Watched>>) {
         self.beat.fetch_add(1, Relaxed);
         let now = clock::instant();
-        self.pulse.beat(now);
         watched.borrow_mut().retain_mut(|one| one.sweep(now, &self.limits, &self.counters));
     }
 }

@@ -50,6 +50,20 @@ pub(crate) enum Upgrade {
     Refused,
 }
 
+/// What is known of whether a client is still there.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[repr(u8)]
+enum Presence {
+    /// It speaks nothing in which it could be asked.
+    Unasked = 0,
+    /// It is taken to be.
+    Told,
+    /// It is to be asked.
+    Questioned,
+    /// It was asked and has not answered.
+    GivenUp,
+}
+
 /// Shared by a connection's IO, its HTTP service and the sweep.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -78,6 +92,8 @@ pub(crate) struct Progress {
     /// Nothing has been asked for a while.
     may_rest: AtomicBool,
     gone: AtomicBool,
+    /// Whether its client is there, where that can be asked.
+    presence: AtomicU8,
     waker: OnceLock<Waker>,
 }
 
@@ -101,6 +117,7 @@ impl Progress {
             head_overdue: AtomicBool::new(false),
             may_rest: AtomicBool::new(false),
             gone: AtomicBool::new(false),
+            presence: AtomicU8::new(Presence::Unasked as u8),
             waker: OnceLock::new(),
         }
     }
@@ -251,6 +268,33 @@ impl Progress {
         self.in_flight.load(Relaxed) == 0 && !self.write_blocked.load(Relaxed)
     }
 
+    /// Whoever serves the connection can ask its client whether it is there.
+    pub(crate) fn can_be_asked(&self) {
+        self.presence.store(Presence::Told as u8, Relaxed);
+    }
+
+    /// Whether to ask the client now. Once for each question.
+    pub(crate) fn takes_question(&self) -> bool {
+        self.presence.load(Relaxed) == Presence::Questioned as u8 && {
+            self.presence.store(Presence::Told as u8, Relaxed);
+            true
+        }
+    }
+
+    /// Whether the client did not answer.
+    pub(crate) fn is_given_up(&self) -> bool {
+        self.presence.load(Relaxed) == Presence::GivenUp as u8
+    }
+
+    fn can_ask(&self) -> bool {
+        self.presence.load(Relaxed) != Presence::Unasked as u8
+    }
+
+    fn note_presence(&self, presence: Presence) {
+        self.presence.store(presence as u8, Relaxed);
+        self.wake();
+    }
+
     /// The socket is closed.
     pub(crate) fn gone(&self) {
         self.gone.store(true, Relaxed);
@@ -290,6 +334,9 @@ pub(crate) struct Watched {
     body_waited: Duration,
     body_received: u64,
     closing_since: Option<Instant>,
+    /// What had come when anything came last, and how long that is ago, in swept time.
+    heard: u64,
+    silent: Duration,
     swept: Instant,
 }
 
@@ -307,6 +354,8 @@ impl Watched {
             body_waited: Duration::ZERO,
             body_received: 0,
             closing_since: None,
+            heard: 0,
+            silent: Duration::ZERO,
             swept: now,
         }
     }
@@ -335,6 +384,7 @@ impl Watched {
         }
         self.judge_reading(now, elapsed, limits, counters);
         self.judge_writing(now, limits, counters);
+        self.judge_silence(elapsed);
         if progress.is_closing() && progress.is_idle() {
             let since = *self.closing_since.get_or_insert(now);
             if now.saturating_duration_since(since) > CLOSE_PATIENCE {
@@ -401,6 +451,26 @@ impl Watched {
         self.body_received = received;
     }
 
+    /// Asks a client of whom nothing has come for long, and gives up one who does not answer. A worker that was held up
+    /// has not listened meanwhile: of such a pause no more counts than of any other.
+    fn judge_silence(&mut self, elapsed: Duration) {
+        let received = self.progress.bytes_received();
+        if self.heard != received || !self.progress.can_ask() {
+            self.heard = received;
+            self.silent = Duration::ZERO;
+            return;
+        }
+        let before = self.silent;
+        self.silent += elapsed.min(SWEPT_MOST);
+        let reached = |limit: Duration| before < limit && self.silent >= limit;
+        if reached(ASK_AFTER) {
+            self.progress.note_presence(Presence::Questioned);
+        }
+        if reached(ASK_AFTER + ANSWER_TIME) {
+            self.progress.note_presence(Presence::GivenUp);
+        }
+    }
+
     fn judge_writing(&mut self, now: Instant, limits: &Limits, counters: &Counters) {
         let sent = self.progress.bytes_sent();
         if sent != self.sent || !self.progress.write_blocked.load(Relaxed) {
@@ -424,5 +494,11 @@ fn bump(counter: &AtomicU64, by: usize) {
     counter.store(counter.load(Relaxed).wrapping_add(by as u64), Relaxed);
 }
 
+/// The silence after which a client is asked whether it is there.
+const ASK_AFTER: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
+/// How long it has to say so.
+const ANSWER_TIME: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 20 });
+/// What counts of the time between two sweeps: they are a quarter of a second apart at most.
+const SWEPT_MOST: Duration = Duration::from_secs(1);
 /// How long a connection that has nothing more to say waits for the client to go.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(2);

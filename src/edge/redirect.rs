@@ -9,13 +9,13 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
 use crate::{
     acme::Challenges,
     edge::Handler,
+    hints::Hints,
     host::{Authority, Host},
-    inbound::Inbound,
+    inbound::{Inbound, Incoming},
 };
 
 /// The redirecting handler.
@@ -74,7 +74,7 @@ impl Redirect {
 impl Handler for Redirect {
     type Body = Full<Bytes>;
 
-    async fn handle(&self, inbound: &mut Inbound, _: Incoming) -> Response<Self::Body> {
+    async fn handle(&self, inbound: &mut Inbound, _: Incoming, _: Hints<'_>) -> Response<Self::Body> {
         if let Some(text) = self.challenges.file(inbound) {
             return proof(text);
         }

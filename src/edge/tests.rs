@@ -32,6 +32,7 @@ struct Shared {
     seen: Mutex<Vec<String>>,
     released: Notify,
     entered: Notify,
+    left: Notify,
     produced: AtomicUsize,
 }
 
@@ -40,7 +41,7 @@ struct Probe(Arc<Shared>);
 impl Handler for Probe {
     type Body = TestBody;
 
-    async fn handle(&self, inbound: &mut Inbound, body: Incoming) -> Response<TestBody> {
+    async fn handle(&self, inbound: &mut Inbound, body: Incoming, _: Hints<'_>) -> Response<TestBody> {
         let path = inbound.head.uri.path().to_owned();
         let name = inbound.connection.tls.as_ref().and_then(|tls| tls.server_name.clone());
         let seen = match inbound.malformed {
@@ -63,6 +64,7 @@ impl Handler for Probe {
             "/panic" => panic!("on purpose"),
             "/name" => answer(StatusCode::OK, name.as_deref().unwrap_or("-").to_owned()),
             "/hang" => {
+                let _left = Left(Arc::clone(&self.0));
                 self.0.entered.notify_one();
                 self.0.released.notified().await;
                 answer(StatusCode::OK, "released")
@@ -71,6 +73,16 @@ impl Handler for Probe {
             "/tunnel" => tunnel(inbound),
             _ => answer(StatusCode::OK, "fine"),
         }
+    }
+}
+
+/// Notes when a handler has ended or was dropped.
+struct Left(Arc<Shared>);
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        self.0.seen.lock().unwrap().push("left".to_owned());
+        self.0.left.notify_one();
     }
 }
 
@@ -110,9 +122,9 @@ impl Body for Gibibyte {
 
 /// Answers 101 and echoes in the tunnel.
 fn tunnel(inbound: &mut Inbound) -> Response<TestBody> {
-    let upgrade = inbound.head.extensions.remove::<hyper::upgrade::OnUpgrade>().unwrap();
+    let upgrade = inbound.upgrade.take().unwrap();
     spawn_local(async move {
-        let mut io = TokioIo::new(upgrade.await.unwrap());
+        let mut io = upgrade.granted().await.unwrap();
         let (mut from, mut to) = tokio::io::split(&mut io);
         let _ = tokio::io::copy(&mut from, &mut to).await;
     });
@@ -682,7 +694,7 @@ fn http2_request(method: Method, path: &str, body: impl Into<Bytes>) -> Request<
         .unwrap()
 }
 
-async fn text(response: Response<Incoming>) -> String {
+async fn text(response: Response<hyper::body::Incoming>) -> String {
     String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
 }
 
@@ -710,6 +722,51 @@ fn a_panic_in_http2_ends_its_stream_only() {
         assert_eq!(text(answer).await, "fine");
     });
     assert_eq!(edge.counters.panics.load(Relaxed), 1);
+}
+
+#[test]
+fn a_stream_that_its_client_resets_cancels_its_request_and_no_other() {
+    let edge = Edge::https(Limits::default());
+    let shared = Arc::clone(&edge.shared);
+    with_http2(&edge, |mut sender| async move {
+        let held = spawn_local(sender.send_request(http2_request(Method::GET, "/hang", "")));
+        shared.entered.notified().await;
+        let other = spawn_local(sender.send_request(http2_request(Method::GET, "/hang", "")));
+        shared.entered.notified().await;
+
+        held.abort();
+        shared.left.notified().await;
+
+        shared.released.notify_waiters();
+        assert_eq!(text(other.await.unwrap().unwrap()).await, "released");
+    });
+    assert_eq!(edge.seen().iter().filter(|seen| *seen == "left").count(), 2);
+    assert_eq!(edge.counters.panics.load(Relaxed), 0);
+}
+
+/// RFC 9113 section 6.7.
+#[test]
+fn r19_a_client_of_http2_that_is_silent_is_asked_and_given_up_if_it_does_not_answer() {
+    const PING: u8 = 6;
+    let edge = Edge::https(Limits::default());
+    let mut client = edge.connect_tls(&["h2"]);
+    client.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").unwrap();
+    let mut questions = 0;
+    let mut head = [0; 9];
+    // The first is answered, and a second one comes; then there is an end.
+    while client.read_exact(&mut head).is_ok() {
+        let mut payload = vec![0; usize::from(head[2])];
+        client.read_exact(&mut payload).unwrap();
+        if head[3] == PING && head[4] == 0 {
+            questions += 1;
+            if questions == 1 {
+                client.write_all(&[&[0, 0, 8, PING, 1, 0, 0, 0, 0], &payload[..]].concat()).unwrap();
+            }
+        }
+    }
+    assert_eq!(questions, 2);
+    assert_eq!(edge.counters.http2_goaways[0].load(Relaxed), 1);
+    eventually("it is gone", || edge.counters.open.load(Relaxed) == 0);
 }
 
 #[test]

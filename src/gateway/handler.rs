@@ -14,7 +14,6 @@ use std::{
 
 use http::{Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 
 use super::servers;
@@ -22,7 +21,8 @@ use crate::{
     admin,
     authn::jwt::Issuer,
     edge::{Handler, Redirect},
-    inbound::Inbound,
+    hints::Hints,
+    inbound::{Inbound, Incoming},
     pipeline::{self, Body},
     state::Live,
     telemetry::Telemetry,
@@ -62,22 +62,22 @@ impl Handler for Behind {
         }
     }
 
-    fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Body>> {
+    fn handle(&self, inbound: &mut Inbound, body: Incoming, hints: Hints<'_>) -> impl Future<Output = Response<Body>> {
         match self {
-            Self::Pipeline(worker) => Handling::Pipeline { handling: worker.handle(inbound, body) },
+            Self::Pipeline(worker) => Handling::Pipeline { handling: worker.handle(inbound, body, hints) },
             Self::Redirect(_) | Self::Telemetry(_) | Self::Administration(_) => {
                 // Boxed: the requests of the pipeline would carry what these few need.
-                Handling::Other { handling: Box::pin(self.handle_other(inbound, body)) }
+                Handling::Other { handling: Box::pin(self.handle_other(inbound, body, hints)) }
             }
         }
     }
 }
 
 impl Behind {
-    async fn handle_other(&self, inbound: &mut Inbound, body: Incoming) -> Response<Body> {
+    async fn handle_other(&self, inbound: &mut Inbound, body: Incoming, hints: Hints<'_>) -> Response<Body> {
         match self {
-            Self::Pipeline(worker) => worker.handle(inbound, body).await,
-            Self::Redirect(redirect) => redirect.handle(inbound, body).await.map(Body::other),
+            Self::Pipeline(worker) => worker.handle(inbound, body, hints).await,
+            Self::Redirect(redirect) => redirect.handle(inbound, body, hints).await.map(Body::other),
             Self::Telemetry(telemetry) => {
                 let answer = telemetry.answer(&inbound.head.method, inbound.head.uri.path());
                 answer.map(|text| Body::other(Full::new(text)))

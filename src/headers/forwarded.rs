@@ -315,7 +315,7 @@ mod tests {
     use crate::{
         client::{Cutter, Tls},
         headers::tests::settings,
-        hints::Hints,
+        hints::OfConnection,
     };
 
     fn connection(peer: &str, tls: bool) -> Connection {
@@ -328,7 +328,7 @@ mod tests {
             local_port: 443,
             tls,
             cutter: Cutter::default(),
-            hints: Hints::default(),
+            hints: OfConnection::default(),
         }
     }
 

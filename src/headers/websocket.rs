@@ -5,12 +5,12 @@
 //! `:protocol = websocket`; it is read as the `GET` that it stands for, so that routes, rules, limits and logs see the
 //! same whichever way it came. Every other `CONNECT` stays what it is, and is served nowhere (R11).
 
+use h2::ext::Protocol;
 use http::{
     HeaderName, HeaderValue, Method, Version,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING, UPGRADE},
     request::Parts,
 };
-use hyper::ext::Protocol;
 
 use super::hop;
 

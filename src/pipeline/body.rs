@@ -13,10 +13,10 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
 
 use super::exchanges::Watched;
 use crate::{
+    inbound::Incoming,
     telemetry::outcome::{Metered, Outcome},
     upstream::{self, UpstreamError},
 };

@@ -8,8 +8,8 @@ use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{header::CONTENT_LENGTH, request::Parts};
+use http_body::Body as _;
 use http_body_util::BodyExt;
-use hyper::body::{Body as _, Incoming};
 use zeroize::Zeroizing;
 
 use super::body::discard;
@@ -17,6 +17,7 @@ use crate::{
     authn::credential,
     clock::Timestamp,
     decide::Findings,
+    inbound::Incoming,
     login::{Form, STASH_COOKIE, is_form},
     refusal::{Audience, BadCredential, Refusal},
     route::Target,

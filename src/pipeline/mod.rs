@@ -17,7 +17,6 @@ use http::{
     request::Parts,
 };
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
     authn::{dpop::DPOP_NONCE, jwt::Issuer},
@@ -29,7 +28,7 @@ use crate::{
     hints::Hints,
     id::RequestId,
     identity::Field,
-    inbound::Inbound,
+    inbound::{Inbound, Incoming, Upgrade},
     policy::{Access, AccessRule},
     rate_limit::{Admitted, Exceeded, Scope, Who},
     refusal::{Asked, Audience, BadCredential, Refusal, TokenError},
@@ -89,8 +88,13 @@ impl Worker {
     }
 
     /// Serves one request, on the one snapshot that is current now.
-    pub fn handle(&self, inbound: &mut Inbound, body: Incoming) -> impl Future<Output = Response<Body>> {
-        handle(self, inbound, body)
+    pub fn handle(
+        &self,
+        inbound: &mut Inbound,
+        body: Incoming,
+        hints: Hints<'_>,
+    ) -> impl Future<Output = Response<Body>> {
+        handle(self, inbound, body, hints)
     }
 
     /// Lets go of what only earlier generations used, at each swap: snapshots, and connections to upstreams that are
@@ -121,7 +125,7 @@ impl Worker {
 }
 
 /// The way of every request.
-async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Response<Body> {
+async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming, hints: Hints<'_>) -> Response<Body> {
     let current = worker.snapshots.current(&worker.live);
     let snapshot: &Snapshot = &current;
     let (started, now, malformed) = (inbound.started, inbound.now, inbound.malformed);
@@ -181,9 +185,9 @@ async fn handle(worker: &Worker, inbound: &mut Inbound, body: Incoming) -> Respo
             let proof = upstream.then(|| findings.take_proof(now)).flatten();
             let mut watched = worker.exchanges.watch(proof, Stage::of(&head.method), connection);
             watched.hold(admitted.slots);
-            let hints = &connection.hints;
             let permitted = Permitted { worker, snapshot, findings, request_id: &inbound.request_id, now, hints };
-            relay(&permitted, permit, way, head, body, watched, &mut outcome).await
+            let brought = Brought { body, upgrade: inbound.upgrade.take() };
+            relay(&permitted, permit, way, head, brought, watched, &mut outcome).await
         }
         Verdict::Preflight => Ok(preflight(findings, head)),
         Verdict::Refuse(refusal) => {
@@ -274,7 +278,13 @@ struct Permitted<'a> {
     findings: &'a Findings<'a>,
     request_id: &'a RequestId,
     now: Timestamp,
-    hints: &'a Hints,
+    hints: Hints<'a>,
+}
+
+/// What a client brings behind a request's head.
+struct Brought {
+    body: Incoming,
+    upgrade: Option<Upgrade>,
 }
 
 /// Carries out what was permitted. The match on the target is the only way to anything that the permit opens.
@@ -283,7 +293,7 @@ async fn relay(
     permit: Permit<'_>,
     way: Way,
     head: &mut Parts,
-    body: Incoming,
+    Brought { body, upgrade }: Brought,
     mut watched: Watched,
     outcome: &mut Outcome,
 ) -> Result<Response<Content>, Refusal> {
@@ -299,7 +309,6 @@ async fn relay(
                 return Err(Refusal::NoRoute);
             };
             let http2 = head.version == http::Version::HTTP_2;
-            let client = head.extensions.remove::<OnUpgrade>();
             let assertion = match (&snapshot.headers.assertion, permit.identity()) {
                 (Some(settings), Some(caller)) => {
                     let (generation, keys) = (snapshot.headers.generation, &worker.live.shared.signing.assertion);
@@ -313,7 +322,7 @@ async fn relay(
             let OutboundParts { method, target, host, lines, expects_continue, takes_trailers, permit, websocket } =
                 outbound.into_parts();
             let websocket =
-                websocket.zip(client).map(|(handshake, client)| WebSocket::new(handshake, client, watched.held()));
+                websocket.zip(upgrade).map(|(handshake, client)| WebSocket::new(handshake, client, watched.held()));
             let body = (!body.is_end_stream()).then_some(body);
             let received = body.as_ref().map(|_| outcome.bytes_in_meter());
             let passes = route.limits.request_trailers && body.is_some();
@@ -330,7 +339,6 @@ async fn relay(
                 received,
                 takes_trailers,
                 trailers,
-                http2,
                 websocket,
             };
             let limits = upstream::Limits {

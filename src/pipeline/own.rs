@@ -8,13 +8,13 @@ use http::{
     header::{ACCEPT_LANGUAGE, CACHE_CONTROL, CONTENT_TYPE},
     request::Parts,
 };
-use hyper::body::Incoming;
 
 use super::{Worker, body::Content, tokens};
 use crate::{
     authz::Permit,
     decide::Findings,
     id::RequestId,
+    inbound::Incoming,
     login::{self, Counts, Event},
     page,
     refusal::Refusal,

@@ -1,7 +1,6 @@
 //! The token endpoints: hands the request to `token`, counts what came of it, and publishes the keys.
 
 use http::Response;
-use hyper::body::Incoming;
 
 use super::{
     Worker,
@@ -10,6 +9,7 @@ use super::{
 };
 use crate::{
     authn::{Judge, dpop},
+    inbound::Incoming,
     login,
     refusal::{Refusal, TokenError},
     route::Own,

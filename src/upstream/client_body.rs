@@ -1,6 +1,6 @@
 //! The client's body on its way to an upstream, part by part: nothing is taken before the upstream has room for it.
 //!
-//! In: what hyper reads of the client. Out: [`Part`]s. It counts against the bound, holds back until the upstream says
+//! In: what the edge reads of the client. Out: [`Part`]s. It counts against the bound, holds back until the upstream says
 //! 100 if the client asked for that (RFC 9110 section 10.1.1), drops trailers unless the route wants them (R18), and
 //! makes sure that a body which broke off is never taken for one that ended. A small one is kept until its answer
 //! begins, so that a server which did not process it can be asked again.
@@ -19,10 +19,10 @@ use std::{
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::Frame;
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep};
 
 use super::{UpstreamError, patience::Patience};
+use crate::inbound::Incoming;
 
 /// Makes trailers of a request fit for an upstream: what must not pass is removed (R12, R18).
 #[derive(Clone)]
@@ -51,7 +51,6 @@ pub(super) struct RequestBody {
     received: Option<Rc<Cell<u64>>>,
     /// Bytes that may still come.
     allowance: u64,
-    http2: bool,
     gate: Option<Gate>,
     /// How long it is in all, if it says so.
     length: Option<u64>,
@@ -86,16 +85,15 @@ enum Kept {
 type Gate = Pin<Box<Sleep>>;
 
 impl RequestBody {
-    /// Of `incoming`, which came over HTTP/2 if `http2`, at most `max` bytes; `received` counts them. `None`: there is
+    /// Of `incoming`, at most `max` bytes; `received` counts them. `None`: there is
     /// no body. Boxed: it is large, and most requests have none.
-    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64, http2: bool) -> Option<Box<Self>> {
+    pub(super) fn new(incoming: Incoming, received: Option<Rc<Cell<u64>>>, max: u64) -> Option<Box<Self>> {
         if http_body::Body::is_end_stream(&incoming) {
             return None;
         }
         Some(Box::new(Self {
             received,
             allowance: max,
-            http2,
             gate: None,
             length: http_body::Body::size_hint(&incoming).exact(),
             incoming,
@@ -206,10 +204,6 @@ impl RequestBody {
                     let part = Part::Data(data);
                     self.kept.keep(&part, awaits_head);
                     return Poll::Ready(Ok(Some(part)));
-                }
-                // A stream that the client reset with NO_ERROR ends like a complete one, but without its last flag.
-                Poll::Ready(None) if self.http2 && !http_body::Body::is_end_stream(&self.incoming) => {
-                    return Poll::Ready(Err(UpstreamError::ClientBody));
                 }
                 Poll::Ready(None) => {
                     if awaits_head {

@@ -10,12 +10,12 @@ use std::{cell::Cell, fmt, num::NonZeroU32, path::PathBuf, rc::Rc, sync::Arc, ti
 
 use http::{HeaderValue, Method, Response, StatusCode, uri::PathAndQuery};
 use http_body::Body as _;
-use hyper::{body::Incoming, upgrade::OnUpgrade};
 
 use crate::{
     headers::{Handshake, Lines},
     hints::Hints,
     host::{Authority, Host},
+    inbound::{Incoming, Upgrade},
     rate_limit::Slots,
     route::Timeouts,
 };
@@ -202,8 +202,6 @@ pub struct Outgoing {
     pub takes_trailers: bool,
     /// What becomes of the request's trailers; `None`: they are dropped (R18).
     pub trailers: Option<TrailerFilter>,
-    /// Whether it came over HTTP/2, where a stream reset without error looks like the body's end.
-    pub http2: bool,
     /// Set if this is a WebSocket handshake that the route allows (R17).
     pub websocket: Option<WebSocket>,
 }
@@ -215,15 +213,15 @@ pub struct WebSocket {
     handshake: Handshake,
     /// `Sec-WebSocket-Key` for a server that is asked over HTTP/1.1: the client's, where it has sent one.
     key: HeaderValue,
-    /// Resolves to the client's connection or stream once our answer was written.
-    client: OnUpgrade,
+    /// The client's connection or stream, once our answer was written.
+    client: Upgrade,
     /// Its places among the requests under way; kept until the tunnel ends.
     slots: Option<Rc<Slots>>,
 }
 
 impl WebSocket {
     /// What `client` asks for by a `handshake`.
-    pub fn new(handshake: Handshake, client: OnUpgrade, slots: Option<Rc<Slots>>) -> Self {
+    pub fn new(handshake: Handshake, client: Upgrade, slots: Option<Rc<Slots>>) -> Self {
         let key = match &handshake {
             Handshake::Upgrade(key) => key.clone(),
             Handshake::Stream => upgrade::fresh_key(),
@@ -249,7 +247,7 @@ pub struct Limits<'a> {
     /// Without a byte in either direction of a tunnel.
     pub tunnel_idle: Duration,
     /// Where early hints are told; `None`: nowhere.
-    pub hints: Option<&'a Hints>,
+    pub hints: Option<Hints<'a>>,
 }
 
 impl Default for Limits<'_> {
@@ -320,7 +318,7 @@ pub async fn forward(
 ) -> Result<Response<Body>, UpstreamError> {
     let mut body = match request.body.take() {
         Some(body) if body.size_hint().lower() > limits.max_body => return Err(UpstreamError::TooLarge),
-        Some(body) => RequestBody::new(body, request.received.take(), limits.max_body, request.http2),
+        Some(body) => RequestBody::new(body, request.received.take(), limits.max_body),
         None => None,
     };
     if let (Some(body), Some(wanted)) = (&mut body, request.trailers.take()) {
@@ -410,7 +408,7 @@ impl Journey<'_> {
     }
 
     /// Where early hints are told. Whoever asks for a tunnel gets none.
-    fn hints(&self) -> Option<&Hints> {
+    fn hints(&self) -> Option<Hints<'_>> {
         self.limits.hints.filter(|_| self.request.websocket.is_none())
     }
 

@@ -22,7 +22,6 @@ use http::{
     HeaderMap, HeaderName, HeaderValue, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
     sync::watch,
@@ -110,8 +109,8 @@ pub(super) fn open(
         let moved = Rc::new(Cell::new(clock::instant()));
         let mut reached = None;
         let copying = async {
-            let client = client.await.map_err(io::Error::other)?;
-            let client = reached.insert(Client::new(Watched { io: TokioIo::new(client), moved: Rc::clone(&moved) }));
+            let client = client.granted().await?;
+            let client = reached.insert(Client::new(Watched { io: client, moved: Rc::clone(&moved) }));
             let mut server = Watched { io: server, moved: Rc::clone(&moved) };
             copy_bidirectional_with_sizes(client, &mut server, BUFFER_BYTES, BUFFER_BYTES).await
         };

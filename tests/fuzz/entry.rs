@@ -34,7 +34,7 @@ use portcullis::{
     clock::Timestamp,
     config, fetch,
     headers::{self, ForwardedFamily, Profile, forwarded::client_view},
-    hints::Hints,
+    hints::OfConnection,
     host::{Authority, Host},
     login::return_to::ReturnTo,
     mtls::leaf::{self, Leaf},
@@ -506,7 +506,7 @@ pub(crate) fn forwarded(data: &[u8]) {
         local_port: 443,
         tls: None,
         cutter: Cutter::default(),
-        hints: Hints::default(),
+        hints: OfConnection::default(),
     };
     let authority: Authority = "app.example:8443".parse().unwrap_or_else(|_| panic!("an authority"));
     let family = if first & 2 == 0 { ForwardedFamily::XForwarded } else { ForwardedFamily::Forwarded };

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     hints::Hints,
+    stream::poll_room,
     upstream::{
         UpstreamError,
         client_body::{Part, RequestBody},
@@ -62,7 +63,7 @@ pub(super) async fn exchange(
     head: Request<()>,
     body: Option<Box<RequestBody>>,
     patience: &Patience,
-    hints: Option<&Hints>,
+    hints: Option<Hints<'_>>,
 ) -> Result<Answered, (Failure, Option<Box<RequestBody>>)> {
     let method = head.method().clone();
     let has_body = body.is_some();
@@ -110,7 +111,7 @@ fn poll_answer(
     sending: &mut Sending,
     interim: &mut usize,
     patience: &Patience,
-    hints: Option<&Hints>,
+    hints: Option<Hints<'_>>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<Response<RecvStream>, Ended>> {
     loop {
@@ -227,21 +228,6 @@ impl Sending {
     /// The stream, for what follows an accepted `CONNECT`.
     pub(super) fn into_stream(self) -> SendStream<Bytes> {
         self.stream
-    }
-}
-
-/// How much of `wanted` bytes the server's window takes now; `None`: the stream is over.
-pub(super) fn poll_room(stream: &mut SendStream<Bytes>, wanted: usize, cx: &mut Context<'_>) -> Poll<Option<usize>> {
-    stream.reserve_capacity(wanted);
-    loop {
-        let room = stream.capacity();
-        if room > 0 {
-            return Poll::Ready(Some(room));
-        }
-        match ready!(stream.poll_capacity(cx)) {
-            Some(Ok(_)) => {}
-            Some(Err(_)) | None => return Poll::Ready(None),
-        }
     }
 }
 

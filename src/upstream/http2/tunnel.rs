@@ -1,9 +1,7 @@
 //! A stream of a shared connection as a tunnel (RFC 8441 section 5): bytes both ways, each way with its own end.
 //!
-//! In: the two halves of a stream whose `CONNECT` was accepted. Out: a byte stream. The server's window is reopened by
-//! what was taken, and what is written waits for the window of the server: each side makes the other wait, and nothing
-//! is kept between them but what a window holds. A stream that is reset has failed; dropped before both ends, it is
-//! cancelled.
+//! In: the two halves of a stream whose `CONNECT` was accepted. Out: a byte stream ([`Duplex`]), of which the connection
+//! is told what came and what went: the one is a sign of life, the other excuses frames that the server answers with.
 
 use std::{
     io,
@@ -12,73 +10,50 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{
-    exchange::{excused_by, poll_room},
-    session::Session,
-};
+use super::{exchange::excused_by, session::Session};
+use crate::stream::Duplex;
 
 /// See the module.
 pub(super) struct Stream {
-    receive: RecvStream,
-    send: SendStream<Bytes>,
-    /// What came and was not taken yet.
-    came: Bytes,
-    has_ended: bool,
+    io: Duplex,
     session: Rc<Session>,
 }
 
 impl Stream {
     /// Of `session`'s connection.
     pub(super) const fn new(receive: RecvStream, send: SendStream<Bytes>, session: Rc<Session>) -> Self {
-        Self { receive, send, came: Bytes::new(), has_ended: false, session }
+        Self { io: Duplex::new(receive, send), session }
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        while this.came.is_empty() {
-            match ready!(this.receive.poll_data(cx)) {
-                None => return Poll::Ready(Ok(())),
-                Some(data) => this.came = data.map_err(io::Error::other)?,
-            }
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        if polled.is_ready() {
             this.session.heard();
         }
-        let count = this.came.len().min(buf.remaining());
-        buf.put_slice(this.came.get(..count).unwrap_or_default());
-        this.came.advance(count);
-        // A stream that is gone needs no window.
-        let _ = this.receive.flow_control().release_capacity(count);
-        Poll::Ready(Ok(()))
+        polled
     }
 }
 
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let Some(room) = ready!(poll_room(&mut this.send, bytes.len(), cx)) else {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        };
-        let now = bytes.get(..room.min(bytes.len())).unwrap_or_default();
-        this.session.excuse(excused_by(now.len()));
-        this.send.send_data(Bytes::copy_from_slice(now), false).map_err(io::Error::other)?;
-        Poll::Ready(Ok(now.len()))
+        let count = ready!(Pin::new(&mut this.io).poll_write(cx, bytes))?;
+        this.session.excuse(excused_by(count));
+        Poll::Ready(Ok(count))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The connection's own task writes what there is.
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_flush(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        if !std::mem::replace(&mut this.has_ended, true) {
-            this.send.send_data(Bytes::new(), true).map_err(io::Error::other)?;
-        }
-        Poll::Ready(Ok(()))
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().io).poll_shutdown(cx)
     }
 }

@@ -108,7 +108,7 @@ impl Lease {
         outbox: &mut Outbox,
         times: &Times,
         method: &Method,
-        hints: Option<&Hints>,
+        hints: Option<Hints<'_>>,
     ) -> Result<answer::Final, Failure> {
         let link = &self.link;
         let used = link.begin(times);
@@ -189,7 +189,7 @@ fn poll_exchange(
     outbox: &mut Outbox,
     search: &mut answer::Search,
     to_head: bool,
-    hints: Option<&Hints>,
+    hints: Option<Hints<'_>>,
     cx: &mut Context<'_>,
 ) -> Poll<Result<answer::Final, Ended>> {
     // Nothing is sent twice: an outbox that is empty, or not wanted, says so again.

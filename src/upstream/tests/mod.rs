@@ -7,7 +7,9 @@ use std::{
     sync::atomic::Ordering::Relaxed,
 };
 
-use http::{Request, Version};
+use bytes::Bytes;
+use http::Request;
+use http_body_util::BodyExt;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -88,18 +90,31 @@ impl Front {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
                 let (upstreams, settings, told) = (mine.clone(), Arc::clone(&settings), told.clone());
-                let service = service_fn(move |request| {
-                    let (upstreams, settings, told) = (upstreams.clone(), Arc::clone(&settings), told.clone());
-                    async move { serve(&upstreams, &settings, &limits, request, &told).await }
-                });
                 let mut preface = [0; 3];
                 stream.peek(&mut preface).await.unwrap();
                 if &preface == b"PRI" {
-                    let server = hyper::server::conn::http2::Builder::new(LocalExecutor);
-                    spawn_local(server.serve_connection(TokioIo::new(stream), service));
-                } else {
-                    spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
+                    spawn_local(async move {
+                        let mut connection = h2::server::handshake(stream).await.unwrap();
+                        while let Some(Ok((request, answer))) = connection.accept().await {
+                            let (upstreams, settings, told) = (upstreams.clone(), Arc::clone(&settings), told.clone());
+                            spawn_local(async move {
+                                let (head, body) = request.into_parts();
+                                let body = Incoming::http2(body, &head.headers);
+                                let request = Request::from_parts(head, body);
+                                let answered = serve(&upstreams, &settings, &limits, request, None, &told).await;
+                                give(answered.unwrap(), answer).await;
+                            });
+                        }
+                    });
+                    continue;
                 }
+                let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
+                    let (upstreams, settings, told) = (upstreams.clone(), Arc::clone(&settings), told.clone());
+                    let client = hyper::upgrade::on(&mut request).into();
+                    let request = request.map(Incoming::from);
+                    async move { serve(&upstreams, &settings, &limits, request, Some(client), &told).await }
+                });
+                spawn_local(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
             }
         });
         Self { address, shared, upstreams, shutdown, tunnels }
@@ -121,15 +136,19 @@ impl Front {
     }
 }
 
-#[derive(Clone)]
-struct LocalExecutor;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for LocalExecutor {
-    fn execute(&self, future: F) {
-        spawn_local(async move {
-            future.await;
-        });
+/// Answers a client over HTTP/2, which may leave in between.
+async fn give(answered: Response<Body>, mut answer: h2::server::SendResponse<Bytes>) {
+    let (mut head, mut body) = answered.into_parts();
+    head.headers.remove("connection");
+    let Ok(mut stream) = answer.send_response(Response::from_parts(head, ()), false) else { return };
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return stream.send_reset(h2::Reason::INTERNAL_ERROR) };
+        match frame.into_data() {
+            Ok(data) => drop(stream.send_data(data, false)),
+            Err(frame) => return drop(frame.into_trailers().map(|trailers| stream.send_trailers(trailers))),
+        }
     }
+    let _ = stream.send_data(Bytes::new(), true);
 }
 
 async fn serve(
@@ -137,11 +156,11 @@ async fn serve(
     settings: &Arc<Settings>,
     limits: &Limits<'_>,
     mut request: Request<Incoming>,
+    client: Option<Upgrade>,
     told: &mpsc::UnboundedSender<Tunnel>,
 ) -> Result<Response<Body>, std::convert::Infallible> {
-    let http2 = request.version() == Version::HTTP_2;
     let key = request.headers_mut().remove("sec-websocket-key");
-    let websocket = key.map(|key| WebSocket::new(Handshake::Upgrade(key), hyper::upgrade::on(&mut request), None));
+    let websocket = key.zip(client).map(|(key, client)| WebSocket::new(Handshake::Upgrade(key), client, None));
     let (mut head, body) = request.into_parts();
     let mut outgoing = Outgoing {
         method: head.method,
@@ -158,7 +177,6 @@ async fn serve(
             .headers
             .contains_key("x-wants-trailers")
             .then(|| TrailerFilter::new(|trailers| drop(trailers.remove("x-user-id")))),
-        http2,
         websocket,
     };
     Ok(match forward(upstreams, settings, &mut outgoing, limits).await {

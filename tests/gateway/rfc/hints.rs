@@ -13,6 +13,7 @@ use http::Response as Head;
 use crate::support::{
     Gateway, Issuer, Reply, Upstream,
     gateway::Running,
+    http2::{self, END_HEADERS, END_STREAM, End, HEADERS, Http2, RST_STREAM, block, frame, get},
     program::found,
     upstream_http2::{Http2Upstream, read_all},
     websocket::{self, open},
@@ -25,6 +26,21 @@ const GET: &str = "GET / HTTP/1.1\r\nHost: app.test\r\n\r\n";
 fn before(server: &str) -> Running {
     let route = format!("servers = [{server:?}]");
     Gateway::new().server("workers = 1").route_to("path = \"/{*rest}\"", &route).auth(&["none"]).start()
+}
+
+/// What a client over HTTP/2 gets for one request: the links of each hint, and the answer.
+fn over_http2(gateway: &Running, targets: &[&str]) -> Vec<(Vec<Vec<String>>, String)> {
+    let links = |(status, fields): (u16, Vec<(String, String)>)| {
+        assert_eq!(status, 103);
+        assert!(fields.iter().all(|(name, _)| name == "link"), "{fields:?}");
+        fields.into_iter().map(|(_, value)| value).collect()
+    };
+    let all = gateway.client().get_together(targets).into_iter();
+    all.map(|one| {
+        assert_eq!(one.status, 200);
+        (one.interim.into_iter().map(links).collect(), String::from_utf8(one.body).expect("text"))
+    })
+    .collect()
 }
 
 fn answering(bytes: impl Into<Vec<u8>>) -> Upstream {
@@ -60,7 +76,94 @@ fn links_of_a_hint_and_nothing_else_come_before_the_answer() {
         );
         let rest = rest.unwrap_or_else(|| panic!("{server}: {got}"));
         assert!(rest.starts_with("HTTP/1.1 200 OK\r\n") && rest.ends_with("ok"), "{server}: {rest}");
+
+        let links = ["</a.css>; rel=preload", "<https://b.test>; rel=preconnect"].map(str::to_owned).to_vec();
+        assert_eq!(over_http2(&before(&server), &["/"]), [(vec![links], "ok".to_owned())], "{server}");
     }
+}
+
+/// Each stream is told what its own upstream said, whatever else is under way on the connection.
+#[test]
+fn each_of_many_streams_gets_its_own_hints() {
+    let http1 = Upstream::start();
+    http1.respond(|seen| {
+        let hint = |number| format!("HTTP/1.1 103 Early Hints\r\nLink: <{}/{number}>\r\n\r\n", seen.path);
+        let length = seen.path.len();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n{}", seen.path);
+        Reply::raw((0..3).map(hint).collect::<String>() + &answer)
+    });
+    let http2 = Http2Upstream::start(|request, mut respond: SendResponse<Bytes>| async move {
+        let path = request.uri().path().to_owned();
+        for number in 0..3 {
+            let hint = Head::builder().status(103).header("link", format!("<{path}/{number}>")).body(());
+            respond.send_informational(hint.expect("a head")).expect("a client");
+        }
+        let mut stream = respond.send_response(Head::new(()), false).expect("a client");
+        stream.send_data(path.into(), true).expect("a client");
+    });
+    let targets: Vec<String> = (0..40).map(|number| format!("/{number}")).collect();
+    let targets: Vec<&str> = targets.iter().map(String::as_str).collect();
+    for server in [http1.url(), http2.url()] {
+        for ((hints, body), target) in over_http2(&before(&server), &targets).into_iter().zip(&targets) {
+            let expect: Vec<_> = (0..3).map(|number| vec![format!("<{target}/{number}>")]).collect();
+            assert_eq!((hints, body), (expect, (*target).to_owned()), "{server}");
+        }
+    }
+}
+
+/// A hint over HTTP/2 is there while its upstream still thinks; what comes for a stream that its client has reset is
+/// said to nobody, and the connection goes on.
+#[test]
+fn a_stream_is_hinted_at_until_its_client_resets_it() {
+    let (go, goes) = mpsc::channel::<()>();
+    let goes = Arc::new(Mutex::new(goes));
+    let upstream = Upstream::start();
+    upstream.respond(move |seen| {
+        let goes = Arc::clone(&goes);
+        if seen.path != "/held" {
+            return Reply::raw([HINT, OK].concat());
+        }
+        Reply::take_over(move |stream| {
+            let _ = stream.write_all(HINT.as_bytes());
+            let _ = goes.lock().expect("no test failed").recv();
+            let _ = stream.write_all([HINT, OK].concat().as_bytes());
+        })
+    });
+    let gateway = before(&upstream.url());
+    let mut connection = Http2::connect(&gateway.client());
+    let ask = |stream, path| frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&get("app.test", path)));
+    connection.write(&ask(1, "/held")).expect("it is sent");
+    let heads = |connection: &mut Http2, stream| loop {
+        let frame = connection.read().expect("the connection goes on");
+        if frame.kind == HEADERS {
+            assert_eq!(frame.stream, stream);
+            break frame.flags & END_STREAM;
+        }
+    };
+    assert_eq!(heads(&mut connection, 1), 0, "the hint, while the answer is awaited");
+
+    connection.write(&frame(RST_STREAM, 0, 1, &8_u32.to_be_bytes())).expect("it is sent");
+    assert!(connection.is_alive());
+    go.send(()).expect("the upstream waits");
+
+    connection.write(&ask(3, "/next")).expect("it is sent");
+    assert_eq!(heads(&mut connection, 3), 0, "its hint");
+    assert_eq!(connection.end_of(3), End::Status(200));
+    assert!(connection.is_alive());
+}
+
+/// RFC 9113 section 8.1: nothing but trailers comes behind the head of an answer.
+#[test]
+fn no_hint_comes_behind_the_answer() {
+    let upstream =
+        answering(format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{HINT}"));
+    let gateway = before(&upstream.url());
+    for _ in 0..3 {
+        assert_eq!(over_http2(&gateway, &["/"]), [(vec![], "ok".to_owned())]);
+    }
+    let refused = Gateway::new().issuer(&Issuer::es256()).route("/{*rest}", &answering([HINT, OK].concat())).start();
+    let got = refused.client().get_together(&["/", "/no"]);
+    assert!(got.iter().all(|one| one.status == 401 && one.interim.is_empty()), "{got:?}");
 }
 
 #[test]
@@ -92,11 +195,13 @@ fn a_hint_does_not_wait_for_the_answer_nor_for_the_end_of_the_request() {
 fn several_hints_come_in_their_order_and_their_number_and_size_are_bounded() {
     let hint = |value: &str| format!("HTTP/1.1 103 Early Hints\r\nLink: {value}\r\n\r\n");
     let many: String = (0..30).map(|number| hint(&format!("</{number}>"))).collect();
-    let got = conversation(&before(&answering(many + OK).url()), GET);
+    let got = conversation(&before(&answering(many.clone() + OK).url()), GET);
     let (hints, answer) = got.split_once("HTTP/1.1 200 OK").expect("an answer");
     let expect: String = (0..16).map(|n| format!("HTTP/1.1 103 Early Hints\r\nlink: </{n}>\r\n\r\n")).collect();
     assert_eq!(hints, expect);
     assert!(answer.ends_with("ok"));
+    let got = over_http2(&before(&answering(many + OK).url()), &["/"]);
+    assert_eq!(got[0].0, (0..16).map(|number| vec![format!("</{number}>")]).collect::<Vec<_>>());
 
     let large = hint(&format!("</{}>", "x".repeat(9_000))) + &hint("</small>") + OK;
     let got = conversation(&before(&answering(large).url()), GET);
@@ -116,6 +221,8 @@ fn no_other_interim_answer_and_no_other_value_passes() {
     ] {
         let got = conversation(&before(&answering([interim, OK].concat()).url()), GET);
         assert!(got.starts_with("HTTP/1.1 200 OK"), "{interim:?}: {got}");
+        let got = over_http2(&before(&answering([interim, OK].concat()).url()), &["/"]);
+        assert_eq!(got, [(vec![], "ok".to_owned())], "{interim:?}");
     }
     // What ends a line within a value is no head at all.
     let split = "HTTP/1.1 103 Early Hints\r\nLink: </a>\rSet-Cookie: a=b\r\n\r\n";
@@ -124,7 +231,7 @@ fn no_other_interim_answer_and_no_other_value_passes() {
 }
 
 #[test]
-fn only_a_client_over_http1_that_asks_for_no_tunnel_is_hinted_at() {
+fn whoever_knows_no_interim_answers_or_asks_for_a_tunnel_is_not_hinted_at() {
     let upstream = Upstream::start();
     upstream.respond(|seen| match seen.header("sec-websocket-key") {
         Some(key) => {
@@ -144,9 +251,22 @@ fn only_a_client_over_http1_that_asks_for_no_tunnel_is_hinted_at() {
     assert_eq!(gateway.client().get("/").send().expect(200).interim, [103]);
     let old = conversation(&gateway, "GET / HTTP/1.0\r\nHost: app.test\r\n\r\n");
     assert!(old.contains(" 200 OK\r\n") && !old.contains("103"), "{old}");
-    assert_eq!(gateway.client().get("/").send_http2().expect(200).text(), "ok");
     let (switched, _) = open(&gateway.client().get("/ws"), false);
     assert_eq!((switched.status, switched.interim), (101, vec![]));
+
+    // A stream as a tunnel: the first head that comes is the one that opens it.
+    let mut connection = Http2::connect(&gateway.client());
+    let mut connect = get("app.test", "/ws");
+    connect[0].1 = b"CONNECT";
+    connect.extend([(&b":protocol"[..], &b"websocket"[..]), (b"sec-websocket-version", b"13")]);
+    connection.write(&frame(HEADERS, END_HEADERS, 1, &block(&connect))).expect("it is sent");
+    let head = loop {
+        let frame = connection.read().expect("the connection goes on");
+        if frame.kind == HEADERS {
+            break frame;
+        }
+    };
+    assert_eq!(http2::status(&head.payload), 200);
 }
 
 #[test]
@@ -234,7 +354,7 @@ fn curl_sees_the_hint_and_the_answer() {
     let authority = gateway.folder().join("authority.pem");
     std::fs::write(&authority, gateway.pki().authority_pem()).expect("a file");
     let address = gateway.addresses().gateway[0];
-    for (version, hinted) in [("--http1.1", true), ("--http2", false)] {
+    for version in ["--http1.1", "--http2"] {
         let output = Command::new("curl")
             .args(["-sS", "-i", version, "--resolve", &format!("app.test:{}:127.0.0.1", address.port()), "--cacert"])
             .arg(&authority)
@@ -243,7 +363,7 @@ fn curl_sees_the_hint_and_the_answer() {
             .expect("curl runs");
         let said = String::from_utf8_lossy(&output.stdout);
         assert!(output.status.success(), "{version}: {}", String::from_utf8_lossy(&output.stderr));
-        assert_eq!(said.contains("103") && said.contains("link: </a.css>; rel=preload"), hinted, "{version}: {said}");
+        assert!(said.contains("103") && said.contains("link: </a.css>; rel=preload"), "{version}: {said}");
         assert!(said.contains(" 200") && said.ends_with("ok"), "{version}: {said}");
     }
 }

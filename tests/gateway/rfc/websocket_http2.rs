@@ -18,7 +18,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use crate::support::{
     Client, Connection, Gateway, Pki, Reply, Response, Upstream, eventually,
     gateway::Running,
-    http2::{self, End, Http2},
+    http2::{self, END_HEADERS, End, HEADERS, Http2, block, frame},
     upstream_http2::{Http2Upstream, read_all},
     websocket::{
         self, ACCEPT, KEY, accept_of, agree, echo_http2, echoes, echoing, echoing_http2, ends_soon, open, say_back,
@@ -199,6 +199,13 @@ fn no_other_connect_is_served() {
     let mut fields = http2::get("app.test", "/ws");
     fields.insert(1, (b":protocol", b"websocket"));
     assert_eq!(Http2::connect(&gateway.client()).ask(&fields), End::Reset(1));
+    // One that announces a body: what follows is none (RFC 9110 section 9.3.6). Others of its connection go on.
+    let mut connection = Http2::connect(&gateway.client());
+    fields[0].1 = b"CONNECT";
+    fields.extend([(&b"sec-websocket-version"[..], &b"13"[..]), (b"content-length", b"5")]);
+    connection.write(&frame(HEADERS, END_HEADERS, 1, &block(&fields))).expect("it is sent");
+    assert_eq!(connection.end_of(1), End::Reset(1));
+    assert!(connection.is_alive());
     upstream.expect_only(0);
 
     assert_eq!(ask("/ws", Some("websocket"), &["13"]).status, 200);

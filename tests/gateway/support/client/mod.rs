@@ -18,6 +18,9 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, pki_typ
 use super::{ClientId, fields, patience};
 
 mod stream;
+mod together;
+
+pub(crate) use together::Streamed;
 
 /// Whom to ask, and how.
 #[derive(Clone)]
@@ -328,11 +331,7 @@ impl Request {
     }
 
     async fn exchange_http2(&self) -> Result<Response, Box<dyn std::error::Error>> {
-        let socket = tokio::net::TcpStream::connect(self.client.address).await?;
-        let roots = self.client.roots.as_ref().ok_or("HTTP/2 is spoken over TLS only")?;
-        let connector =
-            tokio_rustls::TlsConnector::from(Arc::new(tls_config(roots, self.client.id.as_deref(), &["h2"])));
-        let stream = connector.connect(ServerName::try_from(self.client.sni())?, socket).await?;
+        let stream = self.client.speak_http2().await.map_err(|why| why as Box<dyn std::error::Error>)?;
         let (mut sender, connection) =
             hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await?;
         let tasks = tokio::task::LocalSet::new();

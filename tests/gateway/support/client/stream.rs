@@ -7,20 +7,19 @@
 use std::{
     io,
     net::{TcpListener, TcpStream},
-    sync::{Arc, mpsc},
+    sync::mpsc,
     thread,
 };
 
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::SendRequest, ext::Protocol};
-use rustls::pki_types::ServerName;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::tcp::{OwnedReadHalf, OwnedWriteHalf},
     task::LocalSet,
 };
 
-use super::{Connection, Request, Response, Stream, latin1, patience, tls_config};
+use super::{Connection, Request, Response, Stream, latin1, patience};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -49,11 +48,7 @@ impl Request {
         local: TcpStream,
         told: &mpsc::Sender<Response>,
     ) -> Result<(), Failure> {
-        let socket = tokio::net::TcpStream::connect(self.client.address).await?;
-        let roots = self.client.roots.as_ref().ok_or("HTTP/2 is spoken over TLS only")?;
-        let config = Arc::new(tls_config(roots, self.client.id.as_deref(), &["h2"]));
-        let name = ServerName::try_from(self.client.sni())?;
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, socket).await?;
+        let stream = self.client.speak_http2().await?;
         let (sender, mut connection) = h2::client::handshake(stream).await?;
         let mut ping = connection.ping_pong().ok_or("a ping")?;
         tokio::task::spawn_local(connection);

@@ -1,14 +1,21 @@
 //! One request as it came in, before anything was decided.
 
+mod body;
+mod upgrade;
+
 use std::{sync::Arc, time::Instant};
 
 use http::{HeaderMap, HeaderName, HeaderValue, request::Parts};
 
+pub use self::{
+    body::{Broken, Incoming},
+    upgrade::{Grant, Upgrade, Upgraded},
+};
 use crate::{client::Connection, clock::Timestamp, id::RequestId};
 
 /// A request, its body apart, with what the edge knows of it.
 pub struct Inbound {
-    /// Method, target, version and headers as hyper read them.
+    /// Method, target, version and headers as they were read.
     pub head: Parts,
     /// The connection it came on.
     pub connection: Arc<Connection>,
@@ -18,6 +25,8 @@ pub struct Inbound {
     pub started: Instant,
     /// Wall time of the decision: every expiry of this request is judged against this one reading.
     pub now: Timestamp,
+    /// The tunnel that it asks for, whether or not it may have it.
+    pub upgrade: Option<Upgrade>,
     /// What the wire found wrong with this head although hyper accepted it (R18); the request is then refused.
     pub malformed: Option<Malformed>,
 }
