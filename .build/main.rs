@@ -2,8 +2,8 @@
 //!
 //! The kernel maps a program's code in pieces of 64 KiB around whatever is executed, so functions in use that lie
 //! scattered keep nearly all of it in memory. `.build/layout.ld` lists those that are used; `benches/layout` writes it.
-//! In: the linker that this build has. Out: an argument for it, if a program that it links so runs; otherwise nothing,
-//! and the program is the same but larger in memory.
+//! In: that list, and the linker that this build has. Out: an argument for it, if a program that it links so runs;
+//! otherwise nothing, and the program is the same but larger in memory.
 
 use std::{
     env,
@@ -20,10 +20,31 @@ fn main() {
     println!("cargo::rerun-if-changed=.build/main.rs");
     let optimized = env::var_os("OPT_LEVEL").is_some_and(|level| level != "0");
     let (Some(root), Some(out)) = (env::var_os("CARGO_MANIFEST_DIR"), env::var_os("OUT_DIR")) else { return };
-    let Some(argument) = Path::new(&root).join(LAYOUT).to_str().map(|path| format!("-T{path}")) else { return };
-    if optimized && links(&argument, &PathBuf::from(out)) {
+    if !optimized {
+        return;
+    }
+    let (out, Ok(layout)) = (PathBuf::from(out), fs::read_to_string(Path::new(&root).join(LAYOUT))) else { return };
+    let script = out.join("layout.ld");
+    let Some(argument) = script.to_str().map(|path| format!("-T{path}")) else { return };
+    if fs::write(&script, with_prefixes(&layout)).is_ok() && links(&argument, &out) {
         println!("cargo::rustc-link-arg-bin=portcullis={argument}");
     }
+}
+
+/// A compiler that is told how often a function runs (`.build/pgo`), or that it hardly does, says so in its section's
+/// name.
+fn with_prefixes(layout: &str) -> String {
+    let mut script = String::with_capacity(3 * layout.len());
+    for line in layout.lines() {
+        script.extend([line, "\n"]);
+        // Names stand indented below their section.
+        if let Some(function) = line.strip_prefix("      .text.") {
+            for prefix in ["hot", "unlikely"] {
+                script.extend([".text.", prefix, ".", function, "\n"]);
+            }
+        }
+    }
+    script
 }
 
 /// Whether the linker of this build takes `argument`, and what comes of it runs.

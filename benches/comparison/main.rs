@@ -48,7 +48,7 @@ struct Options {
     /// Seconds measured in each round, after a warm-up of a quarter of it (at least half a second).
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(1..=60))]
     seconds: u64,
-    /// Only these proxies: portcullis, nginx, nginx-auth-request, haproxy, envoy, envoy-uncached, traefik.
+    /// Only these proxies: portcullis, portcullis-pgo, nginx, nginx-auth-request, haproxy, envoy, envoy-uncached, traefik.
     #[arg(long, value_delimiter = ',', value_enum)]
     only: Vec<Proxy>,
     /// Only workloads whose name contains this, such as `session`, `es256`, `proxy/http1`. May be repeated.

@@ -28,6 +28,8 @@ use crate::{
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, clap::ValueEnum)]
 pub(crate) enum Proxy {
     Portcullis,
+    /// Built with what it was seen to do (`.build/pgo`).
+    PortcullisPgo,
     Nginx,
     /// nginx that asks a service about sessions.
     NginxAuthRequest,
@@ -40,8 +42,9 @@ pub(crate) enum Proxy {
 }
 
 impl Proxy {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Portcullis,
+        Self::PortcullisPgo,
         Self::Nginx,
         Self::NginxAuthRequest,
         Self::Haproxy,
@@ -54,6 +57,7 @@ impl Proxy {
     pub(crate) fn is_installed(self, programs: &Programs) -> bool {
         let there = match self {
             Self::Portcullis => programs.portcullis.exists(),
+            Self::PortcullisPgo => programs.portcullis_pgo.exists(),
             Self::Nginx | Self::NginxAuthRequest => {
                 Command::new("nginx").arg("-v").stderr(Stdio::null()).status().is_ok()
             }
@@ -70,7 +74,7 @@ impl Proxy {
     /// Whether it has a way to do this that differs from its other entries. Traefik's free edition verifies no JWT.
     pub(crate) const fn does(self, auth: Auth) -> bool {
         match (self, auth) {
-            (Self::Portcullis | Self::Nginx | Self::Haproxy | Self::Envoy, _) => true,
+            (Self::Portcullis | Self::PortcullisPgo | Self::Nginx | Self::Haproxy | Self::Envoy, _) => true,
             (Self::NginxAuthRequest, Auth::Session) => true,
             (Self::NginxAuthRequest, Auth::None | Auth::Jwt { .. }) => false,
             (Self::EnvoyUncached, Auth::Jwt { .. }) => true,
@@ -80,10 +84,19 @@ impl Proxy {
         }
     }
 
+    /// Whether it is Portcullis, however it was built.
+    pub(crate) const fn is_ours(self) -> bool {
+        match self {
+            Self::Portcullis | Self::PortcullisPgo => true,
+            Self::Nginx | Self::NginxAuthRequest | Self::Haproxy => false,
+            Self::Envoy | Self::EnvoyUncached | Self::Traefik => false,
+        }
+    }
+
     /// Whether it asks a service about sessions.
     const fn asks(self) -> bool {
         match self {
-            Self::Portcullis | Self::Nginx | Self::Haproxy => false,
+            Self::Portcullis | Self::PortcullisPgo | Self::Nginx | Self::Haproxy => false,
             Self::NginxAuthRequest | Self::Envoy | Self::EnvoyUncached | Self::Traefik => true,
         }
     }
@@ -95,6 +108,9 @@ pub(crate) struct Programs {
     /// The gateway's binary.
     #[arg(long, default_value = "target/release/portcullis")]
     portcullis: PathBuf,
+    /// The gateway's binary as `.build/pgo` builds it.
+    #[arg(long, default_value = "target/pgo/portcullis")]
+    portcullis_pgo: PathBuf,
     /// Envoy's binary.
     #[arg(long, default_value = "target/peers/envoy/envoy/_bin/envoy")]
     envoy: PathBuf,
@@ -112,6 +128,7 @@ impl fmt::Display for Proxy {
             Self::Nginx => "nginx",
             Self::NginxAuthRequest => "nginx auth_request",
             Self::Portcullis => "Portcullis",
+            Self::PortcullisPgo => "Portcullis, PGO",
             Self::Traefik => "Traefik",
         })
     }
@@ -215,7 +232,7 @@ pub(crate) async fn start(proxy: Proxy, setup: Setup, keys: &Keys, programs: &Pr
     let admin_token = opaque_token();
     write_secrets(dir, keys, &admin_token)?;
     let mut session_tokens = Vec::new();
-    if auth == Auth::Session && proxy != Proxy::Portcullis {
+    if auth == Auth::Session && !proxy.is_ours() {
         session_tokens = (0..sessions).map(|_| opaque_token()).collect();
         write_sessions(dir, &session_tokens)?;
     }
@@ -243,6 +260,7 @@ pub(crate) async fn start(proxy: Proxy, setup: Setup, keys: &Keys, programs: &Pr
         Proxy::Nginx => nginx(dir, auth, logs, false, &fill)?,
         Proxy::NginxAuthRequest => nginx(dir, auth, logs, true, &fill)?,
         Proxy::Portcullis => gateway(dir, setup, &fill, &programs.portcullis)?,
+        Proxy::PortcullisPgo => gateway(dir, setup, &fill, &programs.portcullis_pgo)?,
         Proxy::Traefik => traefik(dir, auth, logs, port, &fill, &programs.traefik)?,
     };
     let log = fs::File::create(dir.join("output.log"))?;
@@ -257,7 +275,7 @@ pub(crate) async fn start(proxy: Proxy, setup: Setup, keys: &Keys, programs: &Pr
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     let mut running = Running { child, address, session_tokens, admin: None, directory, _verifier: verifier };
     wait_until_ready(&mut running, address).await?;
-    if auth == Auth::Session && proxy == Proxy::Portcullis {
+    if auth == Auth::Session && proxy.is_ours() {
         let admin = SocketAddr::from(([127, 0, 0, 1], admin));
         wait_until_ready(&mut running, admin).await?;
         running.session_tokens = open_sessions(admin, &admin_token, sessions).await?;

@@ -178,7 +178,7 @@ fn print_calls(cells: &[Cell]) {
 fn best_peer(cells: &[Cell], qualifies: impl Fn(Workload) -> bool) -> Option<f64> {
     cells
         .iter()
-        .filter(|cell| cell.has_row() && cell.proxy != Proxy::Portcullis && qualifies(cell.workload))
+        .filter(|cell| cell.has_row() && !cell.proxy.is_ours() && qualifies(cell.workload))
         .map(|cell| cell.median(|round| round.cpu))
         .min_by(f64::total_cmp)
 }

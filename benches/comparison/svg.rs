@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use crate::{proxy::Proxy, report::Cell};
+use crate::report::Cell;
 
 /// One bar.
 pub(crate) struct Bar {
@@ -21,7 +21,7 @@ pub(crate) fn draw(cells: &[Cell], logs: bool) -> String {
         Some(Bar {
             group: cell.workload.to_string(),
             name: cell.proxy.to_string(),
-            is_ours: cell.proxy == Proxy::Portcullis,
+            is_ours: cell.proxy.is_ours(),
             length: cell.median_cpu()?,
         })
     };

@@ -53,7 +53,7 @@ pub(crate) async fn measure(
     for workload in workloads.iter().filter(|workload| workload.protocol == Protocol::Http1) {
         for proxy in proxies.iter().filter(|proxy| proxy.does(workload.auth)) {
             for is_disturbed in [false, true] {
-                if !is_disturbed || *proxy == Proxy::Portcullis {
+                if !is_disturbed || proxy.is_ours() {
                     rows.push(Row { workload: *workload, proxy: *proxy, is_disturbed, rounds: Vec::new() });
                 }
             }
