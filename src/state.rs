@@ -5,9 +5,9 @@
 //!
 //! Memory that one worker writes is taken away from the others, so a request writes little that they share, and nothing
 //! that all requests need: routes are borrowed from the snapshot; hosts, `hsts` and counters are each worker's own. What
-//! is left belongs to one caller: the lock of the shard with their session or token (and its count of hits), the counts
-//! of that session or token and of the identity, and once a second when the session was last seen. Rate limits, queues
-//! and a choice among several servers by their load add their own, where they are configured.
+//! is left belongs to one caller: the lock of the shard with their session, the counts of that session or token and of
+//! the identity, and once a second when the session was last seen. Rate limits, queues and a choice among several
+//! servers by their load add their own, where they are configured.
 
 use std::{
     cell::RefCell,

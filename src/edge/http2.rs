@@ -1,7 +1,7 @@
 //! One connection that speaks HTTP/2: its bounds, its streams and its end (R18, R19; RFC 9113).
 //!
 //! In: a [`Wire`] that counts what passes. Out: requests with what answers them, each a task of its own
-//! ([`answering`](super::answering)). h2 reads and writes frames; what it makes in one turn is written at once
+//! ([`answering`]). h2 reads and writes frames; what it makes in one turn is written at once
 //! ([`Batched`]). A connection that is asked to end says so and finishes its streams; whether its client is still there
 //! the worker's sweep finds out, and says here when to ask.
 
