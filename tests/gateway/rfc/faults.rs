@@ -186,8 +186,8 @@ fn public(upstream: &Upstream) -> Running {
     Gateway::new()
         .server("workers = 1")
         .route("/{*rest}", upstream)
-        .upstream_key("response_timeout = \"300ms\"")
-        .upstream_key("read_timeout = \"300ms\"")
+        .upstream_key("response_timeout = \"2s\"")
+        .upstream_key("read_timeout = \"2s\"")
         .auth(&["none"])
         .start()
 }

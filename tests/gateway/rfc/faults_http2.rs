@@ -300,7 +300,7 @@ fn each_fault(what: &str, ask: fn(&Running, &str, bool) -> Gets) {
         let (_, frames, then, _) = FAULTS.iter().chain(EARLY).nth(asked.load(SeqCst))?;
         Some((*frames, *then))
     });
-    let hasty = "response_timeout = \"300ms\"\nread_timeout = \"300ms\"";
+    let hasty = "response_timeout = \"2s\"\nread_timeout = \"2s\"";
     let servers = format!("servers = [\"h2c://{address}\"]");
     // One worker has one pool: what a fault leaves in it, the next request finds.
     let gateway = Gateway::new()
