@@ -1,8 +1,8 @@
 //! One connection from its handshake to its last byte: HTTP/1.1 here or HTTP/2 by ALPN, and a handler (R18–R20).
 //!
 //! In: an accepted socket. Out: [`Inbound`] requests to the handler, its answers to the client. hyper parses what
-//! `wire` has checked of HTTP/1.1. An answer whose request body did not arrive whole says `Connection: close`, so that no rest of
-//! a body is ever read as a request. A connection asked to end finishes what it has begun.
+//! `wire` has checked of HTTP/1.1. An answer whose request body did not arrive whole says `Connection: close`, so
+//! that no rest of a body is ever read as a request. A connection asked to end finishes what it has begun.
 
 use std::{
     cell::Cell,
